@@ -11,7 +11,7 @@
     ├── FoldError             a network that must not be folded (bad statistics, train-mode BN, overflow)
     ├── RuntimeCheckError     the installed JAX, or the devices asked for
     ├── CheckFailedError (3)  everything ran, and a check the user asked for did not hold
-    └── TrainingInterrupted (130)  stopped by the user, after saving
+    └── TrainingInterruptedError (130)  stopped by the user, after saving
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CheckFailedError(BncliError):
     exit_code = 3
 
 
-class TrainingInterrupted(BncliError):
+class TrainingInterruptedError(BncliError):
     """The user stopped the training; the state has been saved."""
 
     exit_code = 130

@@ -14,14 +14,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 HEIGHT = {
     "cli": 3,
     "checkpoint": 2,
+    "conversion": 2,
     "evaluation": 2,
     "folding": 2,
     "inspection": 2,
+    "prediction": 2,
     "training": 2,
     "config": 1,
     "data": 1,
     "models": 1,
     "runtime": 1,
+    "choices": 0,
     "errors": 0,
 }
 # dependency -> the only rooms or files that may import it.

@@ -1,0 +1,16 @@
+"""The words an option may take, shared by the settings and the command line.
+
+A module of its own because ``bncli --help`` must not wait for the validation library that ``config`` needs.
+"""
+
+from typing import Literal
+
+BadImages = Literal["error", "skip"]
+BnPlacement = Literal["pre", "post"]
+FailOn = Literal["error", "warning"]
+Init = Literal["he", "glorot", "lecun", "orthogonal", "normal"]
+OptimizerName = Literal["sgd", "adamw"]
+Precision = Literal["float32", "bfloat16"]
+ScheduleName = Literal["cosine", "one-cycle", "step", "constant"]
+SplitName = Literal["train", "val", "test"]
+StatsMode = Literal["running", "batch"]

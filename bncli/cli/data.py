@@ -1,0 +1,35 @@
+"""``bncli data list`` and ``bncli data fetch``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bncli.cli import display, options, render
+
+
+def list_datasets(
+    data_dir: options.DataDir = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show the data sets known by name, and where each lies."""
+    from bncli.data import known_datasets
+
+    rows = tuple(known_datasets(data_dir=data_dir))
+    render.emit(rows, as_json=as_json, to_json=render.datasets_json, to_text=render.datasets_text)
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A known name.", show_default=False)],
+    data_dir: options.DataDir = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Download a data set from its publisher, and check its SHA-256."""
+    from bncli.data import fetch as fetch_dataset
+
+    with display.download_bar(quiet=quiet) as progress:
+        folder = fetch_dataset(name, data_dir=data_dir, progress=progress)
+    typer.echo(folder)

@@ -1,0 +1,148 @@
+"""Progress, warnings and errors, on stderr: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from bncli.errors import BncliError
+
+if TYPE_CHECKING:
+    from bncli.training.loop import EpochResult, StepProgress
+
+
+def stderr() -> Console:
+    """The console for everything that is not the result."""
+    return Console(stderr=True, highlight=False)
+
+
+def show_error(error: Exception) -> None:
+    """One message and, where there is one, the remedy; no traceback."""
+    console = stderr()
+    if isinstance(error, BncliError):
+        console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+        if error.remedy:
+            console.print(f"[bold]remedy:[/] {escape(error.remedy)}", soft_wrap=True)
+        return
+    console.print(f"[bold red]internal error:[/] {escape(type(error).__name__)}: {escape(str(error))}", soft_wrap=True)
+    console.print("[bold]remedy:[/] This is a fault of bncli. Run again with --debug and report the traceback.")
+
+
+def warn(messages: tuple[str, ...], *, quiet: bool) -> None:
+    """Prints warnings, unless quiet."""
+    if not quiet:
+        for message in messages:
+            stderr().print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
+def note(message: str, *, quiet: bool) -> None:
+    """Prints one line about what is going on, unless quiet."""
+    if not quiet:
+        stderr().print(f"[dim]{escape(message)}[/]", soft_wrap=True)
+
+
+class TrainingDisplay:
+    """Shows a run: on a terminal a bar per epoch under way, elsewhere one plain line per epoch."""
+
+    def __init__(self, *, epochs: int, quiet: bool) -> None:
+        self._epochs = epochs
+        self._quiet = quiet
+        self._console = stderr()
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Keeps the bar on the screen while the run goes on, and removes it at its end."""
+        if self._quiet or not self._console.is_terminal:
+            yield
+            return
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            transient=True,
+            expand=True,
+        ) as self._progress:
+            self._task = self._progress.add_task("compiling", total=None, numbers="")
+            yield
+        self._progress = None
+
+    def show_step(self, event: StepProgress) -> None:
+        """Moves the bar."""
+        if self._progress is None or self._task is None:
+            return
+        self._progress.update(
+            self._task,
+            description=f"epoch {event.epoch}/{self._epochs}",
+            completed=event.step + (event.epoch - 1) * event.steps,
+            total=self._epochs * event.steps,
+            numbers=f"loss {event.loss:.3f}  acc {event.accuracy:.3f}  {event.images_per_second:,.0f} img/s",
+        )
+
+    def show_epoch(self, event: EpochResult) -> None:
+        """One line for a finished epoch."""
+        if not self._quiet:
+            self._console.print(
+                f"epoch {event.epoch:>{len(str(self._epochs))}}/{self._epochs}  "
+                f"train loss {event.train_loss:.4f} acc {event.train_accuracy:.4f}  "
+                f"val loss {event.val_loss:.4f} acc {event.val_accuracy:.4f}  "
+                f"{event.images_per_second:,.0f} img/s",
+                soft_wrap=True,
+            )
+
+
+@contextmanager
+def download_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A callback (name, bytes so far, bytes in all) that draws a bar per file; None where nothing is to be drawn."""
+    console = stderr()
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done, total=total)
+
+        yield show
+
+
+@contextmanager
+def interrupts(request_stop: Callable[[], None], *, quiet: bool) -> Iterator[None]:
+    """The first Ctrl-C asks for a stop after the step under way; the second stops at once."""
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, previous)
+        request_stop()
+        if not quiet:
+            sys.stderr.write("\nstopping after this step, then saving; Ctrl-C again stops at once\n")
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,56 @@
+"""``bncli eval``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bncli.choices import SplitName, StatsMode
+from bncli.cli import display, options, render
+from bncli.errors import CheckFailedError
+
+
+def evaluate(
+    checkpoint: options.Checkpoint,
+    split: Annotated[SplitName, typer.Option(help="Which images.")] = "test",
+    stats: Annotated[
+        StatsMode, typer.Option(help="BN by its running statistics (inference), or by each batch's own.")
+    ] = "running",
+    batch_size: Annotated[int, typer.Option(help="Images per call; matters only with --stats batch.", min=1)] = 128,
+    data: options.Data = None,
+    data_dir: options.DataDir = None,
+    step: options.Step = "best",
+    model: options.Model = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Exit with 3 below this accuracy.", min=0, max=1, show_default=False)
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Score a checkpoint on a split: loss, accuracy, top-5, per-class accuracy, confusion matrix."""
+    from bncli import runtime
+
+    runtime.configure()
+    from bncli.checkpoint import load
+    from bncli.data.configured import load_matching
+    from bncli.evaluation import evaluate_checkpoint
+
+    opened = load(checkpoint, step=step, model=model)
+    dataset = load_matching(opened.config, source=data, data_dir=data_dir)
+    display.warn(dataset.warnings, quiet=quiet)
+    result = evaluate_checkpoint(
+        opened,
+        {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split],
+        class_names=dataset.class_names,
+        stats=stats,
+        batch_size=batch_size,
+    )
+    report = render.EvalReport(checkpoint, opened.step, split, stats, dataset.name, result)
+    render.emit(report, as_json=as_json, to_json=render.eval_json, to_text=render.eval_text)
+    if min_accuracy is not None and result.accuracy < min_accuracy:
+        raise CheckFailedError(
+            f"accuracy {result.accuracy:.4f} is below --min-accuracy {min_accuracy}",
+            remedy="Train longer, or look at `bncli inspect-stats`.",
+        )

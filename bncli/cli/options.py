@@ -1,0 +1,36 @@
+"""Options that several commands share, so that each is worded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="CKPT", help="A checkpoint directory, trained or folded.", show_default=False)
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="A known name (see `bncli data list`), an image directory, or an .npz; by default the checkpoint's own.",
+        show_default=False,
+    ),
+]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where to look for a known data set first.", show_default=False)
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="file.py:Class or package.module:Class, where your own model's code has moved or changed since training.",
+        show_default=False,
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is already there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
+Step = Annotated[str, typer.Option("--step", help="Which save: best (by validation), last, or a step's number.")]

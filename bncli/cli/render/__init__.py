@@ -1,0 +1,30 @@
+"""Results as text and as JSON documents (``schema`` carries the version; fields are added, never renamed).
+
+One module a command, each with a pair of pure functions, ``*_json`` and ``*_text``; ``emit`` prints one of them.
+"""
+
+from bncli.cli.render.base import emit
+from bncli.cli.render.datasets import datasets_json, datasets_text
+from bncli.cli.render.evaluate import EvalReport, eval_json, eval_text
+from bncli.cli.render.fold import fold_text
+from bncli.cli.render.predict import PredictReport, predict_json, predict_text
+from bncli.cli.render.stats import stats_json, stats_text
+from bncli.cli.render.train import run_line, train_json, train_text
+
+__all__ = [
+    "EvalReport",
+    "PredictReport",
+    "datasets_json",
+    "datasets_text",
+    "emit",
+    "eval_json",
+    "eval_text",
+    "fold_text",
+    "predict_json",
+    "predict_text",
+    "run_line",
+    "stats_json",
+    "stats_text",
+    "train_json",
+    "train_text",
+]

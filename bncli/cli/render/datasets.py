@@ -1,0 +1,42 @@
+"""What ``bncli data list`` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+
+from bncli.cli.render.base import plain_table
+
+if TYPE_CHECKING:
+    from bncli.data import KnownDataset
+
+
+def datasets_json(rows: tuple[KnownDataset, ...]) -> dict[str, Any]:
+    """The ``bncli.data-list/1`` document."""
+    return {
+        "schema": "bncli.data-list/1",
+        "datasets": [
+            {
+                "name": row.name,
+                "description": row.description,
+                "image_shape": list(row.image_shape),
+                "num_classes": row.num_classes,
+                "num_examples": row.num_examples,
+                "found": row.found,
+            }
+            for row in rows
+        ],
+    }
+
+
+def datasets_text(rows: tuple[KnownDataset, ...]) -> RenderableType:
+    """One row a data set."""
+    table = plain_table("name", "images", "size", "classes", "where", words=("where",))
+    for row in rows:
+        where = escape(row.found) if row.found else f"[dim]bncli data fetch {row.name}[/]"
+        table.add_row(
+            row.name, f"{row.num_examples:,}", "×".join(map(str, row.image_shape)), str(row.num_classes), where
+        )
+    return table

@@ -1,0 +1,113 @@
+"""What ``bncli eval`` shows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from bncli.cli.render.base import plain_table
+
+if TYPE_CHECKING:
+    from bncli.evaluation import EvalResult
+
+# A confusion matrix of more classes does not fit 80 columns: the most frequent confusions are listed instead.
+MAX_CONFUSION_CLASSES = 10
+MAX_CONFUSION_ROWS = 10
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """An evaluation and what it was of."""
+
+    checkpoint: Path
+    step: int
+    split: str
+    stats: str
+    dataset: str
+    result: EvalResult
+
+
+def eval_json(report: EvalReport) -> dict[str, Any]:
+    """The ``bncli.eval/1`` document."""
+    result = report.result
+    return {
+        "schema": "bncli.eval/1",
+        "checkpoint": str(report.checkpoint),
+        "step": report.step,
+        "dataset": report.dataset,
+        "split": report.split,
+        "stats": report.stats,
+        "num_examples": result.num_examples,
+        "loss": result.loss,
+        "accuracy": result.accuracy,
+        "top5_accuracy": result.top5_accuracy,
+        "per_class": [asdict(row) for row in result.per_class],
+        "confusion": result.confusion.tolist(),
+        "predictions_sha256": result.predictions_sha256,
+    }
+
+
+def eval_text(report: EvalReport) -> RenderableType:
+    """The scores, the per-class table and the confusion matrix."""
+    result = report.result
+    head = Text.from_markup(
+        f"{escape(str(report.checkpoint))} step {report.step} on {report.dataset} {report.split}, "
+        f"{report.stats} statistics, {result.num_examples:,} images\n"
+        f"[bold]accuracy {result.accuracy:.4f}[/]  top-5 {result.top5_accuracy:.4f}  loss {result.loss:.4f}"
+    )
+    if len(result.per_class) <= MAX_CONFUSION_CLASSES:
+        return Group(head, _confusion_matrix(result))
+    return Group(head, _worst_classes(result), _worst_confusions(result))
+
+
+def _confusion_matrix(result: EvalResult) -> Table:
+    """Rows are labels, columns predictions; the accuracy of each class at the row's end."""
+    table = plain_table(
+        "label", *[str(k) for k in range(len(result.per_class))], "count", "acc", title="label × prediction"
+    )
+    for k, row in enumerate(result.per_class):
+        cells = [_cell(int(n), is_diagonal=k == j) for j, n in enumerate(result.confusion[k])]
+        table.add_row(_class_label(k, row.name), *cells, f"{row.count:,}", _accuracy(row.accuracy))
+    return table
+
+
+def _cell(count: int, *, is_diagonal: bool) -> str:
+    if count == 0:
+        return "[dim]·[/]"
+    return f"[green]{count}[/]" if is_diagonal else f"[red]{count}[/]"
+
+
+def _class_label(k: int, name: str) -> str:
+    return escape(name) if name == str(k) else f"{k} {escape(name)}"
+
+
+def _worst_classes(result: EvalResult) -> Table:
+    table = plain_table("class", "count", "acc", title="classes, the worst first")
+    rows = sorted(result.per_class, key=lambda row: 1.0 if row.accuracy is None else row.accuracy)
+    for row in rows[:MAX_CONFUSION_ROWS]:
+        table.add_row(escape(row.name), f"{row.count:,}", _accuracy(row.accuracy))
+    return table
+
+
+def _worst_confusions(result: EvalResult) -> Table:
+    table = plain_table("label", "predicted as", "times", words=("predicted as",), title="the most frequent confusions")
+    names = [row.name for row in result.per_class]
+    pairs = [
+        (int(n), names[i], names[j])
+        for i, row in enumerate(result.confusion)
+        for j, n in enumerate(row)
+        if n and i != j
+    ]
+    for count, label, prediction in sorted(pairs, reverse=True)[:MAX_CONFUSION_ROWS]:
+        table.add_row(escape(label), escape(prediction), f"{count:,}")
+    return table
+
+
+def _accuracy(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

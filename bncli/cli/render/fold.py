@@ -1,0 +1,48 @@
+"""What ``bncli fold`` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from bncli.cli.render.base import plain_table
+
+if TYPE_CHECKING:
+    from bncli.conversion import FoldResult
+    from bncli.folding import FoldReport
+
+
+def fold_text(result: FoldResult) -> RenderableType:
+    """The fate of each BN layer, and the proof."""
+    report, proof = result.report, result.verification
+    if result.out is None:
+        where = "dry run: nothing was written"
+    else:
+        where = f"written to [bold]{escape(str(result.out))}[/]; next: bncli eval {escape(str(result.out))}"
+    latency = result.latency
+    summary = Text.from_markup(
+        f"[bold]{report.folded} folded, {report.kept} kept[/] in {result.seconds:.2f} s\n"
+        f"[green]verified[/] on {escape(result.examples)}:\n"
+        f"  relative error {proof.max_rel_error:.2g} (allowed {proof.tolerance:.2g}), "
+        f"top-1 agreement {proof.top1_agreement:.4f}\n"
+        f"  latency at batch 1: {latency.original:.3f} ms before, {latency.folded:.3f} ms after "
+        f"({latency.original / latency.folded:.2f}×)\n"
+        f"{where}"
+    )
+    return Group(_norms_table(report), summary)
+
+
+def _norms_table(report: FoldReport) -> Table:
+    table = plain_table(
+        "BN layer", "", "into, or the reason it was kept", words=("", "into, or the reason it was kept")
+    )
+    for row in report.norms:
+        if row.status == "folded":
+            table.add_row(escape(row.name), "[green]folded[/]", f"{escape(', '.join(row.into))} ({row.direction})")
+        else:
+            table.add_row(escape(row.name), "[yellow]kept[/]", f"because {escape(row.reason or '')}")
+    return table

@@ -1,0 +1,311 @@
+"""``bncli train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bncli.choices import BadImages, BnPlacement, Init, OptimizerName, Precision, ScheduleName
+from bncli.cli import display, options, render
+from bncli.errors import CheckpointError, ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from bncli.config import RunConfig
+
+# parameter of the command -> where it lies in the configuration
+_SETTINGS: dict[str, tuple[str, str]] = {
+    "augment": ("data", "augment"),
+    "bad_images": ("data", "bad_images"),
+    "batch_size": ("training", "batch_size"),
+    "bn": ("model", "bn"),
+    "bn_epsilon": ("model", "bn_epsilon"),
+    "bn_momentum": ("model", "bn_momentum"),
+    "bn_placement": ("model", "bn_placement"),
+    "channels": ("data", "channels"),
+    "clip_norm": ("optimizer", "clip_norm"),
+    "data": ("data", "source"),
+    "data_dir": ("data", "data_dir"),
+    "decay_all": ("optimizer", "decay_all"),
+    "dropout": ("model", "dropout"),
+    "epochs": ("training", "epochs"),
+    "image_size": ("data", "image_size"),
+    "init": ("model", "init"),
+    "keep": ("training", "keep"),
+    "label_smoothing": ("optimizer", "label_smoothing"),
+    "learning_rate": ("optimizer", "learning_rate"),
+    "model": ("model", "name"),
+    "model_arg": ("model", "args"),
+    "momentum": ("optimizer", "momentum"),
+    "optimizer": ("optimizer", "name"),
+    "patience": ("training", "patience"),
+    "precision": ("training", "precision"),
+    "schedule": ("optimizer", "schedule"),
+    "schedule_epochs": ("optimizer", "schedule_epochs"),
+    "seed": ("training", "seed"),
+    "val_fraction": ("data", "val_fraction"),
+    "warmup_epochs": ("optimizer", "warmup_epochs"),
+    "weight_decay": ("optimizer", "weight_decay"),
+}
+# What a resumed run may change without becoming another run.
+_CHANGEABLE = ("data_dir", "epochs", "keep", "patience")
+
+_MODEL = "Model"
+_DATA = "Data"
+_OPTIMIZER = "Optimizer"
+_OUTPUT = "Output"
+
+
+def train(
+    ctx: typer.Context,
+    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Examples per step; BN normalises over them.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of weights, validation split, order, augmentation, dropout.")] = 0,
+    precision: Annotated[Precision, typer.Option(help="Of activations; weights stay float32.")] = "float32",
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Stop after so many epochs without a better validation accuracy.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="cnn, mlp, resnet20, resnet18, resnet50, or your own: file.py:Class or package.module:Class.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = "cnn",
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value for the model; repeatable.", rich_help_panel=_MODEL, show_default=False),
+    ] = None,
+    bn: Annotated[
+        bool, typer.Option("--bn/--no-bn", help="With Batch Normalization, or the control run.", rich_help_panel=_MODEL)
+    ] = True,
+    bn_placement: Annotated[
+        BnPlacement,
+        typer.Option(
+            help="pre: conv, BN, ReLU (the paper). post: conv, ReLU, BN (Keras code).", rich_help_panel=_MODEL
+        ),
+    ] = "pre",
+    bn_momentum: Annotated[
+        float,
+        typer.Option(help="Weight of the old running value: 1 - PyTorch's momentum.", rich_help_panel=_MODEL),
+    ] = 0.9,
+    bn_epsilon: Annotated[float, typer.Option(help="Added to the variance.", rich_help_panel=_MODEL)] = 1e-5,
+    dropout: Annotated[
+        float | None,
+        typer.Option(help="Rate; by default the model's own (cnn: 0.2).", rich_help_panel=_MODEL, show_default=False),
+    ] = None,
+    init: Annotated[Init, typer.Option(help="Initialiser of the kernels.", rich_help_panel=_MODEL)] = "he",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A known name (see `bncli data list`), an image directory, or an .npz.", rich_help_panel=_DATA
+        ),
+    ] = "digits",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where to look for a known data set first.", rich_help_panel=_DATA, show_default=False),
+    ] = None,
+    val_fraction: Annotated[
+        float, typer.Option(help="Share of the training images kept for validation.", rich_help_panel=_DATA)
+    ] = 0.1,
+    image_size: Annotated[
+        int | None, typer.Option(help="Resize images to so many pixels.", rich_help_panel=_DATA, show_default=False)
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(help="1: grey, 3: colour.", rich_help_panel=_DATA, show_default=False)
+    ] = None,
+    bad_images: Annotated[
+        BadImages, typer.Option(help="What an unreadable image file means.", rich_help_panel=_DATA)
+    ] = "error",
+    augment: Annotated[
+        bool, typer.Option("--augment/--no-augment", help="Shift and flip training images.", rich_help_panel=_DATA)
+    ] = True,
+    optimizer: Annotated[
+        OptimizerName, typer.Option(help="sgd: Nesterov momentum.", rich_help_panel=_OPTIMIZER)
+    ] = "sgd",
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak of the schedule; by default 0.1 (sgd) or 0.001 (adamw).",
+            rich_help_panel=_OPTIMIZER,
+            show_default=False,
+        ),
+    ] = None,
+    momentum: Annotated[float, typer.Option(help="Of sgd.", rich_help_panel=_OPTIMIZER)] = 0.9,
+    weight_decay: Annotated[
+        float, typer.Option(help="Of kernels; biases and BN are left alone.", rich_help_panel=_OPTIMIZER)
+    ] = 5e-4,
+    decay_all: Annotated[
+        bool, typer.Option("--decay-all", help="Decay biases and BN scales too.", rich_help_panel=_OPTIMIZER)
+    ] = False,
+    clip_norm: Annotated[
+        float | None,
+        typer.Option(help="Largest global gradient norm.", rich_help_panel=_OPTIMIZER, show_default=False),
+    ] = None,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of the target spread over all classes.", rich_help_panel=_OPTIMIZER)
+    ] = 0.0,
+    schedule: Annotated[
+        ScheduleName, typer.Option(help="How the learning rate moves.", rich_help_panel=_OPTIMIZER)
+    ] = "cosine",
+    schedule_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Length of the schedule, by default --epochs; fix it to extend a run later.",
+            rich_help_panel=_OPTIMIZER,
+            show_default=False,
+        ),
+    ] = None,
+    warmup_epochs: Annotated[
+        float, typer.Option(help="Linear rise; at most a quarter of the schedule.", rich_help_panel=_OPTIMIZER)
+    ] = 1.0,
+    out: Annotated[Path, typer.Option(help="The checkpoint directory.", rich_help_panel=_OUTPUT)] = Path("ckpt"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=_OUTPUT)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.", rich_help_panel=_OUTPUT)
+    ] = False,
+    keep: Annotated[int, typer.Option(help="Last saves to keep, beside the best.", rich_help_panel=_OUTPUT)] = 2,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a network and write a checkpoint directory.
+
+    The first epochs of a run, its validation split and its result depend on the options and the seed alone. Ctrl-C
+    saves; --resume goes on to the same bytes as a run that was never stopped. The test split is scored once, at the
+    end, on the epoch that was best on the validation split.
+    """
+    import time
+
+    started = time.perf_counter()
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
+    from bncli import checkpoint, runtime
+
+    if not resume:
+        checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
+    config = _resumed_config(ctx, out, quiet=quiet) if resume else _config(ctx)
+    runtime.configure()
+    from bncli.data.configured import load_configured
+    from bncli.training import run
+    from bncli.training.loop import EpochResult
+
+    dataset = load_configured(config.data, seed=config.training.seed)
+    display.warn(dataset.warnings, quiet=quiet)
+    trainer = run.create_trainer(config, dataset, out)
+    if resume:
+        run.resume(trainer)
+    else:
+        run.start(trainer, overwrite=overwrite)
+    epochs_before = trainer.progress.epochs_done
+    display.note(render.run_line(trainer), quiet=quiet)
+    shown = display.TrainingDisplay(epochs=config.training.epochs, quiet=quiet)
+    with display.interrupts(trainer.request_stop, quiet=quiet), shown.running():
+        for event in trainer.epochs():
+            if isinstance(event, EpochResult):
+                shown.show_epoch(event)
+            else:
+                shown.show_step(event)
+    result = run.finish(trainer, started=started, epochs_before=epochs_before)
+    render.emit(result, as_json=as_json, to_json=render.train_json, to_text=render.train_text)
+
+
+def _config(ctx: typer.Context) -> RunConfig:
+    """The run's settings from the command's options."""
+    return _validated(_sections(ctx.params))
+
+
+def _resumed_config(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
+    """The settings of the run in ``out``, with what a resumed run may change.
+
+    Raises:
+        UsageError: an option was given that would make it another run.
+    """
+    from dataclasses import asdict
+
+    from bncli import checkpoint
+
+    if not (out / checkpoint.CONFIG).is_file():
+        raise CheckpointError(f"{out} holds no run to resume", remedy="Leave --resume out to start one.")
+    stored = asdict(checkpoint.read_config(out).run)
+    given = {name: value for name, value in ctx.params.items() if name in _SETTINGS and _is_given(ctx, name)}
+    sections = {section: dict(fields) for section, fields in stored.items()}
+    for section, fields in _sections(given).items():
+        for field, value in fields.items():
+            name = next(name for name, place in _SETTINGS.items() if place == (section, field))
+            if value != stored[section][field] and name not in _CHANGEABLE:
+                raise UsageError(
+                    f"--{name.replace('_', '-')}: this run has {stored[section][field]!r}, and keeps it",
+                    remedy="Leave the option out, or start another run with another --out.",
+                )
+            sections[section][field] = value
+    config = _validated(sections)
+    _note_stretched_schedule(stored, config, quiet=quiet)
+    return config
+
+
+def _note_stretched_schedule(stored: dict[str, Any], config: RunConfig, *, quiet: bool) -> None:
+    before, now = stored["training"]["epochs"], config.training.epochs
+    if before != now and config.optimizer.schedule_epochs is None and config.optimizer.schedule != "constant":
+        display.note(
+            f"the {config.optimizer.schedule} schedule is stretched from {before} to {now} epochs; "
+            "--schedule-epochs at the start of a run fixes its length",
+            quiet=quiet,
+        )
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _sections(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options -> {section: {field: value}}."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, (section, field) in _SETTINGS.items():
+        if name in params:
+            sections.setdefault(section, {})[field] = _field_value(name, params[name])
+    return sections
+
+
+def _field_value(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's value
+    if name == "model_arg":
+        return dict(_key_value(text) for text in value or ())
+    if name == "model":
+        return absolute_model_name(value)
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    """``features=[8,16]`` -> ("features", [8, 16]); a value that is no JSON is a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise UsageError(f"--model-arg {text!r} is not key=value", remedy="For example --model-arg width=64.")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def absolute_model_name(name: str) -> str:
+    """``file.py:Class`` with the file's absolute path, so that the checkpoint can be read from anywhere."""
+    path, _, class_name = name.rpartition(":")
+    return f"{Path(path).resolve()}:{class_name}" if path.endswith(".py") else name
+
+
+def _validated(sections: dict[str, dict[str, Any]]) -> RunConfig:
+    from bncli.config import RunConfig, validated
+
+    try:
+        return validated(RunConfig, **sections)
+    except ConfigError as error:
+        section_and_field, _, complaint = error.message.partition(": ")
+        name = next((n for n, place in _SETTINGS.items() if ".".join(place) == section_and_field), section_and_field)
+        raise UsageError(f"--{name.replace('_', '-')}: {complaint}", remedy="See `bncli train --help`.") from None

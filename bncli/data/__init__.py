@@ -1,0 +1,47 @@
+"""From a name or a folder to batches: images uint8 [N, H, W, C], labels int32 [N].
+
+Read in this order::
+
+    load.py        what the user wrote -> a reader -> a Dataset
+    dataset.py     Split, Dataset; what is true of any data set: checks, hash, splits, pixel statistics
+    digits.py idx.py cifar.py folder.py arrays.py    the readers, one format each; copy one to add a format
+    compressed.py  a file that may be gzipped
+    image_tree.py  which files an image folder holds, by split and class (no file is opened)
+    known.py places.py fetch.py    the data sets known by name: the table, where they lie, the download
+    splits.py      which examples are set aside
+    memory.py      what fits
+    augment.py     random changes of training images, in JAX
+    batches.py     which examples make up a batch: pure functions of (seed, epoch, step)
+"""
+
+from bncli.data.augment import Augmentation, augment, normalize
+from bncli.data.batches import Batch, epoch_batches, epoch_order, eval_batches, example_keys, steps_per_epoch
+from bncli.data.dataset import Dataset, Split
+from bncli.data.fetch import fetch
+from bncli.data.folder import load_image
+from bncli.data.known import KNOWN, KnownDataset, RemoteFile
+from bncli.data.load import load_dataset
+from bncli.data.places import known_datasets, locate, user_data_dir
+
+__all__ = [
+    "KNOWN",
+    "Augmentation",
+    "Batch",
+    "Dataset",
+    "KnownDataset",
+    "RemoteFile",
+    "Split",
+    "augment",
+    "epoch_batches",
+    "epoch_order",
+    "eval_batches",
+    "example_keys",
+    "fetch",
+    "known_datasets",
+    "load_dataset",
+    "load_image",
+    "locate",
+    "normalize",
+    "steps_per_epoch",
+    "user_data_dir",
+]

@@ -1,0 +1,169 @@
+"""Arrays in a NumPy archive: ``x_train, y_train[, x_val, y_val, x_test, y_test][, class_names]``.
+
+Letters: N examples, H W height and width, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from bncli.data.augment import Augmentation
+from bncli.data.dataset import RawDataset, Split, check_labels, numbered_classes
+from bncli.data.memory import require_memory
+from bncli.errors import DataError
+
+_MAX_CHANNELS = 4
+_CHUNK = 256  # images converted from float at a time
+
+
+def read_arrays(path: Path) -> RawDataset:
+    """The data set of an ``.npz``.
+
+    Images are uint8, or float in [0, 1], of shape [N, H, W] or [N, H, W, C]; labels are integers 0 … K-1, [N] or
+    [N, 1]. ``class_names``, where present, is an array of K strings. Nothing is ever unpickled.
+
+    Raises:
+        DataError: a damaged archive, a missing key, or an array of another shape, type or range; it names the key.
+    """
+    arrays = _load(path)
+    names = _class_names(arrays, path)
+    train = _read_split(arrays, "train", names, path)
+    if train is None:
+        raise DataError(
+            f"{path}: no x_train; the archive holds: {', '.join(sorted(arrays)) or 'nothing'}",
+            remedy="Save it with numpy.savez(path, x_train=…, y_train=…).",
+        )
+    names = names or numbered_classes(train.labels, origin=f"{path}: y_train")
+    return RawDataset(
+        name=path.stem,
+        class_names=names,
+        train=train,
+        val=_read_split(arrays, "val", names, path),
+        test=_read_split(arrays, "test", names, path),
+        augmentation=Augmentation(max_shift=min(train.images.shape[1:3]) // 8),
+        source=str(path),
+    )
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """Every array of the archive by its name."""
+    # A damaged archive makes NumPy fail with whatever its parser meets first (BadZipFile, zlib.error, ValueError,
+    # SyntaxError, EOFError, …): anything it raises is a fact about the file.
+    try:
+        with zipfile.ZipFile(path) as archive:
+            num_bytes = sum(member.file_size for member in archive.infolist())
+        require_memory(num_bytes, what=str(path), remedy="Save fewer or smaller images, as uint8.")
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: np.asarray(archive[key]) for key in archive.files}
+    except DataError:
+        raise
+    except Exception as error:
+        if "Object arrays cannot be loaded" in str(error):
+            raise DataError(
+                f"{path}: the archive holds an array of Python objects, which would have to be unpickled",
+                remedy="Save plain arrays: images as uint8, labels as integers, class_names as strings.",
+            ) from error
+        raise DataError(
+            f"{path}: not a readable .npz: {error}", remedy="Save it again with numpy.savez or numpy.savez_compressed."
+        ) from error
+
+
+def _class_names(arrays: dict[str, np.ndarray], path: Path) -> tuple[str, ...] | None:
+    names = arrays.get("class_names")
+    if names is None:
+        return None
+    if names.dtype.kind != "U" or names.ndim != 1 or len(names) == 0:
+        raise DataError(
+            f"{path}: class_names is {names.dtype} of shape {names.shape}",
+            remedy="Save a one-dimensional array of strings.",
+        )
+    return tuple(names.tolist())
+
+
+def _read_split(
+    arrays: dict[str, np.ndarray], split: str, class_names: tuple[str, ...] | None, path: Path
+) -> Split | None:
+    """The split's images and labels; None where it has neither. The arrays are dropped from ``arrays`` on the way."""
+    image_key, label_key = f"x_{split}", f"y_{split}"
+    if image_key not in arrays and label_key not in arrays:
+        return None
+    for key in (image_key, label_key):
+        if key not in arrays:
+            raise DataError(f"{path}: no {key}", remedy=f"Save {image_key} and {label_key} both.")
+    images = _to_images(arrays.pop(image_key), origin=f"{path}: {image_key}")
+    labels = _to_labels(arrays.pop(label_key), origin=f"{path}: {label_key}")
+    if len(images) != len(labels):
+        raise DataError(f"{path}: {image_key} holds {len(images)} images, and {label_key} {len(labels)} labels")
+    origin = f"{path}: {label_key}"
+    check_labels(labels, len(class_names or numbered_classes(labels, origin=origin)), origin=origin)
+    return Split(images, labels.astype(np.int32))
+
+
+def _to_images(array: np.ndarray, *, origin: str) -> np.ndarray:
+    """[N, H, W] or [N, H, W, C], uint8 or float -> uint8 [N, H, W, C]."""
+    images = _with_channels(array, origin)
+    if images.dtype == np.uint8:
+        return np.require(images, requirements=["C", "W"])
+    if images.dtype.kind == "f":
+        return _from_float(images, origin)
+    raise DataError(
+        f"{origin} is {images.dtype}", remedy="Save uint8 (0 … 255), or float (0 … 1): x.astype(numpy.uint8)."
+    )
+
+
+def _with_channels(array: np.ndarray, origin: str) -> np.ndarray:
+    if array.ndim == 3:
+        return array[..., None]
+    if array.ndim != 4:
+        raise DataError(f"{origin} has shape {array.shape}", remedy="Reshape it to [N, H, W] (grey) or [N, H, W, C].")
+    if 1 <= array.shape[3] <= _MAX_CHANNELS:
+        return array
+    if 1 <= array.shape[1] <= _MAX_CHANNELS:
+        raise DataError(
+            f"{origin} has shape {array.shape}, which looks like [N, C, H, W]",
+            remedy="Put the channels last: x.transpose(0, 2, 3, 1).",
+        )
+    raise DataError(
+        f"{origin} has shape {array.shape}: {array.shape[3]} channels",
+        remedy=f"Save [N, H, W, C] with 1 to {_MAX_CHANNELS} channels.",
+    )
+
+
+def _from_float(images: np.ndarray, origin: str) -> np.ndarray:
+    """round(255 x), chunk by chunk, so that no second float copy is made."""
+    converted = np.empty(images.shape, np.uint8)
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[start : start + _CHUNK]
+        if bad := _find_bad_pixel(chunk):
+            index, value = bad
+            raise DataError(
+                f"{origin}: image {start + index} has a pixel of value {value}",
+                remedy="Float images must lie in 0 … 1 and be free of NaN; save 0 … 255 as uint8.",
+            )
+        converted[start : start + _CHUNK] = np.rint(chunk.astype(np.float64) * 255)
+    return converted
+
+
+def _find_bad_pixel(chunk: np.ndarray) -> tuple[int, float] | None:
+    """(image, value) of the first pixel that is outside [0, 1] or NaN."""
+    good = (chunk >= 0) & (chunk <= 1)
+    if good.all():
+        return None
+    position = np.unravel_index(int((~good).argmax()), chunk.shape)
+    return int(position[0]), float(chunk[position])
+
+
+def _to_labels(array: np.ndarray, *, origin: str) -> np.ndarray:
+    """[N] or [N, 1] integers -> [N]."""
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise DataError(
+            f"{origin} has shape {array.shape}", remedy="Save one integer for each image; of one-hot rows, y.argmax(1)."
+        )
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{origin} is {array.dtype}", remedy="Save integers: y.astype(numpy.int32).")
+    return array

@@ -1,0 +1,127 @@
+"""Random changes of training images, cheap on CPU and a function of one key per example.
+
+Letters: B batch, H W height and width, C channels. Images are NHWC, of any dtype.
+
+Each example draws from its own key, so its pixels do not depend on its place in the batch, on the batch
+size, or on the devices the batch is spread over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from bncli.errors import ConfigError
+
+PadMode = Literal["zero", "reflect"]
+_NUMPY_PAD_MODE = {"reflect": "reflect", "zero": "constant"}
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Which random changes a training image undergoes; hashable, so it can be a static argument of ``jit``.
+
+    Args:
+        max_shift: the image is moved by up to this many pixels along each axis ("pad and crop"); 0 for none.
+        pad_mode: what moves in from outside: ``zero`` (black) or ``reflect`` (the image mirrored at its border).
+        horizontal_flip: mirror left and right with probability 1/2.
+    """
+
+    max_shift: int = 0
+    pad_mode: PadMode = "zero"
+    horizontal_flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_shift < 0:
+            raise ConfigError(f"max_shift is {self.max_shift}", remedy="Give 0 or a positive number of pixels.")
+        if self.pad_mode not in _NUMPY_PAD_MODE:
+            raise ConfigError(
+                f"pad_mode is {self.pad_mode!r}", remedy=f"Choose one of: {', '.join(sorted(_NUMPY_PAD_MODE))}."
+            )
+
+    @classmethod
+    def none(cls) -> Augmentation:
+        """The augmentation that leaves every image as it is."""
+        return cls()
+
+    @property
+    def is_none(self) -> bool:
+        """Whether every image is left as it is."""
+        return self.max_shift == 0 and not self.horizontal_flip
+
+
+def augment(images: jax.Array, keys: jax.Array, augmentation: Augmentation) -> jax.Array:
+    """The images, each changed at random by its own key.
+
+    Args:
+        images: [B, H, W, C], of any dtype; it is kept, and pixels are moved, never recomputed.
+        keys: [B], typed PRNG keys.
+        augmentation: what to do; static under ``jit``.
+
+    Returns:
+        [B, H, W, C], the dtype of ``images``.
+
+    Raises:
+        ConfigError: ``max_shift`` is not smaller than the image.
+    """
+    assert images.ndim == 4, f"images must be [B, H, W, C], not {images.shape}"
+    assert keys.ndim == 1, f"keys must be [B], not {keys.shape}"
+    if augmentation.is_none:
+        return images
+    if augmentation.max_shift >= min(images.shape[1:3]):
+        raise ConfigError(
+            f"max_shift is {augmentation.max_shift}, and the images are {images.shape[1]}x{images.shape[2]}",
+            remedy="Choose a shift smaller than the image.",
+        )
+    shift = augmentation.max_shift
+    pad = ((0, 0), (shift, shift), (shift, shift), (0, 0))
+    padded = jnp.pad(images, pad, mode=_NUMPY_PAD_MODE[augmentation.pad_mode])
+    offsets, flips = _draw(keys, shift)  # [B, 2], [B]
+    return jax.vmap(partial(_crop, height=images.shape[1], width=images.shape[2]))(
+        padded, offsets, flips & augmentation.horizontal_flip
+    )
+
+
+def normalize(
+    images: ArrayLike, mean: Sequence[float], std: Sequence[float], *, dtype: DTypeLike = jnp.float32
+) -> jax.Array:
+    """(images / 255 - mean) / std, computed in float32.
+
+    Args:
+        images: uint8 [B, H, W, C].
+        mean: [C], of images scaled to [0, 1].
+        std: [C], of images scaled to [0, 1].
+        dtype: the dtype of the result.
+
+    Returns:
+        [B, H, W, C], of dtype ``dtype``.
+    """
+    scaled = jnp.asarray(images).astype(jnp.float32) / 255
+    normalized = (scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    return normalized.astype(dtype)
+
+
+def _draw(keys: jax.Array, max_shift: int) -> tuple[jax.Array, jax.Array]:
+    """Per example: where the crop starts in the padded image, int32 [B, 2], and whether to flip, bool [B]."""
+    bits = jax.vmap(lambda key: jax.random.bits(key, (3,), "uint32"))(keys)  # [B, 3]
+    # 2^32 is no multiple of 2s + 1, which favours some offsets by less than one in ten million.
+    offsets = (bits[:, :2] % jnp.uint32(2 * max_shift + 1)).astype(jnp.int32)
+    return offsets, bits[:, 2] >> 31 == 1
+
+
+def _crop(padded: jax.Array, offset: jax.Array, flip: jax.Array, *, height: int, width: int) -> jax.Array:
+    """The part of ``padded`` [H + 2s, W + 2s, C] of size [H, W] from ``offset`` on, mirrored where ``flip``.
+
+    Whole rows, then whole columns, are gathered; the flip is only another order of the columns. On a CPU this
+    takes a tenth of the time of selecting among static slices (0.2 against 3.3 ms for 128 images of 32x32x3).
+    """
+    rows = offset[0] + jnp.arange(height)
+    columns = jnp.arange(width)
+    columns = offset[1] + jnp.where(flip, width - 1 - columns, columns)
+    return padded[rows][:, columns]

@@ -1,0 +1,112 @@
+"""Which examples make up a batch: pure functions of (seed, epoch, step), so that a resumed run sees the same ones.
+
+Letters: N examples, B batch size, r = N mod B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from bncli.errors import ConfigError
+
+# Folded into the seed's key, so that the order of an epoch and the keys of its examples come from unrelated
+# streams. Any two numbers would do; these spell "ordr" and "exmp".
+_ORDER_STREAM = 0x6F726472
+_EXAMPLE_STREAM = 0x65786D70
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The examples of one step. ``mask`` is None when all are real; else False marks the padding."""
+
+    indices: np.ndarray  # int32 [B]
+    mask: np.ndarray | None  # bool [B]
+
+    @property
+    def num_real(self) -> int:
+        """How many of the examples count."""
+        return len(self.indices) if self.mask is None else int(self.mask.sum())
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+    """ceil(N / B): the number of batches in an epoch, of training and of evaluation alike."""
+    _check_sizes(num_examples, batch_size)
+    return -(-num_examples // batch_size)
+
+
+def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """The order of the examples in one epoch, int32 [N]: a permutation that depends on (seed, epoch, N) only."""
+    # The default implementation of keys is a user's setting; the order must not be.
+    key = jax.random.key(seed, impl="threefry2x32")
+    epoch_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER_STREAM), epoch)
+    return np.asarray(jax.random.permutation(epoch_key, num_examples), dtype=np.int32)
+
+
+def example_keys(seed_key: jax.Array, epoch: jax.Array | int, indices: jax.Array) -> jax.Array:
+    """One key per example, [B], that depends on (seed, epoch, example) only; ``jit``-able.
+
+    Args:
+        seed_key: the run's typed key, ``jax.random.key(seed)``.
+        epoch: the epoch, which may be traced.
+        indices: int32 [B], the examples' places in the data set.
+    """
+    epoch_key = jax.random.fold_in(jax.random.fold_in(seed_key, _EXAMPLE_STREAM), epoch)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(epoch_key, indices)
+
+
+def epoch_batches(order: np.ndarray, batch_size: int) -> Iterator[Batch]:
+    """The batches of one training epoch, each example exactly once.
+
+    Where B divides N, all batches are full. Otherwise the last two share the B + r examples that are left,
+    ceil((B + r) / 2) and floor((B + r) / 2), because the BN statistics of a tiny last batch would be noise:
+    no batch holds fewer than B / 2 real examples, unless N < B. The rest of a batch is padding: real examples
+    from the start of the order, masked out, so that a model that takes no mask still sees real data.
+
+    Args:
+        order: int32 [N], the examples in the order to visit.
+        batch_size: B.
+    """
+    start = 0
+    for size in _epoch_sizes(len(order), batch_size):
+        yield _padded(order[start : start + size], batch_size, padding=order)
+        start += size
+
+
+def eval_batches(num_examples: int, batch_size: int) -> Iterator[Batch]:
+    """The batches of one pass of evaluation: examples 0 … N-1 in order, the last batch padded and masked."""
+    _check_sizes(num_examples, batch_size)
+    order = np.arange(num_examples, dtype=np.int32)
+    for start in range(0, num_examples, batch_size):
+        yield _padded(order[start : start + batch_size], batch_size, padding=order)
+
+
+def _epoch_sizes(num_examples: int, batch_size: int) -> list[int]:
+    """How many real examples each batch of an epoch holds."""
+    _check_sizes(num_examples, batch_size)
+    full, rest = divmod(num_examples, batch_size)
+    if rest == 0:
+        return [batch_size] * full
+    if full == 0:
+        return [rest]
+    shared = batch_size + rest
+    return [batch_size] * (full - 1) + [shared - shared // 2, shared // 2]
+
+
+def _padded(indices: np.ndarray, batch_size: int, *, padding: np.ndarray) -> Batch:
+    """A batch of ``indices``, filled up to ``batch_size`` from the start of ``padding``, around and around."""
+    missing = batch_size - len(indices)
+    if missing == 0:
+        return Batch(indices=indices, mask=None)
+    filled = np.concatenate([indices, np.resize(padding, missing)])
+    return Batch(indices=filled, mask=np.arange(batch_size) < len(indices))
+
+
+def _check_sizes(num_examples: int, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"the batch size is {batch_size}", remedy="Choose a batch size of at least 1.")
+    if num_examples < 1:
+        raise ConfigError("there is no example to make a batch of", remedy="Choose a split that is not empty.")

@@ -1,0 +1,269 @@
+"""What every source becomes: images uint8 [N, H, W, C] and labels int32 [N], split in three.
+
+Letters: N examples, H W height and width, C channels, K classes.
+
+A reader returns a `RawDataset`; `build_dataset` checks it, hashes it, carves out the splits it lacks and measures
+the pixels. Readers know formats; everything that is true of any data set is here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bncli.data.augment import Augmentation
+from bncli.data.splits import stratified_sample, take_out
+from bncli.errors import DataError
+
+# The part of a data set that has no test split that is set aside as one, and the seed that picks it. Both are
+# fixed, so that the test scores of two runs are about the same images whatever their seeds.
+TEST_FRACTION = 0.2
+TEST_SEED = 20150706
+
+_MIN_STD = 1 / 255  # one grey level: below it a channel is constant, and dividing by it would only blow up noise
+_CHUNK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and their labels."""
+
+    images: np.ndarray  # uint8 [N, H, W, C]
+    labels: np.ndarray  # int32 [N]
+
+    def __post_init__(self) -> None:
+        assert (self.images.dtype, self.images.ndim) == (np.uint8, 4), (self.images.dtype, self.images.shape)
+        assert (self.labels.dtype, self.labels.shape) == (np.int32, self.images.shape[:1]), self.labels.shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """What a source holds; a split it does not hold is None. ``train.images`` is the reader's own, and writable."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    val: Split | None
+    test: Split | None
+    augmentation: Augmentation
+    source: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, ready to train on."""
+
+    name: str
+    class_names: tuple[str, ...]  # [K]
+    train: Split
+    val: Split
+    test: Split
+    mean: tuple[float, ...]  # [C], of the train images scaled to [0, 1]
+    std: tuple[float, ...]  # [C], likewise; never 0
+    augmentation: Augmentation
+    source: str  # where it was read from, for the run's record
+    sha256: str  # of all images and labels before any split was carved out: independent of the seed
+    warnings: tuple[str, ...] = ()  # what the command should tell the user
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+
+def build_dataset(raw: RawDataset, *, val_fraction: float, seed: int) -> Dataset:
+    """``raw`` with all three splits, its hash and the statistics of its train pixels.
+
+    Args:
+        raw: what a reader returned; its train images are rearranged in place.
+        val_fraction: the part of train that becomes val, stratified by class, where the source has no val.
+        seed: picks the examples of val.
+
+    Raises:
+        DataError: a split is empty, a label or a class is out of order, or a class is too small to be split.
+    """
+    _check_raw(raw)
+    sha256 = dataset_sha256(raw)
+    train, test = _carve_test(raw)
+    train, val = _carve_val(raw, train, val_fraction=val_fraction, seed=seed)
+    mean, std = pixel_statistics(train.images)
+    return Dataset(
+        name=raw.name,
+        class_names=raw.class_names,
+        train=train,
+        val=val,
+        test=test,
+        mean=mean,
+        std=std,
+        augmentation=raw.augmentation,
+        source=raw.source,
+        sha256=sha256,
+        warnings=raw.warnings,
+    )
+
+
+def check_labels(labels: np.ndarray, num_classes: int, *, origin: str) -> None:
+    """Raises DataError for the first label outside 0 … K-1, naming ``origin``, its index and its value."""
+    outside = (labels < 0) | (labels >= num_classes)
+    if outside.any():
+        index = int(outside.argmax())
+        raise DataError(
+            f"{origin}: label {index} is {labels[index]}, and there are {num_classes} classes",
+            remedy=f"Labels must be integers from 0 to {num_classes - 1}.",
+        )
+
+
+def numbered_classes(labels: np.ndarray, *, origin: str) -> tuple[str, ...]:
+    """The names ``0`` … ``K-1`` of the classes of a source that does not name them.
+
+    Args:
+        labels: the train labels, integers [N] of any width.
+        origin: where they come from.
+
+    Raises:
+        DataError: there is no label, one is negative, or a number below the largest does not occur.
+    """
+    present = np.unique(labels)
+    if len(present) == 0:
+        raise DataError(f"{origin}: no labels", remedy="The train split needs examples.")
+    if present[0] < 0:
+        index = int((labels < 0).argmax())
+        raise DataError(f"{origin}: label {index} is {labels[index]}", remedy="Number the classes from 0 on.")
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    if len(gaps):
+        raise DataError(
+            f"{origin}: the largest label is {present[-1]}, and no example has label {gaps[0]}",
+            remedy="Number the classes from 0 on without gaps.",
+        )
+    return tuple(map(str, range(len(present))))
+
+
+def dataset_sha256(raw: RawDataset) -> str:
+    """SHA-256 over the splits in the order train, val, test: name, dtype, shape, little-endian bytes of each array."""
+    digest = hashlib.sha256()
+    for split_name, split in _present_splits(raw):
+        for array_name, array in (("images", split.images), ("labels", split.labels)):
+            little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            digest.update(f"{split_name}/{array_name} {array.dtype.name} {array.shape}\n".encode())
+            digest.update(little_endian.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, of uint8 images scaled to [0, 1].
+
+    Integer sums, chunk by chunk: exact, and so the same in any order; no float copy of the images is made.
+
+    Args:
+        images: uint8 [N, H, W, C], N > 0.
+
+    Returns:
+        mean [C] and std [C]; std is at least one grey level, 1 / 255.
+    """
+    channels = images.shape[3]
+    total = np.zeros(channels, np.int64)
+    squares = np.zeros(channels, np.int64)
+    for pixels in _pixel_chunks(images):
+        wide = pixels.astype(np.uint32)
+        total += wide.sum(axis=0, dtype=np.int64)
+        squares += (wide * wide).sum(axis=0, dtype=np.int64)
+    count = images.size // channels
+    mean = total / count
+    var = np.maximum(squares / count - mean * mean, 0)
+    std = np.maximum(np.sqrt(var) / 255, _MIN_STD)
+    return tuple((mean / 255).tolist()), tuple(std.tolist())
+
+
+def _pixel_chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """The pixels in bounded pieces, each [pixels, C]."""
+    image_bytes = max(1, images[0].nbytes)
+    step = max(1, _CHUNK_BYTES // image_bytes)
+    for start in range(0, len(images), step):
+        yield images[start : start + step].reshape(-1, images.shape[3])
+
+
+def _present_splits(raw: RawDataset) -> Iterator[tuple[str, Split]]:
+    for name, split in (("train", raw.train), ("val", raw.val), ("test", raw.test)):
+        if split is not None:
+            yield name, split
+
+
+def _check_raw(raw: RawDataset) -> None:
+    num_classes = len(raw.class_names)
+    for name, split in _present_splits(raw):
+        if len(split) == 0:
+            raise DataError(f"{raw.source}: the {name} split is empty", remedy="Every split needs examples.")
+        if split.images.size == 0:
+            raise DataError(f"{raw.source}: the {name} images have no pixels, their shape is {split.images.shape}")
+        if split.images.shape[1:] != raw.train.images.shape[1:]:
+            raise DataError(
+                f"{raw.source}: {name} images are {_format_shape(split)}, and train images {_format_shape(raw.train)}",
+                remedy="Give all splits the same height, width and channels.",
+            )
+        check_labels(split.labels, num_classes, origin=f"{raw.source}: {name}")
+    _check_classes(raw)
+
+
+def _check_classes(raw: RawDataset) -> None:
+    counts = np.bincount(raw.train.labels, minlength=len(raw.class_names))
+    if len(counts) < 2:
+        raise DataError(
+            f"{raw.source}: there is a single class, {raw.class_names[0]}",
+            remedy="A classifier needs at least two classes.",
+        )
+    empty = np.flatnonzero(counts == 0)
+    if len(empty):
+        names = ", ".join(f"{raw.class_names[i]} ({i})" for i in empty[:10])
+        raise DataError(
+            f"{raw.source}: {len(empty)} of {len(counts)} classes have no training example: {names}",
+            remedy="Number the labels from 0 on without gaps, and give every class an example in train.",
+        )
+
+
+def _carve_test(raw: RawDataset) -> tuple[Split, Split]:
+    """(train, test): test is the source's own, or a fixed stratified part of train that no seed changes."""
+    if raw.test is not None:
+        return raw.train, raw.test
+    chosen = stratified_sample(raw.train.labels, TEST_FRACTION, seed=TEST_SEED)
+    _check_not_empty(raw, chosen, "test")
+    return _split_off(raw.train, chosen)
+
+
+def _carve_val(raw: RawDataset, train: Split, *, val_fraction: float, seed: int) -> tuple[Split, Split]:
+    """(train, val): val is the source's own, or a stratified part of ``train`` that ``seed`` picks."""
+    if raw.val is not None:
+        return train, raw.val
+    chosen = stratified_sample(train.labels, val_fraction, seed=seed)
+    _check_not_empty(raw, chosen, "val")
+    return _split_off(train, chosen)
+
+
+def _split_off(split: Split, chosen: np.ndarray) -> tuple[Split, Split]:
+    kept_images, images = take_out(split.images, chosen)
+    kept_labels, labels = take_out(split.labels, chosen)
+    return Split(kept_images, kept_labels), Split(images, labels)
+
+
+def _check_not_empty(raw: RawDataset, chosen: np.ndarray, name: str) -> None:
+    if len(chosen) == 0:
+        raise DataError(
+            f"{raw.source}: no example can be spared for the {name} split: every class has a single one",
+            remedy=f"Add examples, or give the data set a {name} split of its own.",
+        )
+
+
+def _format_shape(split: Split) -> str:
+    return "x".join(map(str, split.images.shape[1:]))

@@ -1,0 +1,193 @@
+"""Downloading a known data set from its publisher; what arrives is believed only for its SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from bncli.data.known import KNOWN, KnownDataset, RemoteFile
+from bncli.data.places import user_data_dir
+from bncli.errors import DataError, UsageError
+
+Progress = Callable[[str, int, int | None], None]
+
+_CHUNK_BYTES = 1 << 18
+_TIMEOUT_SECONDS = 30
+_MAX_CONNECTIONS = 8  # to one mirror for one file, before it is given up
+
+
+class _MirrorError(Exception):
+    """A mirror does not serve the file; the next one may."""
+
+
+def fetch(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+    known: Mapping[str, KnownDataset] = KNOWN,
+) -> Path:
+    """The folder that now holds the data set ``name``, downloaded from its publisher where it was not there already.
+
+    A file arrives under a name that ends in ``.part``, is resumed there after a broken connection or a stopped
+    command, and gets its own name once its SHA-256 is right.
+
+    Args:
+        name: a known name.
+        data_dir: where to make the folder ``name``; by default the user's cache.
+        progress: called with (file name, bytes so far, bytes in all).
+        known: the table of data sets.
+
+    Raises:
+        UsageError: the name is unknown, or needs no download.
+        DataError: no mirror can be reached, or what it serves is not the published file.
+    """
+    row = known.get(name)
+    if row is None:
+        raise UsageError(f"{name} is no known data set", remedy=f"Known names: {', '.join(known)}.")
+    if not row.files:
+        raise UsageError(f"{name} is installed with bncli; there is nothing to fetch", remedy=f"Use --data {name}.")
+    folder = (data_dir or user_data_dir()) / name
+    _make_folder(folder)
+    for file in row.files:
+        if not _is_published(folder / file.name, file):
+            _fetch_file(file, folder, progress)
+    return folder
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be made: {error.strerror or error}", remedy="Choose another place with --data-dir."
+        ) from error
+
+
+def _is_published(path: Path, file: RemoteFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.size and file_sha256(path) == file.sha256
+
+
+def _fetch_file(file: RemoteFile, folder: Path, progress: Progress | None) -> None:
+    """Downloads one file from the first mirror that serves all of it."""
+    part = folder / f"{file.name}.part"
+    failures = []
+    for url in file.urls:
+        try:
+            _download(url, part, file, progress)
+        except _MirrorError as error:
+            failures.append(f"{url}: {error}")
+        else:
+            _check_sha256(part, file)
+            part.replace(folder / file.name)
+            return
+    raise DataError(
+        f"{file.name} could not be downloaded. {'; '.join(failures)}",
+        remedy="Run the command again, which goes on where it stopped, or put the file there by hand: "
+        f"save {file.urls[0]} as {folder / file.name}",
+    )
+
+
+def _download(url: str, part: Path, file: RemoteFile, progress: Progress | None) -> None:
+    """Fills ``part`` up to the published size, over as many connections as that takes."""
+    for _ in range(_MAX_CONNECTIONS):
+        start = _resumable_size(part, file)
+        if start < file.size:
+            _receive(url, part, start, file, progress)
+        if _size(part) >= file.size:
+            return
+    raise _MirrorError(f"the connection broke {_MAX_CONNECTIONS} times, after {_size(part)} of {file.size} bytes")
+
+
+def _receive(url: str, part: Path, start: int, file: RemoteFile, progress: Progress | None) -> None:
+    """Adds to ``part``, from byte ``start`` on, what one connection brings, be it all or not."""
+    with _connect(url, start) as response:
+        # A server that knows no ranges answers 200 and sends the whole file.
+        received = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        _check_announced_size(response, received, file)
+        with _opened_part(part, "ab" if received else "wb") as target:
+            for chunk in _chunks(response):
+                target.write(chunk)
+                received += len(chunk)
+                if progress is not None:
+                    progress(file.name, received, file.size)
+                if received > file.size:
+                    return
+
+
+def _connect(url: str, start: int) -> http.client.HTTPResponse:
+    headers = {"User-Agent": "bncli"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise _MirrorError(f"the server answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise _MirrorError(f"no connection: {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _MirrorError(f"no connection: {error}") from error
+
+
+def _check_announced_size(response: http.client.HTTPResponse, start: int, file: RemoteFile) -> None:
+    """Raises where the server says it has another file, such as a login page, before a byte of it is read."""
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and start + int(length) != file.size:
+        raise _MirrorError(f"the server offers {start + int(length)} bytes, and {file.size} were published")
+
+
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """What arrives until the end or until the connection breaks; the size tells the caller which it was."""
+    while True:
+        try:
+            chunk = response.read1(_CHUNK_BYTES)
+        except (OSError, http.client.HTTPException):
+            return
+        if not chunk:
+            return
+        yield chunk
+
+
+@contextmanager
+def _opened_part(part: Path, mode: Literal["ab", "wb"]) -> Iterator[BinaryIO]:
+    """The partial file; a full disk or a folder that is not writable is a DataError."""
+    try:
+        with part.open(mode) as target:
+            yield target
+    except OSError as error:
+        raise DataError(
+            f"{part}: cannot be written: {error.strerror or error}", remedy="Choose another place with --data-dir."
+        ) from error
+
+
+def _resumable_size(part: Path, file: RemoteFile) -> int:
+    """The bytes already there; a file that is too long is no beginning of the published one, and is removed."""
+    if _size(part) > file.size:
+        part.unlink()
+    return _size(part)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _check_sha256(part: Path, file: RemoteFile) -> None:
+    """Raises DataError, and removes ``part``, where it is not the published file."""
+    actual = file_sha256(part)
+    if actual != file.sha256:
+        part.unlink()
+        raise DataError(
+            f"{file.name}: SHA-256 {file.sha256} expected, {actual} received; the download was removed",
+            remedy="Run the command again; if it happens twice, something between you and the publisher changes files.",
+        )

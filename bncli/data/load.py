@@ -1,0 +1,164 @@
+"""From what the user wrote after ``--data`` to a data set.
+
+The content decides what a folder or file is: magic numbers, the layout of a record, the shape of the tree.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from bncli.data.arrays import read_arrays
+from bncli.data.cifar import LAYOUTS, find_cifar, find_pickled, read_cifar_archive, read_cifar_folder, refuse_pickled
+from bncli.data.compressed import GZIP_MAGIC
+from bncli.data.dataset import Dataset, RawDataset, build_dataset
+from bncli.data.digits import read_digits
+from bncli.data.folder import read_image_folder
+from bncli.data.idx import holds_idx, peek_kind, read_idx_folder
+from bncli.data.image_tree import is_image_tree
+from bncli.data.known import KNOWN, KnownDataset
+from bncli.data.places import data_folders, locate, search_folders, user_data_dir
+from bncli.data.splits import check_fraction
+from bncli.errors import DataError, UsageError
+
+_ZIP_MAGIC = b"PK"
+_TAR_MAGIC = b"ustar"
+_TAR_MAGIC_OFFSET = 257
+_READABLE = (
+    "Give a folder of images (train/CLASS/*.png or CLASS/*.png), of IDX files or of CIFAR's binary files, or an .npz."
+)
+
+
+def load_dataset(
+    source: str,
+    *,
+    data_dir: Path | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    image_size: int | None = None,
+    channels: int | None = None,
+    bad_images: Literal["error", "skip"] = "error",
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> Dataset:
+    """The data set that ``source`` names, in three splits.
+
+    A source's own val and test are kept. Without a test split, a stratified fifth of the examples becomes one, the same
+    for every ``seed``; without a val split, ``seed`` picks a stratified ``val_fraction`` of what is left of train.
+
+    Args:
+        source: a known name (``bncli data list``), a folder (images, IDX files or CIFAR's binary files), an ``.npz``,
+            or CIFAR's archive.
+        data_dir: where to look first for a data set known by name.
+        val_fraction: more than 0 and less than 1.
+        seed: picks the val split, and nothing else.
+        image_size: H and W of the images of an image folder; see ``read_image_folder``.
+        channels: 1 or 3, of the images of an image folder.
+        bad_images: whether unreadable files of an image folder are refused or left out.
+        progress: called with (what is done, how much, of how much).
+
+    Raises:
+        DataError: the source is not there, cannot be read, or is malformed.
+        ConfigError: an option is out of range.
+        UsageError: a size or channels are asked for that the source does not have, and it is no image folder.
+    """
+    check_fraction(val_fraction)
+    path = Path(source).expanduser()
+    if source in KNOWN:
+        raw = _read_known(KNOWN[source], data_dir)
+    elif path.is_dir() and _is_image_folder(path):
+        raw = read_image_folder(
+            path, image_size=image_size, channels=channels, bad_images=bad_images, progress=progress
+        )
+    elif path.is_dir():
+        raw = _read_folder(path)
+    elif path.is_file():
+        raw = _read_file(path)
+    else:
+        raise _unknown(source)
+    _check_image_options(raw, image_size, channels)
+    return build_dataset(raw, val_fraction=val_fraction, seed=seed)
+
+
+def _read_known(known: KnownDataset, data_dir: Path | None) -> RawDataset:
+    if known.format == "digits":
+        return read_digits()
+    place = locate(known, data_dir)
+    if place is None:
+        raise _not_found(known, data_dir)
+    return read_idx_folder(place, known) if known.format == "idx" else _read_cifar(place, known.name)
+
+
+def _is_image_folder(folder: Path) -> bool:
+    """Whether ``folder`` is a tree of images, and not of files with a format of their own."""
+    has_format = holds_idx(folder) or any(find_cifar(folder, name) for name in LAYOUTS) or find_pickled(folder)
+    return not has_format and is_image_tree(folder)
+
+
+def _read_folder(folder: Path) -> RawDataset:
+    if holds_idx(folder):
+        return read_idx_folder(folder)
+    for name in LAYOUTS:
+        if place := find_cifar(folder, name):
+            return _read_cifar(place, name)
+    if pickled := find_pickled(folder):
+        raise refuse_pickled(*pickled)
+    raise DataError(f"{folder}: the folder holds no data set that can be read", remedy=_READABLE)
+
+
+def _read_cifar(place: Path, name: str) -> RawDataset:
+    return read_cifar_folder(place, name) if place.is_dir() else read_cifar_archive(place)
+
+
+def _read_file(path: Path) -> RawDataset:
+    try:
+        with path.open("rb") as file:
+            head = file.read(_TAR_MAGIC_OFFSET + len(_TAR_MAGIC))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if head.startswith(_ZIP_MAGIC) or path.suffix == ".npz":
+        return read_arrays(path)
+    if peek_kind(path):
+        raise DataError(f"{path}: one IDX file is no data set", remedy="Give the folder it lies in.")
+    if head.startswith(GZIP_MAGIC) or head[_TAR_MAGIC_OFFSET:] == _TAR_MAGIC:
+        return read_cifar_archive(path)
+    raise DataError(f"{path}: not a file that can be read as a data set", remedy=_READABLE)
+
+
+def _check_image_options(raw: RawDataset, image_size: int | None, channels: int | None) -> None:
+    """Refuses a size or channels that the images do not have; an image folder's were made to measure."""
+    height, width, depth = raw.train.images.shape[1:]
+    if image_size not in (None, height) or image_size not in (None, width):
+        raise UsageError(
+            f"{raw.source}: the images are {height}x{width}, and --image-size is {image_size}",
+            remedy="Only a folder of image files is resized: leave --image-size out.",
+        )
+    if channels not in (None, depth):
+        raise UsageError(
+            f"{raw.source}: the images have {depth} channels, and --channels is {channels}",
+            remedy="Only a folder of image files is converted: leave --channels out.",
+        )
+
+
+def _unknown(source: str) -> DataError:
+    close = difflib.get_close_matches(source.lower().replace("_", "-"), KNOWN, n=1)
+    hint = f"Did you mean {close[0]}? " if close else ""
+    return DataError(
+        f"{source}: neither a file or folder nor the name of a known data set",
+        remedy=f"{hint}Known names: {', '.join(KNOWN)}. {_READABLE}",
+    )
+
+
+def _not_found(known: KnownDataset, data_dir: Path | None) -> DataError:
+    for folder in search_folders(known, data_dir):
+        pickled = find_pickled(folder)
+        if pickled and pickled[0].name == known.name:
+            return refuse_pickled(*pickled)
+    looked_in = ", ".join(map(str, data_folders(data_dir)))
+    files = ", ".join(file.name for file in known.files)
+    return DataError(
+        f"{known.name} is not on this machine; looked in {looked_in}",
+        remedy=f"bncli data fetch {known.name}, or put {files} into {user_data_dir() / known.name} "
+        f"(from {known.files[0].mirrors[0]}).",
+    )

@@ -1,0 +1,72 @@
+"""Where the data sets known by name lie on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from bncli.data.cifar import find_cifar
+from bncli.data.idx import holds_idx
+from bncli.data.known import KNOWN, KnownDataset
+
+_SYSTEM_ROOT = Path("/usr/share/datasets")
+
+
+def known_datasets(data_dir: Path | None = None) -> tuple[KnownDataset, ...]:
+    """The data sets known by name, in the order of their names, each with the place where it was found or None."""
+    return tuple(replace(known, found=_found(known, data_dir)) for known in KNOWN.values())
+
+
+def locate(known: KnownDataset, data_dir: Path | None = None) -> Path | None:
+    """The first folder or archive that holds ``known``, or None.
+
+    Args:
+        known: a row of the table, other than ``digits``, which is no file.
+        data_dir: a folder to look in before ``$BNCLI_DATA``, the user's cache and the system's data sets.
+    """
+    for folder in search_folders(known, data_dir):
+        if known.format == "idx" and holds_idx(folder):
+            return folder
+        if known.format == "cifar" and (found := find_cifar(folder, known.name)):
+            return found
+    return None
+
+
+def search_folders(known: KnownDataset, data_dir: Path | None = None) -> Iterator[Path]:
+    """The folders in which ``known`` may lie, in the order to look.
+
+    Each data folder may hold the data set in a folder of its name, which comes first because it says what it is, or
+    bare, or in a folder that another tool made.
+    """
+    for root in data_folders(data_dir):
+        for folder in (root / known.name, root):
+            yield folder
+            for subfolder in known.subfolders:
+                yield folder / subfolder
+
+
+def data_folders(data_dir: Path | None) -> Iterator[Path]:
+    """The folders that hold data sets, in the order to look: the caller's, $BNCLI_DATA, the user's, the system's."""
+    if data_dir is not None:
+        yield data_dir
+    if environment := os.environ.get("BNCLI_DATA"):
+        yield Path(environment)
+    yield user_data_dir()
+    yield _SYSTEM_ROOT
+
+
+def user_data_dir() -> Path:
+    """Where ``bncli data fetch`` puts data sets: ``$XDG_CACHE_HOME/bncli/data``, by default below ``~/.cache``."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    # The XDG specification has relative paths ignored.
+    base = Path(cache) if cache and Path(cache).is_absolute() else Path.home() / ".cache"
+    return base / "bncli" / "data"
+
+
+def _found(known: KnownDataset, data_dir: Path | None) -> str | None:
+    if known.format == "digits":
+        return "scikit-learn"
+    place = locate(known, data_dir)
+    return None if place is None else str(place)

@@ -1,0 +1,89 @@
+"""What makes a network one that must not be folded, found before anything is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bncli.errors import FoldError
+from bncli.folding.chains import STATISTICS, norm_name, norm_names
+from bncli.folding.draft import Draft
+from bncli.folding.graph import Path
+from bncli.folding.known import is_float
+
+VARIANCE_NAMES = frozenset({"moving_variance", "running_var", "sigma", "var", "variance"})
+
+
+def check_statistics(arrays: Mapping[Path, Any]) -> None:
+    """Refuse statistics that no training run should have left behind.
+
+    Raises:
+        FoldError: some are not finite, or a variance is negative; the message names the layer.
+    """
+    for path, array in arrays.items():
+        if STATISTICS not in path or not is_float(array.dtype):
+            continue
+        values = np.asarray(array, np.float64)
+        if not np.isfinite(values).all():
+            raise FoldError(
+                f"{norm_name(path)}: {np.sum(~np.isfinite(values))} of {values.size} numbers in its"
+                f" {path[-1]!r} statistics are not finite",
+                remedy="run `bncli inspect-stats` on the checkpoint; an earlier step may be sound",
+            )
+        if path[-1] in VARIANCE_NAMES and (values < 0).any():
+            raise FoldError(
+                f"{norm_name(path)}: its running variance is negative ({values.min():.3g})",
+                remedy="the checkpoint is damaged; `bncli recalibrate` computes the statistics anew",
+            )
+
+
+def check_inference_mode(draft: Draft) -> None:
+    """Refuse a network that normalises with the statistics of its input batch.
+
+    Such a network reads its running statistics only to update them, or not at all, though their layer is in use.
+
+    Raises:
+        FoldError: the message names the first such layer.
+    """
+    normalising = _layers_that_normalise(draft)
+    used_modules = _live_modules(draft)
+    for path in sorted(draft.graph.leaves.values()):
+        if STATISTICS not in path or (name := norm_name(path)) in normalising:
+            continue
+        if name in used_modules or name in _layers_that_update(draft):
+            raise FoldError(
+                f"{name} normalises with the statistics of the batch it is given, not with its running statistics",
+                remedy="pass an apply function in inference mode: train=False, or use_running_average=True",
+            )
+
+
+def _layers_that_normalise(draft: Draft) -> set[str]:
+    """The BN layers whose running statistics meet a value that differs by example."""
+    fixed_batch = not any(draft.batch)
+    return {
+        name
+        for node in draft.live
+        if any(value not in draft.known and (draft.batch[value] or fixed_batch) for value in node.inputs)
+        for value in node.inputs
+        for name in norm_names(draft.known.provenance.get(value, frozenset()))
+    }
+
+
+def _layers_that_update(draft: Draft) -> set[str]:
+    """The BN layers whose running statistics meet a value that is the same for all examples of a batch."""
+    return {
+        name
+        for node in draft.graph.nodes
+        if any(value not in draft.known and not draft.batch[value] for value in node.inputs)
+        for value in node.inputs
+        for name in norm_names(draft.known.provenance.get(value, frozenset()))
+    }
+
+
+def _live_modules(draft: Draft) -> set[str]:
+    """The modules any of whose variables the outputs depend on."""
+    read = {value for node in draft.live for value in node.inputs}
+    paths = [path for value, path in draft.graph.leaves.items() if value in read]
+    return {"/".join(path[1:-1]) for path in paths if STATISTICS not in path}

@@ -1,0 +1,226 @@
+"""Folding a network: trace it, try to move each BN up, then down, and write down what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from bncli.errors import FoldError
+from bncli.folding.affine import Affine
+from bncli.folding.chains import statistics_readers
+from bncli.folding.checks import check_inference_mode, check_statistics
+from bncli.folding.draft import Draft, Edits
+from bncli.folding.finish import finish
+from bncli.folding.graph import ApplyFn, DType, Graph, Path, Pytree, Tensor, leaf_path, trace
+from bncli.folding.known import Known
+from bncli.folding.push import push_down, push_up
+from bncli.folding.recipe import Recipe, carry_out
+from bncli.folding.report import FoldReport, NormReport, merged
+from bncli.folding.rules import Stuck
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A network without the BN that could be folded: call it, or use `apply` with `variables`.
+
+    Args:
+        variables: every array it reads, in nested dicts under the original names.
+        report: what became of each BN layer.
+        original: the apply function that was folded; `shapes`: the variables it was traced with.
+        dtype: the dtype of its input.
+        structure: the trace's operations, which another batch size must not change.
+        recipe: what to do differently when they are carried out.
+    """
+
+    variables: dict[str, Any] = field(repr=False)
+    report: FoldReport
+    original: ApplyFn = field(repr=False)
+    shapes: Pytree = field(repr=False)
+    dtype: DType
+    structure: tuple[Any, ...] = field(repr=False)
+    recipe: Recipe = field(repr=False)
+
+    def __call__(self, x: Tensor) -> Pytree:
+        """The network's output for a batch of any size."""
+        return self._jitted(self.variables, x)
+
+    def apply(self, variables: Pytree, x: Tensor) -> Pytree:
+        """The network's output as a pure function of its variables and its input.
+
+        Raises:
+            FoldError: the network does other operations at this input's shape or dtype than at the example's.
+        """
+        graph = trace(self.original, self.shapes, jax.ShapeDtypeStruct(np.shape(x), x.dtype))
+        if graph.structure != self.structure:
+            raise FoldError(
+                f"for an input {graph.avals[graph.input]} the network does other operations than for its example,"
+                f" whose dtype was {np.dtype(self.dtype).name}",
+                remedy="fold it with an example of this shape and dtype",
+            )
+        return carry_out(self.recipe, graph, dict(_flatten(variables)), x)
+
+    @cached_property
+    def _jitted(self) -> ApplyFn:
+        return jax.jit(self.apply)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way to fold a chain."""
+
+    direction: Literal["backward", "forward"]
+    edits: Edits
+
+    def into(self, draft: Draft) -> tuple[str, ...]:
+        """The layers that take the chain in."""
+        sites = [site for site, _ in self.edits.weights] + self.edits.merged
+        return tuple(dict.fromkeys(draft.name(site) for site in sites))
+
+
+def fold(
+    apply_fn: ApplyFn,
+    variables: Pytree,
+    example: Tensor,
+    *,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+) -> Folded:
+    """Fold every BN of a network that can be folded exactly.
+
+    Args:
+        apply_fn: `apply_fn(variables, x)`, in inference mode; any traceable function.
+        variables: its pytree of arrays; running statistics are those under a key `batch_stats`.
+        example: an input, or its `jax.ShapeDtypeStruct`; only shape and dtype matter.
+        include: patterns (`Block_1/*`) of the BN layers to fold.
+        exclude: patterns of those to keep.
+
+    Raises:
+        FoldError: a network that must not be folded: statistics that are not finite or negative, BN in train mode, a
+            folded number too large for its dtype.
+    """
+    arrays = dict(_flatten(variables))
+    check_statistics(arrays)
+    shapes = jax.tree_util.tree_map(lambda array: jax.ShapeDtypeStruct(np.shape(array), array.dtype), variables)
+    example = jax.ShapeDtypeStruct(np.shape(example), example.dtype)
+    graph = trace(apply_fn, shapes, example)
+    draft = Draft(graph, Known(graph, arrays), batch_axes(graph, apply_fn, shapes, example))
+    check_inference_mode(draft)
+    rows = list(_fold_all(draft, include, exclude)) + list(_unreachable(draft))
+    recipe, folded_arrays = finish(draft, arrays)
+    return Folded(
+        variables=_nested(folded_arrays),
+        report=FoldReport(tuple(merged(same) for same in _by_name(rows))),
+        original=apply_fn,
+        shapes=shapes,
+        dtype=example.dtype,
+        structure=graph.structure,
+        recipe=recipe,
+    )
+
+
+def batch_axes(graph: Graph, apply_fn: ApplyFn, shapes: Pytree, example: Tensor) -> list[frozenset[int]]:
+    """For each value, the axes whose length changes with the batch size: what a second trace shows.
+
+    A network that runs at one batch size only has no batch axes: whatever differs by example is fixed in it.
+    """
+    if not example.shape:
+        return [frozenset()] * len(graph.avals)
+    larger = jax.ShapeDtypeStruct((example.shape[0] + 1, *example.shape[1:]), example.dtype)
+    try:
+        other = trace(apply_fn, shapes, larger)
+    except (TypeError, ValueError):
+        return [frozenset()] * len(graph.avals)
+    if other.structure != graph.structure:
+        return [frozenset()] * len(graph.avals)
+    return [
+        frozenset(axis for axis, sizes in enumerate(zip(mine.shape, theirs.shape, strict=True)) if sizes[0] != sizes[1])
+        for mine, theirs in zip(graph.avals, other.avals, strict=True)
+    ]
+
+
+def _fold_all(draft: Draft, include: Sequence[str], exclude: Sequence[str]) -> Iterable[NormReport]:
+    """One row for each use of a BN layer, in the order in which data meets them."""
+    for index in sorted(draft.norms):
+        names = sorted(draft.norms[index])
+        if not all(_selected(name, include, exclude) for name in names):
+            outcome: _Way | Stuck = Stuck("it was not selected")
+        else:
+            outcome = fold_one(draft, index)
+        yield from _rows(draft, names, outcome)
+
+
+def fold_one(draft: Draft, index: int) -> _Way | Stuck:
+    """Move one chain out of the network and commit that: upwards if possible, downwards otherwise.
+
+    Of two ways the one that leaves less behind is taken.
+    """
+    chain, affine = draft.chains[index], draft.affine(index)
+    up = push_up(draft, chain.source, affine)
+    if isinstance(up, Edits) and not up.leftovers:
+        return _commit(draft, index, _Way("backward", up))
+    down = push_down(draft, chain.output, affine)
+    if isinstance(up, Stuck) and isinstance(down, Stuck):
+        return Stuck(f"upwards, {up.reason}; downwards, {down.reason}")
+    ways = [_Way("backward", up)] if isinstance(up, Edits) else []
+    ways += [_Way("forward", down)] if isinstance(down, Edits) else []
+    return _commit(draft, index, min(ways, key=lambda way: way.edits.leftovers))
+
+
+def _commit(draft: Draft, index: int, way: _Way) -> _Way:
+    way.edits.chains[index] = Affine.identity(draft.affine(index).rank)
+    draft.commit(way.edits, draft.norms.pop(index))
+    return way
+
+
+def _rows(draft: Draft, names: Sequence[str], outcome: _Way | Stuck) -> Iterable[NormReport]:
+    for name in names:
+        if isinstance(outcome, Stuck):
+            yield NormReport(name, "kept", None, (), outcome.reason)
+        else:
+            yield NormReport(name, "folded", outcome.direction, outcome.into(draft), None)
+
+
+def _unreachable(draft: Draft) -> Iterable[NormReport]:
+    """Rows for statistics that are read by something other than a multiply-add."""
+    for node, name in statistics_readers(draft.live, draft.known, list(draft.chains.values())):
+        reason = READERS.get(node.name, f"its statistics go into {node.name}, which is no multiply-add")
+        yield NormReport(name, "kept", None, (), reason)
+
+
+# operation -> why a BN whose statistics it reads is kept.
+READERS: Mapping[str, str] = {
+    "cond": "it stands in a branch (cond), and branches are left as they are",
+    "scan": "it stands in a loop (scan), and loop bodies are left as they are",
+    "while": "it stands in a loop (while), and loop bodies are left as they are",
+}
+
+
+def _selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
+
+
+def _by_name(rows: Sequence[NormReport]) -> list[list[NormReport]]:
+    groups: dict[str, list[NormReport]] = {}
+    for row in rows:
+        groups.setdefault(row.name, []).append(row)
+    return list(groups.values())
+
+
+def _flatten(variables: Pytree) -> Iterable[tuple[Path, Any]]:
+    return ((leaf_path(path), array) for path, array in jax.tree_util.tree_flatten_with_path(variables)[0])
+
+
+def _nested(arrays: Mapping[Path, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, array in arrays.items():
+        branch = tree
+        for key in path[:-1]:
+            branch = branch.setdefault(key, {})
+        branch[path[-1]] = array
+    return tree

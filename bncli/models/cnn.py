@@ -1,0 +1,51 @@
+"""The classic small convolutional network: 32-32-64-64-128-128 filters of 3×3, pooled after each pair."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bncli.models.layers import Dtype, Initializer, NormFactory, max_pool_2x2, norm_and_activation, norm_for
+
+MIN_SIZE = 8  # three poolings of 2
+
+
+class CNN(nn.Module):
+    """Six 3×3 convolutions in three stages, each stage ended by 2×2 max-pooling and dropout; one dense layer on top.
+
+    With ``bn_placement="post"`` this is the order of the classic Keras code, conv → ReLU → BN, with the pool and the
+    dropout after each second BN.
+
+    Attributes:
+        num_classes: size of the output.
+        features: filters per stage.
+        norm: makes one BN layer; None builds the network without BN (its convolutions then have a bias).
+        bn_placement: "pre" or "post" the activation.
+        dropout: rate after each pooling.
+        kernel_init: of all kernels.
+        dtype: of the computation; parameters are float32.
+    """
+
+    num_classes: int
+    norm: NormFactory | None
+    bn_placement: str
+    dropout: float
+    kernel_init: Initializer
+    features: tuple[int, ...] = (32, 64, 128)
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Logits [B, num_classes] of normalised images x [B, H, W, C]."""
+        # A bias before BN would be removed by its mean; before ReLU it is wanted.
+        use_bias = self.norm is None or self.bn_placement == "post"
+        norm = norm_for(self.norm, train=train)
+        for features in self.features:
+            for _ in range(2):
+                x = nn.Conv(features, (3, 3), use_bias=use_bias, kernel_init=self.kernel_init, dtype=self.dtype)(x)
+                x = norm_and_activation(x, norm=norm, activation=nn.relu, placement=self.bn_placement)
+            x = max_pool_2x2(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = x.reshape(x.shape[0], -1)
+        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, dtype=self.dtype)(x)

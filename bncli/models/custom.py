@@ -1,0 +1,123 @@
+"""The user's own linen module, named as ``package.module:Class`` or ``file.py:Class``.
+
+This imports, and so runs, the code that is named. A checkpoint names it too: see ``model_file_sha256``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+
+from bncli.errors import ModelError
+from bncli.models.layers import Dtype
+
+
+def is_custom(name: str) -> bool:
+    """Whether the model name points to the user's code."""
+    return ":" in name
+
+
+def build_custom(name: str, args: Mapping[str, Any], *, num_classes: int, dtype: Dtype) -> nn.Module:
+    """The user's module, built with ``args`` and, where it has such fields, ``num_classes`` and ``dtype``.
+
+    Raises:
+        ModelError: the file, the class or an argument does not exist, or the code fails.
+    """
+    cls = load_class(name)
+    fields = inspect.signature(cls).parameters
+    defaults = {"num_classes": num_classes, "dtype": dtype}
+    arguments = {key: value for key, value in defaults.items() if key in fields} | hashable(args)
+    unknown = sorted(set(arguments) - set(fields))
+    if unknown:
+        raise ModelError(
+            f"--model-arg {unknown[0]}: {name} has no such argument",
+            remedy=f"It takes {', '.join(key for key in fields if key not in ('parent', 'name')) or 'none'}.",
+        )
+    try:
+        return cls(**arguments)
+    except Exception as error:
+        raise ModelError(
+            f"{name} cannot be built with {arguments}: {error}", remedy="Give what it needs by --model-arg key=value."
+        ) from error
+
+
+def hashable(args: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON lists become tuples: a linen module must be hashable."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
+
+
+def load_class(name: str) -> type[nn.Module]:
+    """The class that ``name`` points to."""
+    module_name, _, class_name = name.rpartition(":")
+    module = _import_file(Path(module_name)) if module_name.endswith(".py") else _import_module(module_name)
+    cls = getattr(module, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        modules = [
+            key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)
+        ]
+        raise ModelError(
+            f"{name}: {class_name!r} is no linen module of {module_name}",
+            remedy=f"It has {', '.join(modules) or 'no subclass of flax.linen.Module'}.",
+        )
+    return cls
+
+
+def model_file_sha256(name: str) -> str | None:
+    """SHA-256 of the source file behind a custom model; None for the known ones."""
+    source = source_file(name) if is_custom(name) else None
+    return hashlib.sha256(source.read_bytes()).hexdigest() if source else None
+
+
+def source_file(name: str) -> Path | None:
+    """The file a custom model would be imported from, found without running it; None where it is not found."""
+    module_name = name.rpartition(":")[0]
+    if module_name.endswith(".py"):
+        return Path(module_name) if Path(module_name).is_file() else None
+    top, _, rest = module_name.partition(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    if not rest:
+        return Path(spec.origin) if spec.origin else None
+    roots = [Path(root) for root in spec.submodule_search_locations or ()]
+    tails = (Path(*rest.split(".")).with_suffix(".py"), Path(*rest.split(".")) / "__init__.py")
+    return next((root / tail for root in roots for tail in tails if (root / tail).is_file()), None)
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file", remedy="Name the model as file.py:Class, from where you run bncli.")
+    # The name keeps two files called model.py apart, and lets dataclasses find their module.
+    name = f"bncli_model_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ModelError(f"{path}: {type(error).__name__}: {error}", remedy="Mend the file and run again.") from error
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise ModelError(
+            f"cannot import {name}: {type(error).__name__}: {error}",
+            remedy="Install the package, or name a file as file.py:Class.",
+        ) from error

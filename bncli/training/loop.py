@@ -1,0 +1,367 @@
+"""The training loop: takes batches to the step, epochs to the validation split, and state to the disk.
+
+``Trainer.epochs()`` is a generator of events. It computes and saves but prints nothing: the command draws the bar.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from bncli import checkpoint
+from bncli.config import RunConfig
+from bncli.data import Dataset
+from bncli.data.batches import Batch, epoch_batches, epoch_order, steps_per_epoch
+from bncli.errors import BncliError, TrainingInterruptedError
+from bncli.evaluation import evaluate
+from bncli.runtime import batch_sharding, replicated
+from bncli.training.state import EpochMetrics, TrainState
+from bncli.training.steps import DeviceSplit, EvalStep, StepMetrics, TrainStep, scan_steps
+
+# Steps given to the device before the oldest is waited for: it never idles, and Ctrl-C is answered soon.
+STEPS_AHEAD = 4
+# Steps in one dispatch where a scan over steps is fast (GPU and TPU).
+STEPS_PER_SCAN = 32
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """Where the run is; averages over the epoch so far."""
+
+    epoch: int  # from 1
+    step: int  # steps of this epoch done
+    steps: int  # steps per epoch
+    loss: float
+    accuracy: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One row of the history, and one line of ``metrics.jsonl``."""
+
+    epoch: int  # from 1
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    lr: float  # of the epoch's last step
+    seconds: float  # wall time of steps and validation, without compilation
+    images_per_second: float  # of the training steps alone
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far: highest validation accuracy, then lowest loss, then earliest."""
+
+    epoch: int
+    step: int
+    val_accuracy: float
+    val_loss: float
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far the run is: the JSON part of a save.
+
+    Attributes:
+        steps_into_epoch: batches of the epoch under way that are done; 0 between epochs.
+        best: None before the first epoch's end.
+        history: one result per finished epoch.
+    """
+
+    steps_into_epoch: int = 0
+    best: Best | None = None
+    history: tuple[EpochResult, ...] = ()
+
+    @property
+    def epochs_done(self) -> int:
+        """Finished epochs."""
+        return len(self.history)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> RunProgress:
+        """From what was stored."""
+        best = document["best"]
+        return cls(
+            steps_into_epoch=document["steps_into_epoch"],
+            best=Best(**best) if best else None,
+            history=tuple(EpochResult(**row) for row in document["history"]),
+        )
+
+
+@dataclass
+class Timer:
+    """Seconds by what they were spent on."""
+
+    compile: float = 0.0
+    train: float = 0.0
+
+    def timed_compile(self, compile_fn: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever was compiled
+        """The result of ``compile_fn``, its time counted as compilation."""
+        start = time.perf_counter()
+        compiled = compile_fn()
+        self.compile += time.perf_counter() - start
+        return compiled
+
+
+@dataclass
+class Trainer:
+    """A run under way.
+
+    Attributes:
+        config: what the user asked for.
+        dataset: train and val are used; test is not touched.
+        out: the prepared checkpoint directory.
+        mesh: the devices.
+        train_step: not yet compiled.
+        eval_step: jitted.
+        learning_rate: the schedule, for the history.
+        state: the training state, replicated on the mesh.
+        progress: how far it is.
+        timer: filled while it runs.
+        stop_requested: see ``request_stop``.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    out: Path
+    mesh: jax.sharding.Mesh
+    train_step: TrainStep
+    eval_step: EvalStep
+    learning_rate: optax.Schedule
+    state: TrainState
+    progress: RunProgress = field(default_factory=RunProgress)
+    timer: Timer = field(default_factory=Timer)
+    stop_requested: bool = False
+    _compiled: dict[tuple[bool, int], Callable[..., Any]] = field(default_factory=dict)
+
+    def epochs(self) -> Iterator[StepProgress | EpochResult]:
+        """Trains to the end, yielding progress within an epoch and a result after each.
+
+        Raises:
+            TrainingInterruptedError: ``stop_requested`` was set; the state has been saved.
+            BncliError: the loss is no longer finite; earlier saves are untouched.
+            CheckpointError: a save failed.
+        """
+        self.state = jax.device_put(self.state, replicated(self.mesh))
+        split = jax.device_put(DeviceSplit(self.dataset.train.images, self.dataset.train.labels), replicated(self.mesh))
+        while self.progress.epochs_done < self.config.training.epochs and not self._patience_is_spent():
+            yield from self._epoch(split)
+
+    def request_stop(self) -> None:
+        """Has the run saved and stopped after the step under way."""
+        self.stop_requested = True
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch."""
+        return steps_per_epoch(len(self.dataset.train), self.config.training.batch_size)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether patience ended the run before its last epoch."""
+        return self.progress.epochs_done < self.config.training.epochs and self._patience_is_spent()
+
+    def _epoch(self, split: DeviceSplit) -> Iterator[StepProgress | EpochResult]:
+        compiling_before = self.timer.compile
+        start = time.perf_counter()
+        yield from self._train_steps(split)
+        train_seconds = time.perf_counter() - start - (self.timer.compile - compiling_before)
+        result = self._finish_epoch(train_seconds)
+        seconds = time.perf_counter() - start - (self.timer.compile - compiling_before)
+        result = replace(result, seconds=seconds)
+        self.timer.train += seconds
+        self._save_epoch(result)
+        yield result
+
+    def _train_steps(self, split: DeviceSplit) -> Iterator[StepProgress]:
+        """The steps of the epoch under way that are still to do."""
+        epoch = self.progress.epochs_done  # from 0: it seeds order and augmentation
+        order = epoch_order(self.config.training.seed, epoch, len(self.dataset.train))
+        batches = epoch_batches(order, self.config.training.batch_size)
+        done = self.progress.steps_into_epoch
+        pending: deque[tuple[int, StepMetrics]] = deque()
+        clock = _Throughput()
+        for group in self._groups(islice(batches, done, None)):
+            if self.stop_requested:
+                self._stop(steps_into_epoch=done)
+            metrics = self._run(split, epoch, group)
+            done += len(group)
+            pending.append((done, metrics))
+            clock.count(sum(batch.num_real for batch in group))
+            if len(pending) > STEPS_AHEAD:
+                yield self._step_progress(*pending.popleft(), clock)
+        while pending:
+            yield self._step_progress(*pending.popleft(), clock)
+
+    def _groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
+        """Batches by what one dispatch takes: one on a CPU, several full ones where a scan over steps is fast."""
+        size = 1 if self.mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
+        group: list[Batch] = []
+        for batch in batches:
+            if batch.mask is not None:
+                yield from [[full] for full in group]
+                group = []
+                yield [batch]
+                continue
+            group.append(batch)
+            if len(group) == size:
+                yield group
+                group = []
+        yield from [[full] for full in group]
+
+    def _run(self, split: DeviceSplit, epoch: int, group: list[Batch]) -> StepMetrics:
+        """Runs the steps of one group; compiles on first use."""
+        arguments = self._device_arguments(split, epoch, group)
+        key = (group[0].mask is not None, len(group))
+        if key not in self._compiled:
+            step = self.train_step if len(group) == 1 else scan_steps(self.train_step)
+            jitted = jax.jit(step, donate_argnums=0)
+            self._compiled[key] = self.timer.timed_compile(lambda: jitted.lower(self.state, *arguments).compile())
+        self.state, metrics = self._compiled[key](self.state, *arguments)
+        return metrics
+
+    def _device_arguments(self, split: DeviceSplit, epoch: int, group: list[Batch]) -> tuple[Any, ...]:
+        one = len(group) == 1
+        indices = group[0].indices if one else np.stack([batch.indices for batch in group])  # [B] or [S, B]
+        sharding = batch_sharding(self.mesh, axis=0 if one else 1)
+        mask = group[0].mask
+        return (
+            split,
+            jax.device_put(np.int32(epoch), replicated(self.mesh)),
+            jax.device_put(indices, sharding),
+            None if mask is None else jax.device_put(mask, sharding),
+        )
+
+    def _step_progress(self, step: int, metrics: StepMetrics, clock: _Throughput) -> StepProgress:
+        loss, accuracy = float(metrics.loss), float(metrics.accuracy)  # waits for an old step, not for the newest
+        return StepProgress(
+            epoch=self.progress.epochs_done + 1,
+            step=step,
+            steps=self.steps_per_epoch,
+            loss=loss,
+            accuracy=accuracy,
+            images_per_second=clock.rate(),
+        )
+
+    def _finish_epoch(self, train_seconds: float) -> EpochResult:
+        """Validates, and starts the next epoch's sums."""
+        metrics = jax.device_get(self.state.metrics)
+        train_loss = float(metrics.loss_sum / metrics.num_examples)
+        epoch = self.progress.epochs_done + 1
+        if not math.isfinite(train_loss):
+            raise self._diverged(epoch)
+        result = evaluate(
+            self.eval_step,
+            self.state.variables,
+            self.dataset.val,
+            class_names=self.dataset.class_names,
+            batch_size=self.config.training.batch_size,
+            mesh=self.mesh,
+        )
+        trained_now = len(self.dataset.train) * (1 - self.progress.steps_into_epoch / self.steps_per_epoch)
+        zero = jax.device_put(EpochMetrics.zero(), replicated(self.mesh))
+        self.state = self.state.replace(metrics=zero)
+        return EpochResult(
+            epoch=epoch,
+            train_loss=train_loss,
+            train_accuracy=float(metrics.num_correct / metrics.num_examples),
+            val_loss=result.loss,
+            val_accuracy=result.accuracy,
+            lr=float(self.learning_rate(int(self.state.step) - 1)),
+            seconds=0.0,
+            images_per_second=trained_now / train_seconds,
+        )
+
+    def _diverged(self, epoch: int) -> BncliError:
+        steps = checkpoint.complete_steps(self.out)
+        saved = f" The save of step {steps[-1]} is from before it." if steps else ""
+        rate = self.config.optimizer.peak_learning_rate
+        return BncliError(
+            f"the loss is not finite in epoch {epoch}: the training has diverged.{saved}",
+            remedy=f"Start again with a lower --learning-rate (it was {rate:g}), a longer --warmup-epochs "
+            "or --clip-norm 1.",
+        )
+
+    def _save_epoch(self, result: EpochResult) -> None:
+        best = _better(self.progress.best, result, int(self.state.step))
+        self.progress = RunProgress(best=best, history=(*self.progress.history, result))
+        self._save()
+        checkpoint.append_metrics(self.out, asdict(result))
+        checkpoint.prune(self.out, keep=self.config.training.keep, best_step=best.step)
+
+    def _stop(self, *, steps_into_epoch: int) -> None:
+        self.progress = replace(self.progress, steps_into_epoch=steps_into_epoch)
+        step = int(self.state.step)
+        if step not in checkpoint.complete_steps(self.out):
+            self._save()
+        raise TrainingInterruptedError(
+            f"interrupted in epoch {self.progress.epochs_done + 1}; saved at step {step} in {self.out}",
+            remedy=f"Go on with: bncli train --resume --out {self.out}",
+        )
+
+    def _save(self) -> None:
+        variables, optimizer = split_state(self.state)
+        checkpoint.save(
+            self.out,
+            int(self.state.step),
+            variables=variables,
+            optimizer=optimizer,
+            progress=self.progress.to_json(),
+        )
+
+    def _patience_is_spent(self) -> bool:
+        patience, best = self.config.training.patience, self.progress.best
+        return patience is not None and best is not None and self.progress.epochs_done - best.epoch >= patience
+
+
+def split_state(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(variables, the rest) of a state: the two array items of a save, apart so that a reader takes the first alone."""
+    return (
+        {"batch_stats": state.batch_stats, "params": state.params},
+        {"metrics": state.metrics, "opt_state": state.opt_state, "step": state.step},
+    )
+
+
+def join_state(variables: Mapping[str, Any], rest: Mapping[str, Any]) -> TrainState:
+    """The inverse of ``split_state``."""
+    return TrainState(**variables, **rest)
+
+
+def _better(best: Best | None, result: EpochResult, step: int) -> Best:
+    if best is not None and (best.val_accuracy, -best.val_loss) >= (result.val_accuracy, -result.val_loss):
+        return best
+    return Best(epoch=result.epoch, step=step, val_accuracy=result.val_accuracy, val_loss=result.val_loss)
+
+
+class _Throughput:
+    """Images per second since the first step was through, so that compilation does not count."""
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+        self._images = 0
+
+    def count(self, images: int) -> None:
+        if self._start is None:
+            self._start = time.perf_counter()
+        else:
+            self._images += images
+
+    def rate(self) -> float:
+        elapsed = time.perf_counter() - (self._start or 0.0)
+        return self._images / elapsed if self._images else 0.0

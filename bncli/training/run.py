@@ -1,0 +1,207 @@
+"""A whole run: data, network and state, the loop, and the test split once at the end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from bncli import checkpoint, runtime
+from bncli.config import CheckpointConfig, DatasetRecord, Preprocessing, RunConfig
+from bncli.data import Augmentation, Dataset
+from bncli.errors import CheckpointError
+from bncli.evaluation import EvalResult, evaluate
+from bncli.models import build_network, model_file_sha256
+from bncli.training.loop import Best, EpochResult, RunProgress, Trainer, join_state, split_state
+from bncli.training.optimizer import create_learning_rate_fn, create_optimizer
+from bncli.training.state import create_train_state
+from bncli.training.steps import StepSettings, make_eval_step, make_train_step
+
+
+@dataclass(frozen=True)
+class Hashes:
+    """SHA-256 over the leaves of each part of the final state."""
+
+    params: str
+    batch_stats: str
+    opt_state: str
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the run's wall time went; ``total`` includes loading data, compiling, saving and testing."""
+
+    compile: float
+    train: float
+    total: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        out: the checkpoint directory.
+        epochs_run: epochs in the history, earlier runs' included.
+        best: the epoch the test was scored on.
+        test: of the best epoch, on the test split.
+        images_per_second: of the training steps, mean over this run's epochs; None where there were none.
+        seconds: this run's.
+        sha256: of the last state.
+        history: one row an epoch.
+        stopped_early: whether patience ended the run.
+        config: what was asked for, and what data and machine added: the content of ``config.json``.
+    """
+
+    out: Path
+    epochs_run: int
+    best: Best
+    test: EvalResult
+    images_per_second: float | None
+    seconds: Seconds
+    sha256: Hashes
+    history: tuple[EpochResult, ...]
+    stopped_early: bool
+    config: CheckpointConfig
+
+
+def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
+    """A trainer at the start of its run; ``out`` is not touched yet.
+
+    Raises:
+        UsageError: an unknown model, or a batch that does not divide over the devices.
+        ModelError: the network does not fit the images.
+    """
+    mesh = runtime.make_mesh()
+    runtime.check_batch_size(config.training.batch_size, mesh)
+    network = build_network(
+        config.model,
+        num_classes=len(dataset.class_names),
+        image_shape=dataset.image_shape,
+        precision=config.training.precision,
+    )
+    batch_size = config.training.batch_size
+    learning_rate = create_learning_rate_fn(
+        config.optimizer,
+        steps_per_epoch=-(-len(dataset.train) // batch_size),
+        epochs=config.training.epochs,
+    )
+    optimizer = create_optimizer(config.optimizer, learning_rate)
+    settings = StepSettings(
+        network=network,
+        optimizer=optimizer,
+        preprocessing=preprocessing_of(dataset),
+        augmentation=dataset.augmentation if config.data.augment else Augmentation.none(),
+        label_smoothing=config.optimizer.label_smoothing,
+        precision=config.training.precision,
+        seed=config.training.seed,
+    )
+    eval_step = jax.jit(
+        make_eval_step(
+            lambda variables, images, mask: network.logits(variables, images),
+            settings.preprocessing,
+            precision=config.training.precision,
+        )
+    )
+    return Trainer(
+        config=config,
+        dataset=dataset,
+        out=out,
+        mesh=mesh,
+        train_step=make_train_step(settings),
+        eval_step=eval_step,
+        learning_rate=learning_rate,
+        state=create_train_state(network, optimizer, image_shape=dataset.image_shape, seed=config.training.seed),
+    )
+
+
+def start(trainer: Trainer, *, overwrite: bool) -> None:
+    """Makes the output directory ready for a new run and records the run's configuration there."""
+    checkpoint.create_output(trainer.out, overwrite=overwrite)
+    checkpoint.write_config(trainer.out, checkpoint_config(trainer.config, trainer.dataset))
+    checkpoint.write_metrics(trainer.out, [])
+
+
+def resume(trainer: Trainer) -> None:
+    """Puts the trainer where the run in its output directory was last saved.
+
+    Raises:
+        CheckpointError: no save, a damaged one, or one of other data.
+    """
+    stored = checkpoint.read_config(trainer.out)
+    if stored.dataset.sha256 != trainer.dataset.sha256:
+        raise CheckpointError(
+            f"{trainer.out} was trained on other data: {stored.dataset.name} (SHA-256 {stored.dataset.sha256[:12]}…), "
+            f"now {trainer.dataset.name} ({trainer.dataset.sha256[:12]}…)",
+            remedy="Resume with the same data, or train into another --out.",
+        )
+    step = checkpoint.find_step(trainer.out, "last")
+    variables, rest = split_state(jax.device_put(trainer.state, runtime.replicated(trainer.mesh)))
+    trainer.state = join_state(*checkpoint.restore_training(trainer.out, step, variables=variables, optimizer=rest))
+    trainer.progress = RunProgress.from_json(checkpoint.read_progress(trainer.out, step))
+    checkpoint.write_config(trainer.out, checkpoint_config(trainer.config, trainer.dataset))
+    checkpoint.write_metrics(trainer.out, [vars(row) for row in trainer.progress.history])
+
+
+def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResult:
+    """Scores the test split on the best epoch; called once, after the last epoch.
+
+    Args:
+        trainer: at the end of its run.
+        started: ``time.perf_counter()`` when the command began.
+        epochs_before: epochs that earlier runs had done.
+    """
+    best = trainer.progress.best
+    assert best is not None  # there is at least one epoch
+    test = evaluate(
+        trainer.eval_step,
+        checkpoint.load_variables(trainer.out, best.step),
+        trainer.dataset.test,
+        class_names=trainer.dataset.class_names,
+        batch_size=trainer.config.training.batch_size,
+        mesh=trainer.mesh,
+    )
+    rates = [row.images_per_second for row in trainer.progress.history[epochs_before:]]
+    return TrainResult(
+        out=trainer.out,
+        epochs_run=trainer.progress.epochs_done,
+        best=best,
+        test=test,
+        images_per_second=sum(rates) / len(rates) if rates else None,
+        seconds=Seconds(trainer.timer.compile, trainer.timer.train, time.perf_counter() - started),
+        sha256=Hashes(
+            params=checkpoint.sha256_tree(trainer.state.params),
+            batch_stats=checkpoint.sha256_tree(trainer.state.batch_stats),
+            opt_state=checkpoint.sha256_tree(trainer.state.opt_state),
+        ),
+        history=trainer.progress.history,
+        stopped_early=trainer.stopped_early,
+        config=checkpoint_config(trainer.config, trainer.dataset),
+    )
+
+
+def checkpoint_config(config: RunConfig, dataset: Dataset) -> CheckpointConfig:
+    """What ``config.json`` says of a run."""
+    return CheckpointConfig(
+        run=config,
+        preprocessing=preprocessing_of(dataset),
+        dataset=DatasetRecord(
+            name=dataset.name,
+            source=dataset.source,
+            sha256=dataset.sha256,
+            class_names=dataset.class_names,
+            num_train=len(dataset.train),
+            num_val=len(dataset.val),
+            num_test=len(dataset.test),
+        ),
+        versions=runtime.versions(),
+        model_sha256=model_file_sha256(config.model.name),
+    )
+
+
+def preprocessing_of(dataset: Dataset) -> Preprocessing:
+    """How the data set's images become the network's input."""
+    height, width, channels = dataset.image_shape
+    return Preprocessing(size=(height, width), channels=channels, mean=dataset.mean, std=dataset.std)

@@ -1,0 +1,304 @@
+"""Image files: exact pixels, one rule of resizing, every unreadable file named at once."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from dataset_writers import colour_image, grey_image, save_image, write_image_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bncli.data import load_dataset, load_image
+from bncli.data.folder import read_image_folder
+from bncli.errors import ConfigError, DataError
+
+EXIF_ORIENTATION = 0x0112
+
+
+def pixels(image):
+    return np.asarray(image)
+
+
+def test_a_folder_is_read_pixel_by_pixel_in_order(tmp_path):
+    write_image_folder(tmp_path, splits=("train", "val", "test"))
+    raw = read_image_folder(tmp_path)
+    for split, first in ((raw.train, 0), (raw.val, 12), (raw.test, 24)):
+        assert split.labels.tolist() == [0] * 6 + [1] * 6
+        for number, image in enumerate(split.images):
+            np.testing.assert_array_equal(image, pixels(colour_image(seed=first + number)))
+    assert raw.class_names == ("cat", "dog")
+    assert raw.warnings == ()
+
+
+def test_threads_keep_the_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("bncli.data.folder._FILES_PER_TASK", 1)
+    monkeypatch.setattr("bncli.data.folder._num_threads", lambda: 8)
+    write_image_folder(tmp_path, per_class=20)
+    raw = read_image_folder(tmp_path)
+    for number, image in enumerate(raw.train.images):
+        np.testing.assert_array_equal(image, pixels(colour_image(seed=number)))
+
+
+def test_a_folder_without_splits_is_split_by_class(tmp_path):
+    write_image_folder(tmp_path, splits=("",), per_class=20)
+    first, second = (load_dataset(str(tmp_path), seed=seed) for seed in (0, 1))
+    assert [len(split) for split in (first.train, first.val, first.test)] == [29, 3, 8]
+    assert np.bincount(first.test.labels).tolist() == [4, 4]
+    np.testing.assert_array_equal(first.test.images, second.test.images)
+    assert not np.array_equal(first.val.images, second.val.images)
+
+
+def test_grey_files_give_one_channel(tmp_path):
+    write_image_folder(tmp_path, make=grey_image)
+    raw = read_image_folder(tmp_path)
+    np.testing.assert_array_equal(raw.train.images[0, ..., 0], pixels(grey_image(seed=0)))
+    coloured = read_image_folder(tmp_path, channels=3)
+    np.testing.assert_array_equal(coloured.train.images, np.repeat(raw.train.images, 3, axis=3))
+
+
+def test_grey_and_colour_mixed_needs_a_decision(tmp_path):
+    write_image_folder(tmp_path)
+    odd = save_image(grey_image(), tmp_path / "train" / "dog" / "3.png")
+    with pytest.raises(
+        DataError, match=r"1 images are grey and 23 are in colour: .*dog/3\.png is grey, .*cat/0\.png is not"
+    ) as caught:
+        read_image_folder(tmp_path)
+    assert "--channels 1" in caught.value.remedy
+    assert str(odd) in caught.value.message
+    assert read_image_folder(tmp_path, channels=1).train.images.shape == (12, 8, 8, 1)
+    np.testing.assert_array_equal(
+        read_image_folder(tmp_path, channels=3).train.images[9], pixels(grey_image().convert("RGB"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected", "told"),
+    [
+        ([(40, 60)], (40, 60), None),
+        ([(300, 300)], (224, 224), "are 300x300"),
+        ([(40, 60), (50, 30), (70, 70)], (40, 40), "differ in size"),
+        ([(5, 6), (6, 5)], (8, 8), "differ in size"),
+        ([(900, 400), (500, 700)], (224, 224), "differ in size"),
+    ],
+)
+def test_the_default_size_is_the_common_one_or_the_median(tmp_path, sizes, expected, told):
+    for name in ("cat", "dog"):
+        for number, (height, width) in enumerate(sizes):
+            save_image(colour_image(height, width), tmp_path / name / f"{number}.png")
+    raw = read_image_folder(tmp_path)
+    assert raw.train.images.shape[1:3] == expected
+    assert [told in warning and "--image-size" in warning for warning in raw.warnings] == ([True] if told else [])
+    assert read_image_folder(tmp_path, image_size=12).train.images.shape[1:] == (12, 12, 3)
+
+
+def test_a_resized_image_is_the_centre_of_the_scaled_one(tmp_path):
+    # Left half red, right half blue, wider than high: the centre square keeps the border in its middle.
+    wide = np.zeros((40, 80, 3), np.uint8)
+    wide[:, :40, 0] = wide[:, 40:, 2] = 255
+    image = load_image(save_image(Image.fromarray(wide), tmp_path / "wide.png"), size=(20, 20), channels=3)
+    np.testing.assert_array_equal(image[:, :9], np.broadcast_to([255, 0, 0], (20, 9, 3)))
+    np.testing.assert_array_equal(image[:, 11:], np.broadcast_to([0, 0, 255], (20, 9, 3)))
+
+
+def test_one_image_alone_is_the_image_in_the_folder(tmp_path):
+    for name in ("cat", "dog"):
+        for number, side in enumerate((30, 40, 50)):
+            save_image(colour_image(side, 2 * side, seed=number), tmp_path / name / f"{number}.jpg", quality=90)
+    raw = read_image_folder(tmp_path, image_size=16, channels=1)
+    for number in range(3):
+        alone = load_image(tmp_path / "cat" / f"{number}.jpg", size=(16, 16), channels=1)
+        np.testing.assert_array_equal(raw.train.images[number], alone)
+
+
+def test_an_image_lies_as_its_exif_orientation_says(tmp_path):
+    image = colour_image(4, 6)
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6  # the camera was held upright: turn clockwise
+    path = save_image(image, tmp_path / "cat" / "1.png", exif=exif)
+    turned = np.rot90(pixels(image), k=-1)
+    np.testing.assert_array_equal(load_image(path, size=(6, 4), channels=3), turned)
+    save_image(colour_image(6, 4), tmp_path / "dog" / "1.png")
+    raw = read_image_folder(tmp_path)
+    np.testing.assert_array_equal(raw.train.images[0], turned)
+    assert raw.warnings == ()
+
+
+def half_transparent(mode):
+    image = Image.new("RGBA", (4, 4), (200, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 2, 4))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_white(tmp_path, mode):
+    path = save_image(half_transparent(mode), tmp_path / "x.png")
+    image = load_image(path, size=(4, 4), channels=3)
+    np.testing.assert_array_equal(image[:, :2], 255)
+    assert image[0, 3].max() < 255
+
+
+GREY_16 = np.array([[0, 257, 65535], [128 * 257, 300, 65000]], np.uint16)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path, suffix):
+    path = save_image(Image.fromarray(GREY_16), tmp_path / f"x.{suffix}")
+    expected = [[0, 1, 255], [128, 1, 253]]
+    assert load_image(path, size=(2, 3), channels=1)[..., 0].tolist() == expected
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tif", "ppm"])
+def test_every_mode_of_every_kind_can_be_read(tmp_path, mode, suffix):
+    flat = Image.new("RGB", (8, 8), (0, 0, 0)).convert(mode)
+    try:
+        path = save_image(flat, tmp_path / f"x.{suffix}")
+    except OSError:
+        pytest.skip(f"Pillow writes no {mode} as {suffix}")
+    for channels in (1, 3):
+        assert load_image(path, size=(8, 8), channels=channels).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("make", "is_grey"),
+    [
+        (lambda: grey_image().convert("P"), True),
+        (lambda: colour_image().convert("P"), False),
+        (lambda: grey_image().convert("1"), True),
+        (lambda: grey_image().convert("LA"), True),
+        (lambda: Image.fromarray(GREY_16), True),
+        (colour_image, False),
+    ],
+)
+def test_grey_is_told_from_colour_in_every_mode(tmp_path, make, is_grey):
+    for name in ("cat", "dog"):
+        save_image(make(), tmp_path / name / "1.png")
+    assert read_image_folder(tmp_path).train.images.shape[3] == (1 if is_grey else 3)
+
+
+def damage_folder(root):
+    """A folder with one bad file of each kind; returns their names."""
+    write_image_folder(root)
+    cats = root / "train" / "cat"
+    save_image(colour_image(64, 64), cats / "7.jpg")
+    (cats / "7.jpg").write_bytes((cats / "7.jpg").read_bytes()[:-400])
+    (cats / "8.png").write_bytes(b"<html>Not found</html>")
+    (cats / "9.png").write_bytes(b"")
+    (cats / "notes.txt").write_text("hello")
+    save_image(Image.new("F", (8, 8)), cats / "float.tif")
+    dogs = root / "test" / "dog"
+    (dogs / "1.png").write_bytes((dogs / "1.png").read_bytes()[:60])
+    (dogs / "vector.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    (dogs / "gone.png").symlink_to(root / "nowhere.png")
+    return ["7.jpg", "8.png", "9.png", "notes.txt", "float.tif", "dog/1.png", "vector.png", "gone.png"]
+
+
+def test_all_unreadable_files_are_named_before_training(tmp_path):
+    bad = damage_folder(tmp_path)
+    with pytest.raises(DataError) as caught:
+        read_image_folder(tmp_path, channels=3)
+    lines = caught.value.message.splitlines()
+    assert lines[0] == "8 of 31 files are no readable images:"
+    for name in bad:
+        assert any(f"{name}: " in line for line in lines[1:]), (name, lines)
+    assert len(lines) == 1 + len(bad)
+    assert "--bad-images skip" in caught.value.remedy
+
+
+def test_unreadable_files_are_left_out_on_demand(tmp_path):
+    damage_folder(tmp_path)
+    raw = read_image_folder(tmp_path, channels=3, bad_images="skip")
+    assert (len(raw.train), len(raw.test)) == (12, 11)
+    assert "left out 8 of 31 files" in raw.warnings[-1]
+    readable = [seed for seed in range(12, 24) if seed != 19]
+    for image, seed in zip(raw.test.images, readable, strict=True):
+        np.testing.assert_array_equal(image, pixels(colour_image(seed=seed)))
+    assert raw.test.labels.tolist() == [0] * 6 + [1] * 5
+
+
+def test_a_folder_of_nothing_readable_is_refused_even_then(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"no")
+    for bad_images in ("error", "skip"):
+        with pytest.raises(DataError, match="2 of 2 files are no readable images"):
+            read_image_folder(tmp_path, bad_images=bad_images)
+
+
+def test_a_class_that_skipping_empties_is_refused(tmp_path):
+    write_image_folder(tmp_path, splits=("",))
+    for path in (tmp_path / "dog").iterdir():
+        path.write_bytes(b"no")
+    with pytest.raises(DataError, match="no training example: dog"):
+        load_dataset(str(tmp_path), bad_images="skip")
+
+
+def test_a_long_list_is_cut(tmp_path):
+    write_image_folder(tmp_path, splits=("",))
+    for number in range(120):
+        (tmp_path / "dog" / f"bad{number}.png").write_bytes(b"no")
+    with pytest.raises(DataError, match="… and 20 more"):
+        read_image_folder(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [10 * 10 - 1, (10 * 10 - 1) // 2])
+def test_a_decompression_bomb_is_refused_by_name(tmp_path, monkeypatch, limit):
+    # Pillow warns above its limit and raises above twice the limit; both are refusals here.
+    write_image_folder(tmp_path, splits=("",), make=lambda seed: colour_image(4, 4, seed=seed))
+    bomb = save_image(colour_image(10, 10), tmp_path / "dog" / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(DataError, match=r"bomb\.png: .*100 pixels"):
+        read_image_folder(tmp_path, image_size=4)
+    with pytest.raises(DataError, match=r"bomb\.png: .*100 pixels"):
+        load_image(bomb, size=(4, 4), channels=3)
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_decoding(tmp_path, monkeypatch):
+    write_image_folder(tmp_path)
+    (tmp_path / "train" / "cat" / "0.png").write_bytes((tmp_path / "train" / "cat" / "0.png").read_bytes()[:60])
+    monkeypatch.setattr("bncli.data.memory.available_memory", lambda: (256 << 20) + 5000)
+    with pytest.raises(DataError, match="24 images of 8x8x3: 5.9 KiB of memory needed, 256.0 MiB available") as caught:
+        read_image_folder(tmp_path)
+    assert "--image-size" in caught.value.remedy
+
+
+def test_progress_is_reported_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("bncli.data.folder._FILES_PER_TASK", 5)
+    write_image_folder(tmp_path)
+    calls = []
+    load_dataset(str(tmp_path), progress=lambda *call: calls.append(call))
+    assert [call for call in calls if call[1] == call[2]] == [
+        ("reading headers", 24, 24),
+        ("decoding train", 12, 12),
+        ("decoding test", 12, 12),
+    ]
+    assert all(before[1] < after[1] for before, after in pairwise(calls) if before[0] == after[0])
+
+
+@pytest.mark.parametrize(("options", "message"), [({"image_size": 0}, "image size is 0"), ({"channels": 2}, "is 2")])
+def test_options_out_of_range_are_refused(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        read_image_folder(tmp_path, **options)
+
+
+def test_a_file_that_is_no_image_is_refused_alone(tmp_path):
+    for path in (tmp_path / "missing.png", tmp_path):
+        with pytest.raises(DataError) as caught:
+            load_image(path, size=(4, 4), channels=3)
+        assert str(path) in caught.value.message
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), suffix=st.sampled_from(["png", "jpg", "gif", "bmp", "webp", "tif"]))
+def test_no_bytes_raise_anything_but_a_data_error(data, suffix, tmp_path_factory):
+    path = save_image(colour_image(6, 6), tmp_path_factory.getbasetemp() / f"fuzzed.{suffix}")
+    content = bytearray(path.read_bytes())
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=6)):
+        content[position] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
+    try:
+        image = load_image(path, size=(6, 6), channels=3)
+    except DataError:
+        return
+    assert image.shape == (6, 6, 3)
