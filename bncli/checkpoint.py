@@ -293,8 +293,7 @@ def verify(directory: Path, step: int) -> None:
     """
     target = _step_path(directory, step)
     manifest = _manifest_path(directory, step)
-    expected = dict(reversed(line.split("  ", 1)) for line in manifest.read_text().splitlines())
-    actual = dict(reversed(line.split("  ", 1)) for line in _manifest(target).splitlines())
+    expected, actual = _parsed(manifest.read_text(encoding="utf-8")), _parsed(_manifest(target))
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
             what = (
@@ -394,6 +393,11 @@ def _manifest(target: Path) -> str:
     """One line a file, as ``sha256sum`` writes it, paths relative to ``target``."""
     files = sorted(path for path in target.rglob("*") if path.is_file())
     return "".join(f"{_file_sha256(path)}  {path.relative_to(target).as_posix()}\n" for path in files)
+
+
+def _parsed(manifest: str) -> dict[str, str]:
+    """File name -> SHA-256."""
+    return {name: digest for digest, _, name in (line.partition("  ") for line in manifest.splitlines())}
 
 
 def _file_sha256(path: Path) -> str:

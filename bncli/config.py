@@ -15,7 +15,7 @@ contributed (preprocessing, class names, versions), so that a checkpoint can be 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -76,7 +76,7 @@ class DataConfig:
     data_dir: str | None = None
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     image_size: Positive | None = None
-    channels: Literal[1, 3] | None = None
+    channels: Positive | None = None
     bad_images: BadImages = "error"
     augment: bool = True
 
@@ -153,7 +153,7 @@ class Preprocessing:
     """From a uint8 image to the network's input: resize to ``size``, then (x/255 − mean)/std per channel."""
 
     size: tuple[int, int]  # height, width in pixels
-    channels: Literal[1, 3]
+    channels: Positive
     mean: tuple[float, ...]
     std: tuple[float, ...]
 

@@ -184,7 +184,7 @@ def _verification_images(original: Checkpoint, data_dir: Path | None) -> tuple[n
     """uint8 images [N, H, W, C] to compare on, and what they are; random ones where the data are not at hand."""
     config = original.config
     try:
-        dataset = load_matching(config, source=None, data_dir=data_dir)
+        dataset = load_matching(config, data_dir=data_dir)
     except BncliError as error:
         random = np.random.default_rng(0).integers(
             0, 256, (VERIFY_EXAMPLES // 4, *config.preprocessing.image_shape), dtype=np.uint8

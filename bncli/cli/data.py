@@ -30,6 +30,6 @@ def fetch(
     """Download a data set from its publisher, and check its SHA-256."""
     from bncli.data import fetch as fetch_dataset
 
-    with display.download_bar(quiet=quiet) as progress:
+    with display.counting(quiet=quiet, unit="bytes") as progress:
         folder = fetch_dataset(name, data_dir=data_dir, progress=progress)
     typer.echo(folder)

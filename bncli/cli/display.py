@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -112,21 +112,24 @@ class TrainingDisplay:
 
 
 @contextmanager
-def download_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int | None], None] | None]:
-    """A callback (name, bytes so far, bytes in all) that draws a bar per file; None where nothing is to be drawn."""
+def counting(
+    *, quiet: bool, unit: Literal["bytes", "files"]
+) -> Iterator[Callable[[str, int, int | None], None] | None]:
+    """A callback (what, done, total) that draws a bar per ``what``; None where nothing is to be drawn."""
     console = stderr()
     if quiet or not console.is_terminal:
         yield None
         return
+    amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console
+        TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), console=console, transient=True
     ) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def show(name: str, done: int, total: int | None) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.update(tasks[name], completed=done, total=total)
+        def show(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
 
         yield show
 

@@ -38,7 +38,8 @@ def evaluate(
     from bncli.evaluation import evaluate_checkpoint
 
     opened = load(checkpoint, step=step, model=model)
-    dataset = load_matching(opened.config, source=data, data_dir=data_dir)
+    with display.counting(quiet=quiet, unit="files") as progress:
+        dataset = load_matching(opened.config, source=data, data_dir=data_dir, progress=progress)
     display.warn(dataset.warnings, quiet=quiet)
     result = evaluate_checkpoint(
         opened,

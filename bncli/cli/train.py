@@ -195,7 +195,8 @@ def train(
     from bncli.training import run
     from bncli.training.loop import EpochResult
 
-    dataset = load_configured(config.data, seed=config.training.seed)
+    with display.counting(quiet=quiet, unit="files") as progress:
+        dataset = load_configured(config.data, seed=config.training.seed, progress=progress)
     display.warn(dataset.warnings, quiet=quiet)
     trainer = run.create_trainer(config, dataset, out)
     if resume:
@@ -278,6 +279,8 @@ def _field_value(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's v
         return dict(_key_value(text) for text in value or ())
     if name == "model":
         return absolute_model_name(value)
+    if name == "data" and Path(value).exists():
+        return str(Path(value).resolve())
     if isinstance(value, Path):
         return str(value)
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,15 @@ from bncli.data.load import load_dataset
 from bncli.errors import DataError
 
 
-def load_configured(config: DataConfig, *, seed: int) -> Dataset:
-    """The data set of ``config``, its validation split carved out by ``seed``."""
+Progress = Callable[[str, int, int | None], None]  # (what, how much of it is done, of how much)
+
+
+def load_configured(config: DataConfig, *, seed: int, progress: Progress | None = None) -> Dataset:
+    """The data set of ``config``, its validation split carved out by ``seed``.
+
+    Raises:
+        DataError: it is not there, cannot be read, or is malformed.
+    """
     return load_dataset(
         config.source,
         data_dir=Path(config.data_dir) if config.data_dir else None,
@@ -21,25 +29,36 @@ def load_configured(config: DataConfig, *, seed: int) -> Dataset:
         image_size=config.image_size,
         channels=config.channels,
         bad_images=config.bad_images,
+        progress=progress,
     )
 
 
-def load_matching(config: CheckpointConfig, *, source: str | None, data_dir: Path | None) -> Dataset:
+def load_matching(
+    config: CheckpointConfig,
+    *,
+    source: str | None = None,
+    data_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
     """The data a checkpoint was trained on, or other data of the same classes, in the checkpoint's image size.
 
     Args:
         config: the checkpoint's.
         source: other data; None for the checkpoint's own, with its own validation split.
         data_dir: where to look for a known name first.
+        progress: called while images are read.
 
     Raises:
         DataError: the data cannot be read, is not what the checkpoint was trained on, or has other classes.
     """
     shape = config.preprocessing.image_shape
-    changes: dict[str, object] = {"data_dir": str(data_dir)} if data_dir else {}
+    stored = config.run.data
+    directory = str(data_dir) if data_dir else stored.data_dir
+    wanted = replace(stored, data_dir=directory)
     if source is not None:
-        changes |= {"source": source, "channels": shape[2], "image_size": shape[0] if shape[0] == shape[1] else None}
-    dataset = load_configured(replace(config.run.data, **changes), seed=config.run.training.seed)
+        square = shape[0] if shape[0] == shape[1] else None
+        wanted = replace(wanted, source=source, channels=shape[2], image_size=square)
+    dataset = load_configured(wanted, seed=config.run.training.seed, progress=progress)
     if dataset.class_names != config.dataset.class_names:
         raise DataError(
             f"{dataset.source} has classes {_few(dataset.class_names)}, "
@@ -55,7 +74,7 @@ def load_matching(config: CheckpointConfig, *, source: str | None, data_dir: Pat
         raise DataError(
             f"{dataset.source} has changed since training: SHA-256 {dataset.sha256[:12]}…, "
             f"was {config.dataset.sha256[:12]}…",
-            remedy=f"To use it as it is now: --data {config.run.data.source}",
+            remedy=f"To use it as it is now: --data {stored.source}",
         )
     return dataset
 

@@ -282,8 +282,10 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """The image as uint8 [H, W, C], C 1 or 3."""
     height, width, channels = shape
     with _opened(path) as opened:
-        # A JPEG decoder can halve the image while decoding; twice the final size leaves the result smooth.
-        opened.draft(None, (2 * max(height, width),) * 2)
+        covering = 2 * max(height, width)
+        if min(opened.size) >= 2 * covering:
+            # A JPEG decoder can halve the image while decoding; twice the final size leaves the result smooth.
+            opened.draft(None, (covering, covering))
         image = _turned(opened)
         mode = "L" if channels == 1 else "RGB"
         if image.mode != mode or "transparency" in image.info:

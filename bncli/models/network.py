@@ -88,14 +88,12 @@ class Network:
             dropout_key: for this step.
         """
         with _interception(mask=mask):
-            logits, updates = self.module.apply(
-                variables, images, rngs={"dropout": dropout_key}, mutable=["batch_stats"], **self._mode(True)
-            )
-        return logits.astype(jnp.float32), updates.get("batch_stats", {})
+            return self._train_mode(variables, images, dropout_key)
 
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Eval mode, running statistics: logits float32 [B, num_classes] of normalised images [B, H, W, C]."""
-        return self.module.apply(variables, images, **self._mode(False)).astype(jnp.float32)
+        logits: Any = self.module.apply(variables, images, **self._mode(False))
+        return logits.astype(jnp.float32)
 
     def logits_by_batch_stats(self, variables: Variables, images: jax.Array, *, mask: jax.Array | None) -> jax.Array:
         """Logits with each BN normalising by this batch's statistics, dropout off.
@@ -103,10 +101,7 @@ class Network:
         This is train mode without ``nn.Dropout``: a module that is random in another way stays so, with a fixed key.
         """
         with _interception(mask=mask, dropout=False):
-            output: Any = self.module.apply(
-                variables, images, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"], **self._mode(True)
-            )
-        return output[0].astype(jnp.float32)
+            return self._train_mode(variables, images, jax.random.key(0))[0]
 
     def batch_norms(self, variables: Variables, image_shape: tuple[int, int, int]) -> dict[str, BatchNormSettings]:
         """The settings of each BN layer the module calls, by path ("Block_1/BatchNorm_0"), in order of the call."""
@@ -122,6 +117,15 @@ class Network:
         with nn.intercept_methods(record):
             jax.eval_shape(self.logits, variables, images)
         return found
+
+    def _train_mode(
+        self, variables: Variables, images: jax.Array, dropout_key: jax.Array
+    ) -> tuple[jax.Array, Mapping[str, Any]]:
+        output: Any = self.module.apply(
+            variables, images, rngs={"dropout": dropout_key}, mutable=["batch_stats"], **self._mode(True)
+        )
+        logits, updates = output
+        return logits.astype(jnp.float32), updates.get("batch_stats", {})
 
     def _mode(self, train: bool) -> dict[str, Any]:
         if self.train_argument is None:

@@ -159,7 +159,8 @@ class Trainer:
             CheckpointError: a save failed.
         """
         self.state = jax.device_put(self.state, replicated(self.mesh))
-        split = jax.device_put(DeviceSplit(self.dataset.train.images, self.dataset.train.labels), replicated(self.mesh))
+        train = self.dataset.train
+        split = DeviceSplit(*jax.device_put((train.images, train.labels), replicated(self.mesh)))
         while self.progress.epochs_done < self.config.training.epochs and not self._patience_is_spent():
             yield from self._epoch(split)
 
@@ -276,7 +277,7 @@ class Trainer:
         )
         trained_now = len(self.dataset.train) * (1 - self.progress.steps_into_epoch / self.steps_per_epoch)
         zero = jax.device_put(EpochMetrics.zero(), replicated(self.mesh))
-        self.state = self.state.replace(metrics=zero)
+        self.state = replace(self.state, metrics=zero)
         return EpochResult(
             epoch=epoch,
             train_loss=train_loss,
