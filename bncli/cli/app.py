@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import bncli
-from bncli.cli import data, display, evaluate, fold, inspect_stats, predict, train
+from bncli.cli import data, evaluate, fold, inspect_stats, predict, train
 from bncli.errors import BncliError
 
 app = typer.Typer(
@@ -32,6 +32,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except (BncliError, Exception) as error:
             if kwargs.get("debug") or isinstance(error, (typer.Exit, typer.BadParameter)):
                 raise
+            from bncli.cli import display
+
             display.show_error(error)
             raise typer.Exit(error.exit_code if isinstance(error, BncliError) else 1) from None
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bncli.cli import display, options, render
+from bncli.cli import options
 
 
 def list_datasets(
@@ -15,6 +15,7 @@ def list_datasets(
     debug: options.Debug = False,
 ) -> None:
     """Show the data sets known by name, and where each lies."""
+    from bncli.cli import render
     from bncli.data import known_datasets
 
     rows = tuple(known_datasets(data_dir=data_dir))
@@ -28,6 +29,7 @@ def fetch(
     debug: options.Debug = False,
 ) -> None:
     """Download a data set from its publisher, and check its SHA-256."""
+    from bncli.cli import display
     from bncli.data import fetch as fetch_dataset
 
     with display.counting(quiet=quiet, unit="bytes") as progress:

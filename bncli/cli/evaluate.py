@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bncli.choices import SplitName, StatsMode
-from bncli.cli import display, options, render
+from bncli.cli import options
 from bncli.errors import CheckFailedError
 
 
@@ -31,6 +31,7 @@ def evaluate(
 ) -> None:
     """Score a checkpoint on a split: loss, accuracy, top-5, per-class accuracy, confusion matrix."""
     from bncli import runtime
+    from bncli.cli import display, render
 
     runtime.configure()
     from bncli.checkpoint import load

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bncli.cli import options, render
+from bncli.cli import options
 
 
 def fold(
@@ -37,6 +37,7 @@ def fold(
     Nothing is written when the proof fails (exit code 3).
     """
     from bncli import runtime
+    from bncli.cli import render
 
     runtime.configure()
     from bncli.conversion import fold_checkpoint

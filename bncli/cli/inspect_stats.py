@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bncli.choices import FailOn
-from bncli.cli import options, render
+from bncli.cli import options
 from bncli.errors import CheckFailedError
 
 
@@ -23,6 +23,7 @@ def inspect_stats(
 ) -> None:
     """Show each BN layer in numbers, and what is wrong with it."""
     from bncli import runtime
+    from bncli.cli import render
 
     runtime.configure()
     from bncli.inspection import inspect_stats as inspect

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bncli.cli import options, render
+from bncli.cli import options
 
 
 def predict(
@@ -21,6 +21,7 @@ def predict(
 ) -> None:
     """Show the most probable classes of image files, resized and normalised as in training."""
     from bncli import runtime
+    from bncli.cli import render
 
     runtime.configure()
     from bncli.checkpoint import load

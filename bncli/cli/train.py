@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bncli.choices import BadImages, BnPlacement, Init, OptimizerName, Precision, ScheduleName
-from bncli.cli import display, options, render
+from bncli.cli import options
 from bncli.errors import CheckpointError, ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -186,6 +186,7 @@ def train(
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
     from bncli import checkpoint, runtime
+    from bncli.cli import display, render
 
     if not resume:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
@@ -251,6 +252,8 @@ def _resumed_config(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
 
 
 def _note_stretched_schedule(stored: dict[str, Any], config: RunConfig, *, quiet: bool) -> None:
+    from bncli.cli import display
+
     before, now = stored["training"]["epochs"], config.training.epochs
     if before != now and config.optimizer.schedule_epochs is None and config.optimizer.schedule != "constant":
         display.note(
@@ -279,8 +282,8 @@ def _field_value(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's v
         return dict(_key_value(text) for text in value or ())
     if name == "model":
         return absolute_model_name(value)
-    if name == "data" and Path(value).exists():
-        return str(Path(value).resolve())
+    if name == "data":
+        return absolute_source(value)
     if isinstance(value, Path):
         return str(value)
     return value
@@ -301,6 +304,15 @@ def absolute_model_name(name: str) -> str:
     """``file.py:Class`` with the file's absolute path, so that the checkpoint can be read from anywhere."""
     path, _, class_name = name.rpartition(":")
     return f"{Path(path).resolve()}:{class_name}" if path.endswith(".py") else name
+
+
+def absolute_source(source: str) -> str:
+    """A path as an absolute one, so that the checkpoint finds its data from anywhere; a known name stays one."""
+    if not Path(source).exists():
+        return source
+    from bncli.data.known import KNOWN
+
+    return source if source in KNOWN else str(Path(source).resolve())
 
 
 def _validated(sections: dict[str, dict[str, Any]]) -> RunConfig:

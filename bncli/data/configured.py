@@ -11,7 +11,6 @@ from bncli.data.dataset import Dataset
 from bncli.data.load import load_dataset
 from bncli.errors import DataError
 
-
 Progress = Callable[[str, int, int | None], None]  # (what, how much of it is done, of how much)
 
 

@@ -69,9 +69,12 @@ def find_chains(graph: Graph, live: Sequence[Node], known: Known, batch: Sequenc
 
 
 def _join(chain: Chain, link: Chain) -> Chain | None:
-    """Both as one, unless their scales lie along different axes: those would not fit into one kernel."""
+    """Both as one, unless a scale along other axes, such as a mask's, would come to that of a BN or be torn from it."""
     affine = link.affine.after(chain.affine)
-    if len(varying(affine.scale)) > 1 and varying(affine.scale) != varying(chain.affine.scale):
+    before, after = varying(chain.affine.scale), varying(affine.scale)
+    if len(after) > 1 and before not in (frozenset(), after):
+        return None
+    if before and not set(link.norms) <= set(chain.norms) and not link.affine.varies() <= before:
         return None
     return replace(
         chain,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from bncli.errors import FoldError
 from bncli.folding.chains import STATISTICS, norm_name, norm_names
 from bncli.folding.draft import Draft
-from bncli.folding.graph import Path
+from bncli.folding.graph import Node, Path
 from bncli.folding.known import is_float
 
 VARIANCE_NAMES = frozenset({"moving_variance", "running_var", "sigma", "var", "variance"})
@@ -47,39 +47,40 @@ def check_inference_mode(draft: Draft) -> None:
     Raises:
         FoldError: the message names the first such layer.
     """
-    normalising = _layers_that_normalise(draft)
-    used_modules = _live_modules(draft)
+    pooled = _pooled_over_the_batch(draft)
+    by_example = {value for node in draft.live for value in node.inputs} - draft.graph.known - pooled
+    normalising = _layers_that_meet(draft, draft.live, by_example)
+    in_train_mode = _live_modules(draft) | _layers_that_meet(draft, draft.graph.nodes, pooled)
     for path in sorted(draft.graph.leaves.values()):
         if STATISTICS not in path or (name := norm_name(path)) in normalising:
             continue
-        if name in used_modules or name in _layers_that_update(draft):
+        if name in in_train_mode:
             raise FoldError(
                 f"{name} normalises with the statistics of the batch it is given, not with its running statistics",
                 remedy="pass an apply function in inference mode: train=False, or use_running_average=True",
             )
 
 
-def _layers_that_normalise(draft: Draft) -> set[str]:
-    """The BN layers whose running statistics meet a value that differs by example."""
-    fixed_batch = not any(draft.batch)
+def _layers_that_meet(draft: Draft, nodes: Sequence[Node], values: Set[int]) -> set[str]:
+    """The BN layers whose running statistics meet one of the values in one of the operations."""
     return {
         name
-        for node in draft.live
-        if any(value not in draft.known and (draft.batch[value] or fixed_batch) for value in node.inputs)
+        for node in nodes
+        if not values.isdisjoint(node.inputs)
         for value in node.inputs
         for name in norm_names(draft.known.provenance.get(value, frozenset()))
     }
 
 
-def _layers_that_update(draft: Draft) -> set[str]:
-    """The BN layers whose running statistics meet a value that is the same for all examples of a batch."""
-    return {
-        name
-        for node in draft.graph.nodes
-        if any(value not in draft.known and not draft.batch[value] for value in node.inputs)
-        for value in node.inputs
-        for name in norm_names(draft.known.provenance.get(value, frozenset()))
-    }
+def _pooled_over_the_batch(draft: Draft) -> set[int]:
+    """The dynamic values that are one for all examples: means over the batch and what is computed from those."""
+    pooled: set[int] = set()
+    for node in draft.graph.nodes:
+        dynamic = [value for value in node.inputs if value not in draft.known]
+        reduced = frozenset(node.params.get("axes", ())) if node.name.startswith("reduce_") else frozenset()
+        if dynamic and (draft.batch[dynamic[0]] & reduced or pooled.issuperset(dynamic)):
+            pooled.update(node.outputs)
+    return pooled
 
 
 def _live_modules(draft: Draft) -> set[str]:

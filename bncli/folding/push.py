@@ -60,8 +60,7 @@ class _Upward:
         move = rules_of(node.name).backward(self.draft.op(index), outputs)
         if isinstance(move, Stuck):
             return _at(move, self.draft, index)
-        self.take(index, node, move)
-        return None
+        return self.take(index, node, move)
 
     def agreed(self, value: int, demands: list[Affine]) -> Affine | Stuck:
         """What all readers of a value ask for."""
@@ -98,7 +97,9 @@ class _Upward:
         self.pass_on(index, 0, source, passed)
         return None
 
-    def take(self, index: int, node: Node, move: Move) -> None:
+    def take(self, index: int, node: Node, move: Move) -> Stuck | None:
+        if any(self.draft.batch[node.inputs[operand]] for operand in move.weights):
+            return Stuck("a constant beside it is as long as the batch")
         for operand, affine in move.passed.items():
             self.pass_on(index, operand, node.inputs[operand], affine)
         for position, affine in move.left.items():
@@ -106,6 +107,7 @@ class _Upward:
         if move.bias is not None:
             self.edits.biases[node.outputs[0]] = move.bias
         self.edits.weights.update({(index, operand): array for operand, array in move.weights.items()})
+        return None
 
     def pass_on(self, index: int, operand: int, value: int, affine: Affine) -> None:
         """Ask the operand's producer for it, together with what stands in front of the operand."""
@@ -201,10 +203,11 @@ def chain_backward(own: Affine, wanted: Affine) -> tuple[Affine, Affine]:
 def chain_forward(own: Affine, arriving: Affine) -> tuple[Affine, Affine]:
     """(x·s + t)·m + c = x·(m·s) + (m·t + c), or, where m lies along other axes than s, = (x·m)·s + (m·t + c).
 
+    A pure scale, too, passes a pure scale and leaves it alone: the two arms of a leaky ReLU must stay alike.
     Returns what the chain keeps and what it passes on.
     """
     total = own.after(arriving)
-    if _compose(own, arriving):
+    if _compose(own, arriving) and not (own.is_scale and arriving.is_scale):
         return Affine.identity(own.rank), total
     return Affine.of_scale(own.scale), Affine(arriving.scale, total.shift)
 

@@ -83,11 +83,14 @@ def source_file(name: str) -> Path | None:
     if module_name.endswith(".py"):
         return Path(module_name) if Path(module_name).is_file() else None
     top, _, rest = module_name.partition(".")
-    spec = importlib.util.find_spec(top)
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # no name at all, or "__main__"
+        return None
     if spec is None:
         return None
     if not rest:
-        return Path(spec.origin) if spec.origin else None
+        return Path(spec.origin) if spec.origin and spec.has_location else None  # "sys" has an origin and no file
     roots = [Path(root) for root in spec.submodule_search_locations or ()]
     tails = (Path(*rest.split(".")).with_suffix(".py"), Path(*rest.split(".")) / "__init__.py")
     return next((root / tail for root in roots for tail in tails if (root / tail).is_file()), None)

@@ -140,3 +140,47 @@ def dense(variables, name: str, x):
     """x·W, and a bias if it has one."""
     y = x @ variables["params"][name]["kernel"]
     return y + variables["params"][name]["bias"] if "bias" in variables["params"][name] else y
+
+
+def check_backward(function, shape=(2, 6, 4, 3), *, kernel=(3, 3, 3, 4), reason=None, into=("a",), axis=-1) -> Folded:
+    """conv -> function -> BN -> ReLU folds into the convolution, or is kept for the reason."""
+
+    def before(v, x):
+        return function(conv(v, "a", x))
+
+    width = shape_after(lambda x: before(in_float64(make(a=kernel)), x), shape)[axis]
+    variables = make(a=kernel, bn=width)
+    return _checked(lambda v, x: relu(norm(v, "bn", before(v, x), axis)), variables, shape, "backward", reason, into)
+
+
+def check_forward(function, shape=(2, 6, 4, 3), *, reason=None, axis=-1) -> Folded:
+    """ReLU -> BN -> function -> conv (or dense) folds into that, or is kept for the reason."""
+    out = shape_after(function, shape)
+    window = (2,) * (len(out) - 2)
+    variables = make(bn=shape[axis], a=(*window, out[-1], 5))
+
+    def apply(v, x):
+        y = function(norm(v, "bn", relu(x), axis))
+        return dense(v, "a", y) if y.ndim == 2 else conv(v, "a", y)
+
+    return _checked(apply, variables, shape, "forward", reason, ("a",))
+
+
+def shape_after(function, shape):
+    """The shape of function(x)."""
+    with jax.enable_x64(True):
+        return jax.eval_shape(function, jax.ShapeDtypeStruct(shape, jnp.float64)).shape
+
+
+def _checked(apply, variables, shape, direction, reason, into) -> Folded:
+    if reason is None:
+        result = check_fold(apply, variables, inputs(*shape), folded=["bn"], direction=direction)
+        assert result.report.norms[0].into == into
+        return result
+    result = check_fold(apply, variables, inputs(*shape), kept=["bn"])
+    assert reason in result.report.norms[0].reason, result.report.norms[0].reason
+    return result
+
+
+def relu(x):
+    return jnp.maximum(x, 0.0)

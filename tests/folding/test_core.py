@@ -11,13 +11,9 @@ from jax import lax
 from bncli.errors import FoldError
 from bncli.folding import fold
 from bncli.folding.graph import trace
-from folding.oracle import check_fold, conv, dense, inputs, make, norm
+from folding.oracle import check_fold, conv, dense, inputs, make, norm, relu
 
 X = inputs(2, 7, 6, 3)
-
-
-def relu(x):
-    return jnp.maximum(x, 0.0)
 
 
 # --- known defects elsewhere ---------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""Shared by all tests: nothing is left in the user's cache, and what many read is trained once."""
+
+import shutil
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_this_session(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def dataset():
+    """Three classes of 8×8 grey images: 84 to train, 30 to validate, 24 to test."""
+    from tiny import make_dataset
+
+    return make_dataset()
+
+
+@pytest.fixture(scope="session")
+def trained(dataset, tmp_path_factory):
+    """The result of four epochs of a small ``cnn``, whose saves must only be read; for changes see ``copied``."""
+    from tiny import CNN, run_config, train
+
+    return train(
+        run_config(model=CNN, data={"augment": False}, training={"epochs": 4, "batch_size": 28}),
+        dataset,
+        tmp_path_factory.mktemp("trained") / "ckpt",
+    )
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of the trained checkpoint directory, for a test to change."""
+    return shutil.copytree(trained.out, tmp_path / "ckpt")

@@ -1,0 +1,136 @@
+"""Laws of the registry: every known model can be built, trained a step in either precision, and refused with a reason."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from models.oracle import network_of, random_images
+
+from bncli.config import ModelConfig
+from bncli.errors import ModelError, UsageError
+from bncli.models import MODELS, relu_follows_every_bn
+
+SMALL = {"cnn": [2, 2, 2], "mlp": [2, 2], "resnet18": 2, "resnet20": 2, "resnet50": 2}  # features
+SLOW_TO_COMPILE = ("resnet18", "resnet20", "resnet50")  # test_network.py trains a smaller one
+
+
+def training_step(name, precision):
+    """(step, variables, images): one gradient step of the named model on its smallest image."""
+    shape = (MODELS[name].min_size, MODELS[name].min_size, 1)
+    network = network_of(shape, name=name, args={"features": SMALL[name]}, precision=precision)
+    images = random_images(6, shape).astype(precision)
+    labels = np.arange(6) % 3
+
+    def loss_fn(params, batch_stats):
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, batch_stats = network.train_logits(variables, images, mask=None, dropout_key=jax.random.key(1))
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, (logits, batch_stats)
+
+    def step(variables):
+        gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (logits, batch_stats)), grads = gradient_fn(variables["params"], variables["batch_stats"])
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, variables["params"], grads)
+        return {"params": params, "batch_stats": batch_stats}, loss, logits
+
+    return step, lambda: network.init(jax.random.key(0), shape)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_variables_and_logits_are_float32_in_either_precision(name, precision):
+    step, init = training_step(name, precision)
+    before = jax.eval_shape(init)
+    after, loss, logits = jax.eval_shape(step, before)
+    assert after == before
+    assert {leaf.dtype for leaf in jax.tree.leaves((after, loss, logits))} == {jnp.dtype("float32")}
+    assert logits.shape == (6, 3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_TO_COMPILE else name for name in MODELS]
+)
+def test_a_step_on_the_smallest_image_moves_weights_and_statistics(name, precision):
+    step, init = training_step(name, precision)
+    before = init()
+    after, loss, _ = jax.jit(step)(before)
+    assert np.isfinite(loss)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    for part in ("params", "batch_stats"):
+        changed = [bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (before[part], after[part])), strict=True)]
+        assert any(changed), part
+
+
+def test_bfloat16_computes_in_bfloat16():
+    shape = (8, 8, 1)
+    networks = [network_of(shape, name="cnn", precision=p) for p in ("float32", "bfloat16")]
+    images = jnp.asarray(random_images(4, shape))
+    variables = networks[0].init(jax.random.key(0), shape)
+    exact, rounded = (network.logits(variables, images) for network in networks)
+    assert 0 < np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_without_bn_there_are_no_statistics(name):
+    shape = (8, 8, 1)
+    with_bn, without = (
+        jax.eval_shape(lambda bn=bn: network_of(shape, name=name, bn=bn).init(jax.random.key(0), shape))
+        for bn in (True, False)
+    )
+    assert set(with_bn) == {"params", "batch_stats"}
+    assert set(without) == {"params"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_settings_reach_every_bn_layer(name):
+    shape = (8, 8, 1)
+    network = network_of(shape, name=name, bn_momentum=0.7, bn_epsilon=0.25)
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), shape))
+    norms = network.batch_norms(variables, shape)
+    assert len(norms) == {"cnn": 6, "mlp": 3, "resnet18": 20, "resnet20": 21, "resnet50": 53}[name]
+    assert {(norm.epsilon, norm.momentum) for norm in norms.values()} == {(0.25, 0.7)}
+
+
+def test_the_registry_is_sorted_and_described():
+    assert list(MODELS) == sorted(MODELS)
+    assert all(known.description for known in MODELS.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dropout_is_the_default_of_the_model_unless_given(name):
+    assert network_of((8, 8, 1), name=name).module.dropout == MODELS[name].default_dropout
+    assert network_of((8, 8, 1), name=name, dropout=0.0).module.dropout == 0
+    assert network_of((8, 8, 1), name=name, dropout=0.7).module.dropout == 0.7
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message", "remedy"),
+    [
+        ({"name": "resnet21"}, UsageError, r"no model 'resnet21'; did you mean 'resnet2?", "resnet50"),
+        ({"name": "xyz"}, UsageError, r"no model 'xyz'$", "file.py:Class"),
+        ({"name": "cnn"}, ModelError, "at least 8×8 pixels, these have 8×7", "--image-size 8"),
+        ({"name": "resnet20", "bn_placement": "post"}, UsageError, "--bn-placement post: resnet20", "--model cnn"),
+        ({"name": "mlp", "args": {"width": 3}}, UsageError, "--model-arg: mlp has no argument 'width'", "features"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_a_remedy(settings, error, message, remedy):
+    with pytest.raises(error, match=message) as caught:
+        network_of((8, 7, 1), **settings)
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"name": "cnn"}, True),
+        ({"name": "cnn", "bn": False}, False),
+        ({"name": "cnn", "bn_placement": "post"}, False),
+        ({"name": "mlp"}, False),  # a sigmoid follows
+        ({"name": "resnet20"}, False),  # a sum follows each second one
+        ({"name": "file.py:Net"}, False),
+    ],
+)
+def test_a_relu_is_known_to_follow_in_the_plain_cnn_alone(settings, expected):
+    assert relu_follows_every_bn(ModelConfig(**settings)) is expected

@@ -1,0 +1,137 @@
+"""Laws of schedules and optimizers: where the rate starts, peaks and ends, and what is decayed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bncli.config import OptimizerConfig
+from bncli.training.optimizer import MAX_WARMUP_SHARE, create_learning_rate_fn, create_optimizer, decayed
+
+PEAK = 0.4
+NUM_STEPS = 256
+STEPS = jnp.arange(NUM_STEPS)
+
+
+def rates(schedule, *, steps_per_epoch=10, epochs=10, **changes):
+    """The learning rate of the first 256 steps."""
+    config = OptimizerConfig(schedule=schedule, learning_rate=PEAK, **changes)
+    return np.asarray(jax.vmap(create_learning_rate_fn(config, steps_per_epoch=steps_per_epoch, epochs=epochs))(STEPS))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle", "step"])
+@settings(max_examples=15, deadline=None)
+@given(
+    steps_per_epoch=st.integers(1, 20), epochs=st.integers(1, 10), warmup=st.sampled_from([0.0, 0.3, 1.0, 2.0, 100.0])
+)
+def test_the_rate_is_finite_and_never_above_the_peak(schedule, steps_per_epoch, epochs, warmup):
+    values = rates(schedule, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=warmup)
+    assert np.isfinite(values).all()
+    assert values.min() >= 0
+    assert values.max() <= PEAK * (1 + 1e-6)
+    total = steps_per_epoch * epochs
+    assert values[:total].max() > 0
+    np.testing.assert_allclose(values[total:], values[total], atol=1e-7)  # an ended schedule stays where it is
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+def test_warm_up_rises_in_a_line_to_the_peak_and_then_the_rate_never_rises(schedule):
+    values = rates(schedule, warmup_epochs=2.0)
+    np.testing.assert_allclose(values[:21], PEAK * np.arange(21) / 20, rtol=1e-5)
+    assert (np.diff(values[20:]) <= 1e-7).all()
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+def test_without_warm_up_it_starts_at_the_peak(schedule):
+    assert rates(schedule, warmup_epochs=0.0)[0] == pytest.approx(PEAK)
+
+
+def test_warm_up_takes_a_quarter_at_most():
+    values = rates("constant", warmup_epochs=50.0)
+    assert int(np.argmax(values)) == MAX_WARMUP_SHARE * 100
+
+
+def test_cosine_is_half_a_cosine_from_the_peak_to_nothing():
+    values = rates("cosine", warmup_epochs=2.0)
+    expected = PEAK * (1 + np.cos(np.pi * np.arange(81) / 80)) / 2
+    np.testing.assert_allclose(values[20:101], expected, atol=1e-6)
+
+
+def test_step_falls_tenfold_at_half_and_at_three_quarters():
+    values = rates("step", warmup_epochs=1.0)
+    for step, factor in ((10, 1), (49, 1), (51, 0.1), (74, 0.1), (76, 0.01), (200, 0.01)):
+        assert values[step] == pytest.approx(PEAK * factor, rel=1e-5), step
+
+
+def test_one_cycle_rises_for_three_tenths_and_falls_to_the_end():
+    values = rates("one-cycle", warmup_epochs=9.0)  # it has its own rise
+    assert int(np.argmax(values)) == 30
+    assert values[30] == pytest.approx(PEAK)
+    assert (np.diff(values[:31]) >= 0).all()
+    assert (np.diff(values[30:]) <= 1e-7).all()
+    assert values[0] < 0.1 * PEAK
+    assert values[100] < 1e-3 * PEAK
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "step"])
+def test_a_fixed_length_makes_the_rate_independent_of_the_epochs(schedule):
+    np.testing.assert_array_equal(
+        rates(schedule, epochs=2, schedule_epochs=6), rates(schedule, epochs=6, schedule_epochs=6)
+    )
+    assert (rates(schedule, epochs=2)[:60] != rates(schedule, epochs=6)[:60]).any()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("sgd", 0.1), ("adamw", 1e-3)])
+def test_each_optimizer_has_its_own_peak_unless_one_is_given(name, expected):
+    assert OptimizerConfig(name=name).peak_learning_rate == expected
+    assert OptimizerConfig(name=name, learning_rate=0.5).peak_learning_rate == 0.5
+
+
+PARAMS = {
+    "conv": {"kernel": jnp.full((3, 3, 1, 2), 2.0), "bias": jnp.full((2,), 2.0)},
+    "norm": {"scale": jnp.full((2,), 2.0), "bias": jnp.full((2,), 2.0)},
+}
+
+
+def update(grads, *, params=PARAMS, steps=1, **changes):
+    """The last update, after ``steps`` steps with the same gradient at a constant rate of 0.5."""
+    optimizer = create_optimizer(OptimizerConfig(**changes), lambda step: 0.5)
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update(grads, state, params)
+    return updates
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_weight_decay_shrinks_kernels_and_leaves_biases_and_scales_alone_unless_asked(name, decay_all):
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates = update(zero, name=name, momentum=0.0, weight_decay=0.1, decay_all=decay_all)
+    decay = -0.5 * 0.1 * 2.0
+    np.testing.assert_allclose(updates["conv"]["kernel"], decay, rtol=1e-6)
+    for leaf in (updates["conv"]["bias"], updates["norm"]["scale"], updates["norm"]["bias"]):
+        np.testing.assert_allclose(leaf, decay if decay_all else 0.0, rtol=1e-6)
+
+
+def test_what_is_decayed_has_more_than_one_axis():
+    assert decayed(PARAMS) == {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False, "bias": False}}
+
+
+def test_sgd_is_nesterov():
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    updates = update(grads, steps=2, momentum=0.9, weight_decay=0.0)
+    # m₁ = 1, m₂ = 1 + 0.9; the update is lr · (g + 0.9 m₂) (Sutskever et al. 2013).
+    np.testing.assert_allclose(updates["norm"]["bias"], -0.5 * (1 + 0.9 * 1.9), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(100.0, 2.0), (1e-3, None)])
+def test_clipping_bounds_the_global_norm_and_keeps_what_is_below(size, expected):
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, size), PARAMS)
+    updates = update(grads, momentum=0.0, weight_decay=0.0, clip_norm=2.0)
+    plain = update(grads, momentum=0.0, weight_decay=0.0)
+    norm, plain_norm = (
+        float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))) for tree in (updates, plain)
+    )
+    assert norm == pytest.approx(plain_norm if expected is None else 0.5 * expected, rel=1e-5)

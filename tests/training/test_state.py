@@ -1,0 +1,53 @@
+"""The first state is a function of the seed, and the streams drawn from one seed are unrelated."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import MLP
+
+from bncli.checkpoint import sha256_tree
+from bncli.config import ModelConfig, OptimizerConfig
+from bncli.models import build_network
+from bncli.training.optimizer import create_optimizer
+from bncli.training.state import create_train_state, dropout_key
+
+SHAPE = (8, 8, 1)
+
+
+def state_of(seed, **model):
+    network = build_network(ModelConfig(**MLP | model), num_classes=3, image_shape=SHAPE)
+    optimizer = create_optimizer(OptimizerConfig(), lambda step: 0.1)
+    return create_train_state(network, optimizer, image_shape=SHAPE, seed=seed)
+
+
+def test_the_state_is_a_function_of_the_seed():
+    first, again, other = state_of(0), state_of(0), state_of(1)
+    assert sha256_tree(first) == sha256_tree(again)
+    assert sha256_tree(first.params) != sha256_tree(other.params)
+
+
+@pytest.mark.parametrize("seed", [2**31, 2**32 - 1])
+def test_every_seed_that_the_settings_allow_is_taken(seed):
+    assert sha256_tree(state_of(seed).params) != sha256_tree(state_of(0).params)
+
+
+def test_it_starts_at_step_0_with_the_statistics_that_flax_starts_with():
+    state = state_of(0)
+    assert int(state.step) == 0
+    assert int(state.metrics.num_examples) == 0
+    stats = state.batch_stats["BatchNorm_0"]
+    np.testing.assert_array_equal(stats["mean"], np.zeros(8))
+    np.testing.assert_array_equal(stats["var"], np.ones(8))
+    assert state.variables == {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def test_without_bn_there_are_no_statistics():
+    assert state_of(0, bn=False).batch_stats == {}
+
+
+def test_each_step_has_its_own_dropout_key():
+    seed_key = jax.random.key(0)
+    keys = jax.random.key_data(jax.vmap(dropout_key, in_axes=(None, 0))(seed_key, jnp.arange(100)))
+    assert len({tuple(key) for key in keys.tolist()}) == 100
+    assert tuple(jax.random.key_data(jax.random.fold_in(seed_key, 0)).tolist()) not in {tuple(k) for k in keys.tolist()}
