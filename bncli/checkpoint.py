@@ -139,7 +139,7 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False) -> Non
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file", remedy="Name a directory.")
     if out.is_dir() and any(out.iterdir()):
-        is_checkpoint = (out / CONFIG).is_file()
+        is_checkpoint = _is_checkpoint(out)
         if not overwrite or not is_checkpoint:
             what = "already holds a checkpoint" if is_checkpoint else "is not empty and holds no checkpoint"
             resume = "--resume to go on with it, " if can_resume and is_checkpoint else ""
@@ -159,7 +159,9 @@ def create_output(out: Path, *, overwrite: bool) -> None:
             shutil.rmtree(out)
         (out / STEPS).mkdir(parents=True)
     except OSError as error:
-        raise CheckpointError(f"cannot create {out}: {error.strerror}", remedy="Choose another directory.") from error
+        raise CheckpointError(
+            f"cannot create {out}: {error.strerror or error}", remedy="Choose another directory."
+        ) from error
 
 
 def save(out: Path, step: int, *, variables: Tree, optimizer: Tree, progress: Mapping[str, Any]) -> None:
@@ -189,9 +191,9 @@ def save(out: Path, step: int, *, variables: Tree, optimizer: Tree, progress: Ma
                 ),
             )
         _write_atomically(_manifest_path(out, step), _manifest(target).encode())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError is how tensorstore says that the disk is full
         raise CheckpointError(
-            f"cannot save {target}: {error.strerror or error}", remedy="Free some space, then go on with --resume."
+            f"cannot save {target}: {getattr(error, 'strerror', None) or error}", remedy="Free some space, then go on with --resume."
         ) from error
 
 
@@ -240,7 +242,12 @@ def restore_training(out: Path, step: int, *, variables: Tree, optimizer: Tree) 
 
 
 def read_progress(directory: Path, step: int) -> dict[str, Any]:
-    """The progress document of a save."""
+    """The progress document of a save.
+
+    Raises:
+        CheckpointError: the save is damaged.
+    """
+    verify(directory, step)
     with _checkpointer() as checkpointer:
         restored = checkpointer.restore(
             _step_path(directory, step).absolute(), args=ocp.args.Composite(progress=ocp.args.JsonRestore())
@@ -270,7 +277,7 @@ def find_step(directory: Path, step: str) -> int:
     if step == "best":
         best = read_progress(directory, steps[-1]).get("best")
         return best["step"] if best and best["step"] in steps else steps[-1]
-    if step.isdigit() and int(step) in steps:
+    if step.isdecimal() and int(step) in steps:
         return int(step)
     raise CheckpointError(
         f"{directory} has no step {step!r}", remedy=f"It has best, last, {', '.join(str(number) for number in steps)}."
@@ -293,7 +300,7 @@ def verify(directory: Path, step: int) -> None:
     """
     target = _step_path(directory, step)
     manifest = _manifest_path(directory, step)
-    expected, actual = _parsed(manifest.read_text(encoding="utf-8")), _parsed(_manifest(target))
+    expected, actual = _parsed(manifest.read_bytes()), _parsed(_manifest(target).encode())
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
             what = (
@@ -334,6 +341,15 @@ def write_folded(
     _write_atomically(out / FORWARD, forward)
     _write_atomically(out / FOLD_REPORT, (json.dumps(report, indent=2) + "\n").encode())
     write_config(out, config)
+
+
+def _is_checkpoint(directory: Path) -> bool:
+    """Whether bncli wrote the ``config.json`` there: many programs have one, and ``--overwrite`` is for ours alone."""
+    try:
+        document = json.loads((directory / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and str(document.get("schema")).startswith("bncli.config/")
 
 
 def _network(config: CheckpointConfig, model: str | None) -> Network:
@@ -395,9 +411,10 @@ def _manifest(target: Path) -> str:
     return "".join(f"{_file_sha256(path)}  {path.relative_to(target).as_posix()}\n" for path in files)
 
 
-def _parsed(manifest: str) -> dict[str, str]:
-    """File name -> SHA-256."""
-    return {name: digest for digest, _, name in (line.partition("  ") for line in manifest.splitlines())}
+def _parsed(manifest: bytes) -> dict[str, str]:
+    """File name -> SHA-256; a line that is damaged makes a file that no save has."""
+    lines = manifest.decode(errors="replace").splitlines()
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def _file_sha256(path: Path) -> str:

@@ -87,7 +87,7 @@ class OptimizerConfig:
 
     Attributes:
         name: "sgd" is SGD with Nesterov momentum, "adamw" is AdamW.
-        learning_rate: the schedule's peak; None takes 0.1 for sgd and 0.001 for adamw.
+        learning_rate: the schedule's peak; None takes 0.05 for sgd and 0.001 for adamw.
         momentum: of SGD.
         weight_decay: L2 coefficient (sgd) or decoupled decay (adamw).
         decay_all: decay biases and BN scales too, not kernels alone.
@@ -114,7 +114,7 @@ class OptimizerConfig:
         """The learning rate at the schedule's peak, the optimizer's default where none was given."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return {"adamw": 1e-3, "sgd": 0.1}[self.name]
+        return {"adamw": 1e-3, "sgd": 0.05}[self.name]
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
@@ -131,7 +131,7 @@ class TrainingConfig:
     """
 
     epochs: Positive = 20
-    batch_size: Positive = 128
+    batch_size: Positive = 64
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Precision = "float32"
     patience: Positive | None = None
@@ -152,10 +152,10 @@ class RunConfig:
 class Preprocessing:
     """From a uint8 image to the network's input: resize to ``size``, then (x/255 − mean)/std per channel."""
 
-    size: tuple[int, int]  # height, width in pixels
+    size: tuple[Positive, Positive]  # height, width in pixels
     channels: Positive
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

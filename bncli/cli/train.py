@@ -60,9 +60,9 @@ _OUTPUT = "Output"
 
 def train(
     ctx: typer.Context,
-    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Examples per step; BN normalises over them.")] = 128,
-    seed: Annotated[int, typer.Option(help="Of weights, validation split, order, augmentation, dropout.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per step; BN normalises over them.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, validation split, order, augmentation, dropout.")] = 0,
     precision: Annotated[Precision, typer.Option(help="Of activations; weights stay float32.")] = "float32",
     patience: Annotated[
         int | None,
@@ -129,7 +129,7 @@ def train(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Peak of the schedule; by default 0.1 (sgd) or 0.001 (adamw).",
+            help="Peak of the schedule; by default 0.05 (sgd) or 0.001 (adamw).",
             rich_help_panel=_OPTIMIZER,
             show_default=False,
         ),
@@ -169,28 +169,29 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.", rich_help_panel=_OUTPUT)
     ] = False,
-    keep: Annotated[int, typer.Option(help="Last saves to keep, beside the best.", rich_help_panel=_OUTPUT)] = 2,
+    keep: Annotated[int, typer.Option(min=1, help="Last saves to keep, beside the best.", rich_help_panel=_OUTPUT)] = 2,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Train a network and write a checkpoint directory.
 
-    The first epochs of a run, its validation split and its result depend on the options and the seed alone. Ctrl-C
-    saves; --resume goes on to the same bytes as a run that was never stopped. The test split is scored once, at the
-    end, on the epoch that was best on the validation split.
+    The result depends on the options and the seed alone. Ctrl-C saves, and --resume goes on to the same bytes as a run
+    that was never stopped. The test split is scored once, at the end, on the epoch with the best validation accuracy.
     """
     import time
 
     started = time.perf_counter()
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
+    config = _config(ctx)  # first: a mistake in the call is answered before JAX is imported
     from bncli import checkpoint, runtime
     from bncli.cli import display, render
 
-    if not resume:
+    if resume:
+        config = _resumed_config(ctx, out, quiet=quiet)
+    else:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
-    config = _resumed_config(ctx, out, quiet=quiet) if resume else _config(ctx)
     runtime.configure()
     from bncli.data.configured import load_configured
     from bncli.training import run

@@ -17,7 +17,7 @@ from bncli.folding.chains import statistics_readers
 from bncli.folding.checks import check_inference_mode, check_statistics
 from bncli.folding.draft import Draft, Edits
 from bncli.folding.finish import finish
-from bncli.folding.graph import ApplyFn, DType, Graph, Path, Pytree, Tensor, leaf_path, trace
+from bncli.folding.graph import ApplyFn, Graph, Path, Pytree, Tensor, leaf_path, trace
 from bncli.folding.known import Known
 from bncli.folding.push import push_down, push_up
 from bncli.folding.recipe import Recipe, carry_out
@@ -33,8 +33,9 @@ class Folded:
         variables: every array it reads, in nested dicts under the original names.
         report: what became of each BN layer.
         original: the apply function that was folded; `shapes`: the variables it was traced with.
-        dtype: the dtype of its input.
+        example: the shape and dtype of its input; only the batch size may differ.
         structure: the trace's operations, which another batch size must not change.
+        numbers: the trace's literals, likewise.
         recipe: what to do differently when they are carried out.
     """
 
@@ -42,8 +43,9 @@ class Folded:
     report: FoldReport
     original: ApplyFn = field(repr=False)
     shapes: Pytree = field(repr=False)
-    dtype: DType
+    example: jax.ShapeDtypeStruct
     structure: tuple[Any, ...] = field(repr=False)
+    numbers: tuple[Any, ...] = field(repr=False)
     recipe: Recipe = field(repr=False)
 
     def __call__(self, x: Tensor) -> Pytree:
@@ -54,16 +56,24 @@ class Folded:
         """The network's output as a pure function of its variables and its input.
 
         Raises:
-            FoldError: the network does other operations at this input's shape or dtype than at the example's.
+            FoldError: the input's dtype or its shape beside the batch is not the example's, or the network does other
+                operations at this batch size.
         """
-        graph = trace(self.original, self.shapes, jax.ShapeDtypeStruct(np.shape(x), x.dtype))
-        if graph.structure != self.structure:
-            raise FoldError(
-                f"for an input {graph.avals[graph.input]} the network does other operations than for its example,"
-                f" whose dtype was {np.dtype(self.dtype).name}",
-                remedy="fold it with an example of this shape and dtype",
-            )
+        given = _described(x)
+        if given.shape[1:] != self.example.shape[1:] or given.dtype != self.example.dtype:
+            raise self._refusal(given, "may compute with other numbers")
+        graph = trace(self.original, self.shapes, given)
+        if graph.structure != self.structure or graph.numbers != self.numbers:
+            raise self._refusal(given, "does other operations")
         return carry_out(self.recipe, graph, dict(_flatten(variables)), x)
+
+    def _refusal(self, given: jax.ShapeDtypeStruct, what: str) -> FoldError:
+        """For an input whose folded numbers would be others: a mean over H·W, once folded, is a factor 1/(H·W)."""
+        return FoldError(
+            f"for an input {given.dtype.name}{list(given.shape)} the network {what} than for its example,"
+            f" {self.example.dtype.name}{list(self.example.shape)}",
+            remedy="fold it with an example of this shape and dtype",
+        )
 
     @cached_property
     def _jitted(self) -> ApplyFn:
@@ -107,7 +117,7 @@ def fold(
     arrays = dict(_flatten(variables))
     check_statistics(arrays)
     shapes = jax.tree_util.tree_map(lambda array: jax.ShapeDtypeStruct(np.shape(array), array.dtype), variables)
-    example = jax.ShapeDtypeStruct(np.shape(example), example.dtype)
+    example = _described(example)
     graph = trace(apply_fn, shapes, example)
     draft = Draft(graph, Known(graph, arrays), batch_axes(graph, apply_fn, shapes, example))
     check_inference_mode(draft)
@@ -118,8 +128,9 @@ def fold(
         report=FoldReport(tuple(merged(same) for same in _by_name(rows))),
         original=apply_fn,
         shapes=shapes,
-        dtype=example.dtype,
+        example=example,
         structure=graph.structure,
+        numbers=graph.numbers,
         recipe=recipe,
     )
 
@@ -210,6 +221,11 @@ def _by_name(rows: Sequence[NormReport]) -> list[list[NormReport]]:
     for row in rows:
         groups.setdefault(row.name, []).append(row)
     return list(groups.values())
+
+
+def _described(x: Tensor) -> jax.ShapeDtypeStruct:
+    """Its shape, and the dtype that JAX gives it: a float64 array of NumPy's is float32 to JAX unless told otherwise."""
+    return jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype))
 
 
 def _flatten(variables: Pytree) -> Iterable[tuple[Path, Any]]:

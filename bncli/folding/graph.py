@@ -87,6 +87,12 @@ class Graph:
         return (*((node.name, node.inputs, node.outputs) for node in self.nodes), self.outputs)
 
     @property
+    def numbers(self) -> tuple[str, ...]:
+        """The scalar constants in order: what a division by the number of examples would betray."""
+        scalars = [constant for constant in self.constants.values() if not np.ndim(constant)]
+        return tuple(_constant_text(constant) for constant in scalars)
+
+    @property
     def producers(self) -> dict[int, Node]:
         """Value -> the node that makes it."""
         return {value: node for node in self.nodes for value in node.outputs}

@@ -72,12 +72,6 @@ class Recipe:
     behind: Mapping[int, tuple[MultiplyAdd, ...]] = field(default_factory=dict)
     ahead: Mapping[Slot, MultiplyAdd] = field(default_factory=dict)
 
-    def reads(self) -> set[Path]:
-        """The new variables."""
-        adds = [add for _, add in self.chains.values()] + list(self.ahead.values())
-        adds += [add for several in self.behind.values() for add in several]
-        return {weight.path for weight in self.weights.values()} | {term.path for add in adds for term in add.terms}
-
 
 def carry_out(recipe: Recipe, graph: Graph, arrays: Mapping[Path, Tensor], x: Tensor) -> Pytree:
     """The folded network's output for arrays or tracers: every step bound as JAX would bind it."""

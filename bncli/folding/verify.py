@@ -87,7 +87,8 @@ class _Tally:
         self.examples += examples
         for mine, theirs in pairs:
             a, b = np.asarray(mine, np.float64), np.asarray(theirs, np.float64)
-            self.difference = _larger(self.difference, np.abs(a - b))
+            with np.errstate(invalid="ignore"):  # inf − inf is NaN, which does not pass
+                self.difference = _larger(self.difference, np.abs(a - b))
             self.magnitude = _larger(self.magnitude, np.abs(a))
             self.tolerance = max(self.tolerance, default_tolerance(mine.dtype))
         self.agreeing += agreeing(examples, *pairs[0]) if pairs else examples

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 from bncli import checkpoint, runtime
 from bncli.config import CheckpointConfig, DatasetRecord, Preprocessing, RunConfig
 from bncli.data import Augmentation, Dataset
-from bncli.errors import CheckpointError
+from bncli.errors import CheckpointError, ModelError
 from bncli.evaluation import EvalResult, evaluate
-from bncli.models import build_network, model_file_sha256
+from bncli.models import Network, Variables, build_network, model_file_sha256
 from bncli.training.loop import Best, EpochResult, RunProgress, Trainer, join_state, split_state
 from bncli.training.optimizer import create_learning_rate_fn, create_optimizer
 from bncli.training.state import create_train_state
@@ -72,7 +73,7 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
 
     Raises:
         UsageError: an unknown model, or a batch that does not divide over the devices.
-        ModelError: the network does not fit the images.
+        ModelError: the network does not fit the images or the classes.
     """
     mesh = runtime.make_mesh()
     runtime.check_batch_size(config.training.batch_size, mesh)
@@ -105,6 +106,8 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
             precision=config.training.precision,
         )
     )
+    state = create_train_state(network, optimizer, image_shape=dataset.image_shape, seed=config.training.seed)
+    _check_logits(network, state.variables, dataset, name=config.model.name)
     return Trainer(
         config=config,
         dataset=dataset,
@@ -113,8 +116,24 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
         train_step=make_train_step(settings),
         eval_step=eval_step,
         learning_rate=learning_rate,
-        state=create_train_state(network, optimizer, image_shape=dataset.image_shape, seed=config.training.seed),
+        state=state,
     )
+
+
+def _check_logits(network: Network, variables: Variables, dataset: Dataset, *, name: str) -> None:
+    """Raises ModelError unless the user's network makes one logit per class; nothing is computed."""
+    images = jax.ShapeDtypeStruct((2, *dataset.image_shape), jnp.float32)
+    try:
+        shape = jax.eval_shape(network.logits, variables, images).shape
+    except Exception as error:
+        raise ModelError(
+            f"{name} cannot be applied in eval mode: {error}", remedy="The model must return logits [B, num_classes]."
+        ) from error
+    if shape != (2, dataset.num_classes):
+        raise ModelError(
+            f"{name} makes logits of shape {shape} for 2 images of {dataset.num_classes} classes",
+            remedy="Give its number of classes by --model-arg, or call the field num_classes.",
+        )
 
 
 def start(trainer: Trainer, *, overwrite: bool) -> None:

@@ -58,7 +58,7 @@ def test_train_mode_is_refused_by_name(returned, use_scale):
         outputs, updates = model.apply(v, x, mutable=["batch_stats"])
         return (outputs, updates) if "statistics" in returned else outputs
 
-    with pytest.raises(FoldError, match="^BatchNorm_0 normalises with the statistics of the batch"):
+    with pytest.raises(FoldError, match=r"^BatchNorm_0 normalises with the statistics of the batch"):
         fold(apply, variables, X)
 
 
@@ -69,7 +69,7 @@ def test_one_layer_in_train_mode_is_enough():
     def apply(v, x):
         return model.apply(v, x, train=False, mutable=["batch_stats"])[0]
 
-    with pytest.raises(FoldError, match="^first normalises"):
+    with pytest.raises(FoldError, match=r"^first normalises"):
         fold(apply, variables, X)
 
 
@@ -98,5 +98,5 @@ def test_an_overflow_in_the_target_dtype_is_refused_by_name():
         y = conv(v, "a", x.astype(jnp.float16))
         return relu(norm(v, "bn", y.astype(jnp.float32)))
 
-    with pytest.raises(FoldError, match="^a: its folded kernel does not fit into float16"):
+    with pytest.raises(FoldError, match=r"^a: its folded kernel does not fit into float16"):
         fold(apply, half, X)

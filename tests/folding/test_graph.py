@@ -14,7 +14,7 @@ from folding.oracle import conv, inputs, make, norm
 GOLDEN = """\
 x: float32[2,4,4,3]
 v0: float32[2,4,4,4] = conv_general_dilated x, params/a/kernel
-v1: float32[1,1,1,4] = reshape params/a/bias
+v1: float32[1,1,1,4] = broadcast_in_dim params/a/bias
 v2: float32[2,4,4,4] = add v0, v1
 v3: float32[1,1,1,4] = reshape batch_stats/bn/var
 v4: float32[1,1,1,4] = add v3, 0.001

@@ -243,7 +243,7 @@ def check_network(net: Network, *, all_values: bool) -> None:
     check_fold(apply, net.variables, inputs(*net.shapes[0]), kept=None, again=False)
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(networks())
 def test_a_folded_random_network_computes_the_same(net):
     check_network(net, all_values=False)

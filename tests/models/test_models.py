@@ -65,7 +65,7 @@ def test_a_step_on_the_smallest_image_moves_weights_and_statistics(name, precisi
 
 def test_bfloat16_computes_in_bfloat16():
     shape = (8, 8, 1)
-    networks = [network_of(shape, name="cnn", precision=p) for p in ("float32", "bfloat16")]
+    networks = [network_of(shape, name="cnn", args={"features": [8]}, precision=p) for p in ("float32", "bfloat16")]
     images = jnp.asarray(random_images(4, shape))
     variables = networks[0].init(jax.random.key(0), shape)
     exact, rounded = (network.logits(variables, images) for network in networks)

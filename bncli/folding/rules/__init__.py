@@ -6,7 +6,7 @@ from bncli.folding.rules.conv import CONV
 from bncli.folding.rules.dot import DOT
 from bncli.folding.rules.elementwise import COMPARE, PRODUCT, SELECT, SUM
 from bncli.folding.rules.joins import CONCATENATE, PAD, SPLIT
-from bncli.folding.rules.layout import BROADCAST, RESHAPE, REV, SAME, SLICE, SQUEEZE, TRANSPOSE
+from bncli.folding.rules.layout import BARRIER, BROADCAST, RESHAPE, REV, SAME, SLICE, SQUEEZE, TRANSPOSE
 from bncli.folding.rules.nonlinear import RELU, opaque
 from bncli.folding.rules.pool import REDUCE_EXTREME, REDUCE_SUM, WINDOW_EXTREME, WINDOW_SUM
 from bncli.folding.rules.rule import Move, Op, RulePair, Stuck
@@ -47,7 +47,7 @@ RULES: dict[str, RulePair] = {
     "min": opaque("a clip stands in the way"),
     "mul": PRODUCT,
     "name": SAME,
-    "optimization_barrier": opaque("an optimization barrier stands in the way"),
+    "optimization_barrier": BARRIER,
     "pad": PAD,
     "reduce_max": REDUCE_EXTREME,
     "reduce_min": REDUCE_EXTREME,

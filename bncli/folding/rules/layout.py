@@ -44,6 +44,18 @@ def _carried(carry: Carry, op: Op, affine: Affine) -> Move | Stuck:
     return shift if isinstance(shift, Stuck) else Move(passed={0: Affine(compact(scale), compact(shift))})
 
 
+def _barrier_backward(op: Op, outputs: Affines) -> Move | Stuck:
+    """barrier(a, b)·s = barrier(a·s, b): every output is the operand of its position."""
+    if not set(outputs) <= set(op.dynamic):
+        return Stuck("it is a constant behind an optimization barrier")
+    return Move(passed=outputs)
+
+
+def _barrier_forward(op: Op, operands: Affines) -> Move | Stuck:
+    """barrier(a·s + t, b) = barrier(a, b) with its first output ·s + t."""
+    return Move(passed=operands)
+
+
 def _same(array: Array, op: Op, fill: float) -> Array:
     return array
 
@@ -146,6 +158,7 @@ def factor_groups(shape: tuple[int, ...], new_shape: tuple[int, ...]) -> list[tu
     return [group for group in groups if group[0] or group[1]] or [(range(len(shape)), range(len(new_shape)))]
 
 
+BARRIER = RulePair(_barrier_backward, _barrier_forward)
 SAME = commuting(Layout(_same, _same))
 BROADCAST = commuting(Layout(_broadcast_down, _broadcast_up))
 RESHAPE = commuting(Layout(_reshape_down, _reshape_up))

@@ -12,7 +12,7 @@ from bncli.folding.rules.rule import Stuck
 from folding.oracle import check_backward, check_forward
 
 COMMUTING = {
-    "barrier": lambda x: lax.stop_gradient(x),
+    "barrier": lambda x: lax.optimization_barrier((x, jnp.ones(2)))[0],
     "broadcast": lambda x: jnp.broadcast_to(x[:, :, :, None], (*x.shape[:3], 2, x.shape[3]))[:, :, :, 0],
     "cast": lambda x: (
         x.astype(jnp.float32).astype(x.dtype) if x.dtype == jnp.float32 else lax.reduce_precision(x, 11, 52)
@@ -25,6 +25,7 @@ COMMUTING = {
     "repeat": lambda x: jnp.broadcast_to(x[:, :, None], (*x.shape[:2], 2, *x.shape[2:])).reshape(
         x.shape[0], -1, *x.shape[2:]
     ),
+    "no gradient": lax.stop_gradient,
     "space merged": lambda x: x.reshape(x.shape[0], 1, -1, x.shape[3]),
     "wrap": lambda x: jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), mode="wrap"),
 }

@@ -70,7 +70,7 @@ def test_a_positional_shift_does_not_pass_a_max_pool():
     check_forward(padded_then_pooled, reason="shift differs within a max-pool's window")
 
 
-def test_a_positional_scale_does_not_pass_a_pool():
+def test_a_masked_shift_does_not_pass_a_max_pool():
     mask = np.random.default_rng(0).normal(size=(6, 4, 1))
     variables = make(bn=3, a=(3, 3, 3, 2), c=(3 * 2 * 3, 4))
 

@@ -1,0 +1,168 @@
+"""The commands that read a checkpoint, trained or folded."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli.conftest import document, invoke, succeed
+
+
+@pytest.mark.parametrize("which", ["ckpt", "folded"])
+def test_eval_document(which, request):
+    result = document("eval", request.getfixturevalue(which))
+    assert result["schema"] == "bncli.eval/1"
+    assert result["num_examples"] == 359 == np.sum(result["confusion"])
+    assert result["accuracy"] == pytest.approx(np.trace(result["confusion"]) / 359)
+    assert [row["name"] for row in result["per_class"]] == list("0123456789")
+    assert sum(row["count"] for row in result["per_class"]) == 359
+    assert result["top5_accuracy"] >= result["accuracy"]
+
+
+def test_folded_checkpoint_predicts_what_the_original_does(ckpt, folded):
+    for split in ("train", "val", "test"):
+        original, after = (document("eval", path, "--split", split) for path in (ckpt, folded))
+        assert original["predictions_sha256"] == after["predictions_sha256"]
+        assert original["loss"] == pytest.approx(after["loss"], rel=1e-5)
+
+
+def test_running_statistics_do_not_depend_on_the_batch_size_and_batch_statistics_do(ckpt):
+    one, many = (document("eval", ckpt, "--batch-size", size) for size in (5, 100))
+    assert one["loss"] == pytest.approx(many["loss"], rel=1e-5)
+    one, many = (document("eval", ckpt, "--stats", "batch", "--batch-size", size) for size in (5, 100))
+    assert one["stats"] == "batch"
+    assert one["loss"] != pytest.approx(many["loss"], rel=1e-3)
+
+
+def test_batch_statistics_of_a_folded_checkpoint_are_refused(folded):
+    result = invoke("eval", folded, "--stats", "batch")
+    assert result.exit_code == 2
+    assert "folded" in result.stderr
+
+
+def test_min_accuracy_is_a_check(ckpt):
+    assert invoke("eval", ckpt, "--min-accuracy", 0).exit_code == 0
+    result = invoke("eval", ckpt, "--min-accuracy", 1)
+    assert result.exit_code == 3
+    assert "below" in result.stderr
+
+
+def test_eval_of_other_data_needs_the_same_classes(ckpt, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "ten.npz", x_train=images, y_train=np.arange(40) % 10, x_test=images, y_test=np.arange(40) % 10)
+    assert document("eval", ckpt, "--data", tmp_path / "ten.npz")["num_examples"] == 40
+    np.savez(tmp_path / "two.npz", x_train=images, y_train=np.arange(40) % 2)
+    result = invoke("eval", ckpt, "--data", tmp_path / "two.npz")
+    assert result.exit_code == 1
+    assert "classes" in result.stderr
+
+
+@pytest.mark.parametrize("which", ["ckpt", "folded"])
+def test_predict(which, request, tmp_path):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    paths = []
+    for k in range(3):
+        paths.append(tmp_path / f"{k}.png")
+        Image.fromarray((digits.images[k] * 255 / 16).astype(np.uint8)).save(paths[-1])
+    result = document("predict", request.getfixturevalue(which), *paths, "--top", 3)
+    assert [row["path"] for row in result["images"]] == [str(path) for path in paths]
+    for row in result["images"]:
+        probabilities = [entry["probability"] for entry in row["classes"]]
+        assert len(probabilities) == 3
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_predict_names_a_file_that_is_no_image(ckpt, tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    result = invoke("predict", ckpt, tmp_path / "notes.txt")
+    assert result.exit_code == 1
+    assert "notes.txt" in result.stderr
+
+
+def test_inspect_stats_document(ckpt):
+    result = document("inspect-stats", ckpt)
+    assert result["schema"] == "bncli.inspect-stats/1"
+    assert [row["name"] for row in result["layers"]] == [f"BatchNorm_{k}" for k in range(6)]
+    assert all(row["channels"] == 4 and row["momentum"] == 0.9 and row["nonfinite"] == 0 for row in result["layers"])
+
+
+def test_inspect_stats_says_that_a_checkpoint_is_folded_and_from_what(ckpt, folded):
+    result = document("inspect-stats", folded)
+    assert result["format"] == "bncli-folded"
+    assert result["layers"] == []
+    assert result["folded_from"]["checkpoint"] == str(ckpt)
+    assert f"folded from {ckpt}" in "".join(result["notes"])
+    assert "folded from" in " ".join(succeed("inspect-stats", folded).split())
+
+
+def test_fold_document_and_report(ckpt, folded):
+    import json
+
+    result = document("fold", ckpt, "unused", "--dry-run")
+    assert result["schema"] == "bncli.fold/1"
+    assert (result["folded"], result["kept"], result["out"], result["files"]) == (6, 0, None, [])
+    assert result["verification"]["passed"]
+    assert result["verification"]["top1_agreement"] == 1.0
+    report = json.loads((folded / "fold_report.json").read_text())
+    assert report["norms"] == result["norms"]
+    assert all((folded / name).exists() for name in report["files"])
+
+
+def test_a_kept_layer_is_named_with_its_reason_and_still_works(ckpt, tmp_path):
+    result = document("fold", ckpt, tmp_path / "out", "--exclude", "BatchNorm_2")
+    kept = [row for row in result["norms"] if row["status"] == "kept"]
+    assert [row["name"] for row in kept] == ["BatchNorm_2"]
+    assert kept[0]["reason"]
+    assert "because" in succeed("fold", ckpt, "unused", "--exclude", "BatchNorm_2", "--dry-run")
+    assert document("eval", tmp_path / "out")["predictions_sha256"] == document("eval", ckpt)["predictions_sha256"]
+    assert document("inspect-stats", tmp_path / "out")["folded_from"]["kept"] == ["BatchNorm_2"]
+
+
+def test_fold_writes_nothing_when_the_proof_fails(ckpt, tmp_path):
+    result = invoke("fold", ckpt, tmp_path / "out", "--tolerance", 0)
+    assert result.exit_code == 3
+    assert "differs" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_fold_refuses_the_source_a_folded_checkpoint_and_a_full_directory(ckpt, folded, tmp_path):
+    assert "is the checkpoint to fold" in invoke("fold", ckpt, ckpt, "--overwrite").stderr
+    assert "folded already" in invoke("fold", folded, tmp_path / "again").stderr
+    assert "already holds a checkpoint" in " ".join(invoke("fold", ckpt, folded).stderr.split())
+
+
+@pytest.mark.parametrize("command", ["eval", "inspect-stats"])
+def test_a_directory_that_is_no_checkpoint_is_named(command, tmp_path):
+    for path in (tmp_path, tmp_path / "missing"):
+        result = invoke(command, path)
+        assert result.exit_code == 1
+        assert str(path) in "".join(result.stderr.split("\n"))
+        assert "Traceback" not in result.output
+
+
+def test_data_list_knows_digits(tmp_path):
+    rows = {row["name"]: row for row in document("data", "list")["datasets"]}
+    assert rows["digits"]["found"]
+    assert rows["cifar10"]["image_shape"] == [32, 32, 3]
+    assert "fashion-mnist" in succeed("data", "list")
+
+
+def test_data_fetch_of_an_unknown_name():
+    result = invoke("data", "fetch", "imagenet")
+    assert result.exit_code == 2
+    assert "cifar10" in result.stderr
+
+
+@pytest.mark.parametrize("which", ["ckpt", "folded"])
+def test_text_fits_80_columns(which, request, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    path = request.getfixturevalue(which)
+    for text in (succeed("eval", path), succeed("data", "list")):
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = invoke("eval", tmp_path, "--debug")
+    assert type(result.exception).__name__ == "CheckpointError"

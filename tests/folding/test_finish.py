@@ -1,0 +1,98 @@
+"""Names, shapes and dtypes of the new arrays."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bncli.folding import fold
+from folding.nets import BatchNorm, UNet, trained
+from folding.oracle import check_fold, conv, inputs, make, norm, relu
+
+X = inputs(2, 8, 8, 3).astype(np.float32)
+
+
+class Kept(nn.Module):
+    """One BN that folds, one that stays."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(BatchNorm(name="stays")(nn.relu(nn.Conv(4, (3, 3), use_bias=False)(x))))
+        return nn.Dense(5)(nn.relu(BatchNorm(name="goes")(nn.Conv(4, (3, 3), use_bias=False)(x))))
+
+
+def test_a_new_bias_lies_beside_its_kernel_and_a_kept_bn_is_one_multiply_add():
+    model = Kept()
+    variables = trained(model, X)
+    folded = fold(model.apply, variables, X)
+    shapes = jax.tree_util.tree_map(jnp.shape, folded.variables)
+    assert shapes == {
+        "params": {
+            "Conv_0": {"kernel": (3, 3, 3, 4)},
+            "Conv_1": {"bias": (4,), "kernel": (3, 3, 4, 4)},
+            "Dense_0": {"bias": (5,), "kernel": (4, 5)},
+            "stays": {"scale": (4,), "shift": (4,)},
+        }
+    }
+
+
+def test_arrays_that_no_fold_touches_are_the_same_objects():
+    model = Kept()
+    variables = trained(model, X)
+    folded = fold(model.apply, variables, X)
+    for layer, name in (("Conv_0", "kernel"), ("Dense_0", "kernel"), ("Dense_0", "bias")):
+        assert folded.variables["params"][layer][name] is variables["params"][layer][name]
+
+
+def test_a_kernel_goes_back_through_flips_and_transposes():
+    """A ConvTranspose with transpose_kernel=True flips and swaps its kernel: the new one is filed in the old layout."""
+    model = UNet(transpose_kernel=True)
+    variables = trained(model, X)
+    folded = fold(model.apply, variables, X)
+    for layer in ("ConvTranspose_0", "ConvTranspose_1"):
+        assert folded.variables["params"][layer]["kernel"].shape == variables["params"][layer]["kernel"].shape
+        assert folded.variables["params"][layer]["bias"].shape == variables["params"][layer]["bias"].shape
+
+
+def test_a_computed_kernel_is_filed_under_the_variable_it_came_from():
+    """Weight standardization: the product is stored, the variable behind it is not needed any more."""
+    variables = make(a=(3, 3, 3, 4), bn=4)
+
+    def apply(v, x):
+        kernel = v["params"]["a"]["kernel"]
+        kernel = (kernel - kernel.mean((0, 1, 2))) / kernel.std((0, 1, 2))
+        return relu(norm(v, "bn", conv({"params": {"a": {"kernel": kernel}}}, "a", x)))
+
+    result = check_fold(apply, variables, inputs(2, 5, 4, 3), folded=["bn"])
+    assert sorted(result.variables["params"]["a"]) == ["bias", "kernel"]
+
+
+def test_a_kernel_that_is_a_constant_gets_a_name():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4))
+    variables = make(bn=4)
+    result = check_fold(
+        lambda v, x: relu(norm(v, "bn", conv({"params": {"a": {"kernel": kernel}}}, "a", x))),
+        variables,
+        inputs(2, 5, 4, 3),
+        folded=["bn"],
+    )
+    assert list(result.variables["params"]) == ["conv_general_dilated_0"]
+
+
+def test_products_are_rounded_once():
+    """In float16 the kernel is the float64 product, rounded, and not a product of rounded numbers."""
+    variables = make(a=(1, 1, 2, 3), bn=3)
+    half = jax.tree_util.tree_map(lambda a: a.astype(np.float16), variables)
+    half["params"]["bn"]["scale"] = np.array([1.001, 0.3337, -2.003], np.float16)
+
+    def apply(v, x):
+        return relu(norm(v, "bn", conv(v, "a", x)))
+
+    folded = fold(apply, half, np.zeros((1, 4, 4, 2), np.float16))
+    exact = jax.tree_util.tree_map(lambda a: a.astype(np.float64), half)
+    epsilon = np.float64(np.float16(1e-3))
+    gain = exact["params"]["bn"]["scale"] / np.sqrt(exact["batch_stats"]["bn"]["var"] + epsilon)
+    kernel = exact["params"]["a"]["kernel"] * gain
+    np.testing.assert_array_equal(folded.variables["params"]["a"]["kernel"], kernel.astype(np.float16))

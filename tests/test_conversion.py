@@ -1,0 +1,64 @@
+"""Folding a checkpoint: what the proof is made on, and what the written forward pass can do."""
+
+import json
+import shutil
+
+import jax
+import jax.export
+import numpy as np
+import pytest
+
+import bncli
+from bncli import checkpoint
+from bncli.conversion import fold_checkpoint
+from bncli.errors import FoldError
+
+
+@pytest.fixture(scope="module")
+def folded(trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("folded") / "out"
+    fold_checkpoint(trained.out, out)
+    return out
+
+
+def test_without_the_data_random_images_are_used_and_said_so(trained, tmp_path):
+    # The fixture's data set lies nowhere on disk: its source is "a test".
+    result = fold_checkpoint(trained.out, tmp_path / "out")
+    assert "random images" in result.examples
+    assert result.verification.passed
+    assert json.loads((tmp_path / "out" / "fold_report.json").read_text()) == result.to_json()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_forward_pass_takes_any_batch_and_equals_the_original(trained, folded, batch_size):
+    original, after = bncli.load(trained.out), bncli.load(folded)
+    images = np.random.default_rng(batch_size).normal(size=(batch_size, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_allclose(
+        after.apply_fn(after.variables, images), original.apply_fn(original.variables, images), rtol=1e-4, atol=1e-5
+    )
+    assert after.model is None
+    assert "batch_stats" not in after.variables
+
+
+def test_forward_pass_is_read_without_bncli(folded):
+    exported = jax.export.deserialize(bytearray((folded / checkpoint.FORWARD).read_bytes()))
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    images = np.zeros((2, 8, 8, 1), np.float32)
+    assert exported.call(bncli.load(folded).variables, images).shape == (2, 3)
+
+
+def test_bad_statistics_are_refused_by_name_and_nothing_is_written(trained, tmp_path):
+    source = shutil.copytree(trained.out, tmp_path / "ckpt")
+    step = checkpoint.find_step(source, "best")
+    variables = checkpoint.load_variables(source, step)
+    variables["batch_stats"]["BatchNorm_0"]["var"][1] = np.nan
+    checkpoint.save(
+        source,
+        step,
+        variables=variables,
+        optimizer={"step": np.int32(step)},
+        progress=checkpoint.read_progress(source, step),
+    )
+    with pytest.raises(FoldError, match="BatchNorm_0"):
+        fold_checkpoint(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

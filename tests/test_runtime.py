@@ -1,0 +1,168 @@
+"""The process before JAX starts: flags are only added, the cache is private, a bad jaxlib is refused."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from bncli import runtime
+from bncli.errors import RuntimeCheckError, UsageError
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+TRIED = "0.12.0.1"
+on_linux_x86 = pytest.mark.skipif(
+    (platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="the flags are given on Linux x86-64 alone"
+)
+
+
+@pytest.fixture
+def flags_after(monkeypatch):
+    """XLA_FLAGS after ``_append_xla_flags`` for a jaxlib version, from XLA_FLAGS before."""
+
+    def flags_after(version, before):
+        if before is None:
+            monkeypatch.delenv("XLA_FLAGS", raising=False)
+        else:
+            monkeypatch.setenv("XLA_FLAGS", before)
+        runtime._append_xla_flags(version)
+        return os.environ.get("XLA_FLAGS")
+
+    return flags_after
+
+
+@on_linux_x86
+@pytest.mark.parametrize("before", [None, "", "--xla_force_host_platform_device_count=2"])
+def test_a_tried_version_gets_its_flag_behind_what_is_there(flags_after, before):
+    expected = f"{before or ''} {FLAG}=LIBRARY_FUSION_TYPE_REDUCE".strip()
+    assert flags_after(TRIED, before) == expected
+    assert flags_after(TRIED, expected) == expected  # once
+
+
+def test_a_flag_the_user_has_set_stays_theirs(flags_after):
+    assert flags_after(TRIED, f"{FLAG}=X --a=b") == f"{FLAG}=X --a=b"
+
+
+@pytest.mark.parametrize("version", ["0.9.0", "0.12.7", "99.0"])
+def test_a_version_that_was_not_tried_gets_no_flag(flags_after, version):
+    assert flags_after(version, None) is None
+    assert flags_after(version, "--a=b") == "--a=b"
+
+
+@pytest.mark.parametrize("version", ["0.10.2", "0.11.0", "0.11.2"])
+def test_a_jaxlib_that_computes_wrong_numbers_on_cpu_is_refused_with_the_remedy(version):
+    with pytest.raises(RuntimeCheckError, match=version) as caught:
+        runtime._refuse_bad_jaxlib(version, backend="cpu")
+    assert caught.value.remedy == "pip install 'jax>=0.10.0,!=0.10.2,!=0.11.*'"
+    runtime._refuse_bad_jaxlib(version, backend="gpu")
+
+
+def test_the_installed_jaxlib_is_not_refused():
+    runtime._refuse_bad_jaxlib(importlib.metadata.version("jaxlib"), backend="cpu")
+
+
+def run_python(code, **environment):
+    """What a fresh process prints, as JSON."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_", "TF_CPP"))}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+CONFIGURED = """
+import json, os, sys
+os.umask(0)
+from bncli import runtime
+before = "jax" in sys.modules
+runtime.configure()
+import jax, jax.numpy as jnp
+total = float(jax.jit(jnp.sum)(jnp.ones(3)))
+cache = jax.config.jax_compilation_cache_dir
+print(json.dumps({
+    "jax before": before,
+    "total": total,
+    "flags": os.environ.get("XLA_FLAGS"),
+    "cache": cache,
+    "mode": oct(os.stat(cache).st_mode & 0o777) if cache and os.path.exists(cache) else None,
+    "partitionable": jax.config.jax_threefry_partitionable,
+}))
+"""
+
+
+def test_a_configured_process_computes_and_its_cache_is_the_owners_alone(tmp_path):
+    seen = run_python(CONFIGURED, XDG_CACHE_HOME=str(tmp_path))
+    assert not seen["jax before"]
+    assert seen["total"] == 3
+    assert seen["partitionable"]
+    if runtime._version_tuple(importlib.metadata.version("jaxlib")) >= (0, 12):
+        assert seen["cache"] == str(tmp_path / "bncli" / "xla")
+        assert seen["mode"] == "0o700"
+    else:
+        assert seen["cache"] is None
+
+
+def test_what_the_user_has_set_is_kept(tmp_path):
+    seen = run_python(CONFIGURED, XLA_FLAGS=f"{FLAG}=LIBRARY_FUSION_TYPE_DOT", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))
+    assert seen["flags"] == f"{FLAG}=LIBRARY_FUSION_TYPE_DOT"
+    assert seen["cache"] == str(tmp_path / "mine")
+
+
+def test_a_cache_that_cannot_be_made_only_costs_time(tmp_path):
+    (tmp_path / "bncli").write_text("a file where the directory would be")
+    before = jax.config.jax_compilation_cache_dir
+    runtime._use_compile_cache(tmp_path / "bncli" / "xla")
+    assert jax.config.jax_compilation_cache_dir == before
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("0.12.0.1", (0, 12, 0, 1)), ("0.10.1", (0, 10, 1)), ("0.12.0rc1", (0, 12))]
+)
+def test_versions_are_compared_by_their_numbers(version, expected):
+    assert runtime._version_tuple(version) == expected
+
+
+def test_the_cache_lies_where_the_user_wants_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert runtime.user_cache() == tmp_path / "bncli"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert runtime.user_cache() == tmp_path / ".cache" / "bncli"
+
+
+def test_versions_name_what_a_run_depends_on():
+    versions = runtime.versions()
+    assert versions["python"] == platform.python_version()
+    assert versions["jax"] == jax.__version__
+    assert {"bncli", "flax", "jaxlib", "numpy", "optax", "orbax-checkpoint"} < versions.keys()
+
+
+def test_the_mesh_holds_every_device_along_the_batch():
+    mesh = runtime.make_mesh()
+    assert mesh.axis_names == (runtime.BATCH_AXIS,)
+    assert mesh.size == jax.device_count()
+    x = np.arange(6 * mesh.size).reshape(2 * mesh.size, 3)
+    for sharding in (runtime.batch_sharding(mesh), runtime.replicated(mesh)):
+        np.testing.assert_array_equal(jax.device_put(x, sharding), x)
+    assert runtime.batch_sharding(mesh, axis=1).spec == jax.sharding.PartitionSpec(None, "batch")
+
+
+def test_a_batch_must_divide_over_the_devices():
+    class Mesh8:
+        size = 8
+
+    runtime.check_batch_size(16, Mesh8)
+    with pytest.raises(UsageError, match="--batch-size 12 does not divide over 8 devices") as caught:
+        runtime.check_batch_size(12, Mesh8)
+    assert caught.value.remedy == "Use a multiple of 8."

@@ -1,0 +1,183 @@
+"""A whole run: what it records, what it scores, what it refuses, and that the number of devices is irrelevant."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import CNN, make_dataset, run_config, train
+
+from bncli import checkpoint, runtime
+from bncli.data.augment import Augmentation
+from bncli.errors import CheckpointError, ModelError
+from bncli.evaluation import evaluate_checkpoint
+from bncli.training import run
+
+TESTS = Path(__file__).parents[1]
+
+
+def test_the_record_holds_what_was_asked_for_and_what_data_and_machine_added(trained, dataset):
+    config = checkpoint.read_config(trained.out)
+    assert config == trained.config
+    assert config.run == run_config(model=CNN, data={"augment": False}, training={"epochs": 4, "batch_size": 28})
+    assert config.preprocessing.image_shape == (8, 8, 1)
+    assert (config.preprocessing.mean, config.preprocessing.std) == (dataset.mean, dataset.std)
+    assert config.dataset.sha256 == dataset.sha256
+    assert config.dataset.class_names == dataset.class_names
+    assert (config.dataset.num_train, config.dataset.num_val, config.dataset.num_test) == (84, 30, 24)
+    assert config.versions == runtime.versions()
+
+
+def test_it_learns(trained):
+    assert trained.test.accuracy > 0.9
+    assert trained.history[-1].train_loss < 0.5 * trained.history[0].train_loss
+
+
+def test_the_best_epoch_is_the_one_that_is_tested(trained, dataset):
+    best = max(trained.history, key=lambda row: (row.val_accuracy, -row.val_loss))
+    assert trained.best.epoch == best.epoch
+    assert trained.best.step == 3 * best.epoch
+    assert (trained.best.val_accuracy, trained.best.val_loss) == (best.val_accuracy, best.val_loss)
+    again = evaluate_checkpoint(
+        checkpoint.load(trained.out), dataset.test, class_names=dataset.class_names, stats="running", batch_size=28
+    )
+    assert again.predictions_sha256 == trained.test.predictions_sha256
+    assert again.loss == pytest.approx(trained.test.loss, rel=1e-6)
+    assert trained.test.num_examples == 24
+
+
+def test_augmentation_can_be_left_out(dataset, tmp_path):
+    class Seen(Exception):
+        pass
+
+    seen = []
+
+    def record(settings):
+        seen.append(settings.augmentation)
+        raise Seen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "make_train_step", record)
+        for augment in (True, False):
+            with pytest.raises(Seen):
+                run.create_trainer(run_config(data={"augment": augment}), dataset, tmp_path)
+    assert seen == [dataset.augmentation, Augmentation.none()]
+    assert not dataset.augmentation.is_none
+
+
+def test_other_data_and_another_network_are_not_resumed(copied, dataset):
+    config = checkpoint.read_config(copied).run
+    with pytest.raises(CheckpointError, match="was trained on other data"):
+        train(config, make_dataset(seed=5), copied, resume=True)
+    wider = replace(config, model=replace(config.model, args={"features": [5]}))
+    with pytest.raises(CheckpointError, match="does not fit this network and optimizer"):
+        train(wider, dataset, copied, resume=True)
+    adamw = replace(config, optimizer=replace(config.optimizer, name="adamw"))
+    with pytest.raises(CheckpointError, match="does not fit this network and optimizer"):
+        train(adamw, dataset, copied, resume=True)
+
+
+NETS = """
+import flax.linen as nn
+
+class Fixed(nn.Module):
+    outputs: int = 10
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(self.outputs)(x.reshape(len(x), -1))
+
+class Pair(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        return x, x
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"name": "nets.py:Fixed"}, r"nets\.py:Fixed makes logits of shape \(2, 10\) for 2 images of 3 classes"),
+        ({"name": "nets.py:Fixed", "args": {"outputs": 2}}, r"makes logits of shape \(2, 2\)"),
+        ({"name": "nets.py:Pair"}, r"nets\.py:Pair cannot be applied in eval mode"),
+    ],
+)
+def test_a_network_that_does_not_make_one_logit_per_class_is_refused(dataset, tmp_path, model, message):
+    (tmp_path / "nets.py").write_text(NETS)
+    config = run_config(model={"args": {}} | model | {"name": f"{tmp_path}/{model['name']}"})
+    with pytest.raises(ModelError, match=message):
+        run.create_trainer(config, dataset, tmp_path / "ckpt")
+
+
+def test_a_network_of_the_users_own_trains(dataset, tmp_path):
+    (tmp_path / "nets.py").write_text(NETS)
+    config = run_config(model={"name": f"{tmp_path}/nets.py:Fixed", "args": {"outputs": 3}}, training={"epochs": 1})
+    assert np.isfinite(train(config, dataset, tmp_path / "ckpt").test.loss)
+
+
+# One device and eight.
+
+
+def devices_config(epochs):
+    """Dropout, augmentation and padded batches are all on; 32 divides over 8 devices."""
+    return run_config(model={"dropout": 0.2}, training={"epochs": epochs})
+
+
+ON_EIGHT_DEVICES = """
+import sys, json
+from dataclasses import asdict
+from pathlib import Path
+import jax
+from tiny import make_dataset, train
+from training.test_run import devices_config
+from bncli.errors import UsageError
+from bncli.runtime import check_batch_size, make_mesh
+
+assert jax.device_count() == 8, jax.devices()
+check_batch_size(32, make_mesh())
+try:
+    check_batch_size(30, make_mesh())
+except UsageError:
+    pass
+else:
+    raise AssertionError("30 does not divide over 8")
+out, resumed = map(Path, sys.argv[1:])
+new = train(devices_config(2), make_dataset(), out)
+more = train(devices_config(2), make_dataset(), resumed, resume=True)  # begun on one device
+print(json.dumps([[asdict(row) for row in result.history] for result in (new, more)]))
+"""
+
+
+def test_eight_devices_give_the_numbers_of_one(dataset, tmp_path):
+    """BN statistics are of the global batch, random numbers those of one device, and a save can be read on any number."""
+    train(devices_config(1), dataset, tmp_path / "resumed")
+    code = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", ON_EIGHT_DEVICES, str(tmp_path / "eight"), str(tmp_path / "resumed")],
+        env=os.environ
+        | {
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    one = train(devices_config(2), dataset, tmp_path / "one")
+    stdout, stderr = code.communicate(timeout=500)
+    assert code.returncode == 0, stderr
+    for history in json.loads(stdout.splitlines()[-1]):
+        for actual, expected in zip(history, map(asdict, one.history), strict=True):
+            for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
+                assert actual[name] == pytest.approx(expected[name], rel=1e-3), name
+    expected = checkpoint.load_variables(one.out, 6)
+    for out in (tmp_path / "eight", tmp_path / "resumed"):
+        actual = checkpoint.load_variables(out, 6)
+        for part in ("params", "batch_stats"):
+            for name, layer in expected[part].items():
+                for leaf, values in layer.items():
+                    np.testing.assert_allclose(actual[part][name][leaf], values, rtol=1e-3, atol=1e-4, err_msg=name)
