@@ -224,7 +224,7 @@ def _by_name(rows: Sequence[NormReport]) -> list[list[NormReport]]:
 
 
 def _described(x: Tensor) -> jax.ShapeDtypeStruct:
-    """Its shape, and the dtype that JAX gives it: a float64 array of NumPy's is float32 to JAX unless told otherwise."""
+    """Its shape, and the dtype that JAX gives it: NumPy's float64 becomes float32 unless x64 is enabled."""
     return jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype))
 
 
