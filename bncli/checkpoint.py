@@ -193,7 +193,8 @@ def save(out: Path, step: int, *, variables: Tree, optimizer: Tree, progress: Ma
         _write_atomically(_manifest_path(out, step), _manifest(target).encode())
     except (OSError, ValueError) as error:  # a ValueError is how tensorstore says that the disk is full
         raise CheckpointError(
-            f"cannot save {target}: {getattr(error, 'strerror', None) or error}", remedy="Free some space, then go on with --resume."
+            f"cannot save {target}: {getattr(error, 'strerror', None) or error}",
+            remedy="Free some space, then go on with --resume.",
         ) from error
 
 

@@ -3,6 +3,11 @@
 import shutil
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile("bncli", deadline=None, print_blob=True)
+settings.load_profile("bncli")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -98,12 +98,14 @@ def test_only_cli_prints(path: Path) -> None:
             assert node.func.id != "print", f"{path}:{node.lineno} prints"
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["--version"], ["eval"], ["train", "--no-such-option"]])
-def test_help_and_usage_errors_do_not_import_jax(argv: list[str]) -> None:
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["train", "--help"], ["--version"], ["eval"], ["train", "--no-such-option"]]
+)
+def test_help_and_usage_errors_do_not_import_jax(argv: str) -> None:
     code = (
         "import sys\n"
         "from bncli.cli.app import main\n"
-        f"sys.argv = ['bncli', *{argv!r}]\n"
+        f"sys.argv = ['bncli', *{argv.split()!r}]\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'jax', 'numpy', 'flax', 'orbax', 'sklearn', 'optax'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -134,7 +134,9 @@ def test_the_hash_stays_what_it_is():
     """Published hashes must stay comparable: the format is in the docstring, this is its value."""
     import hashlib
 
-    expected = hashlib.sha256(b"['a']['b'] int32 (2,)\n" + bytes([1, 0, 0, 0, 2, 0, 0, 0]) + b"['c'] float32 ()\n" + bytes(4))
+    expected = hashlib.sha256(
+        b"['a']['b'] int32 (2,)\n" + bytes([1, 0, 0, 0, 2, 0, 0, 0]) + b"['c'] float32 ()\n" + bytes(4)
+    )
     tree = {"c": np.float32(0), "a": {"b": np.array([1, 2], np.int32)}}
     assert checkpoint.sha256_tree(tree) == expected.hexdigest()
 
@@ -156,7 +158,9 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize(("damage", "what"), [(flip, "is damaged"), (cut, "is damaged"), (lambda p: p.unlink(), "is missing")])
+@pytest.mark.parametrize(
+    ("damage", "what"), [(flip, "is damaged"), (cut, "is damaged"), (lambda p: p.unlink(), "is missing")]
+)
 def test_damage_to_any_file_of_a_save_is_named(copied, damage, what):
     last = checkpoint.complete_steps(copied)[-1]
     folder = copied / "steps" / str(last)
@@ -237,7 +241,7 @@ def full_disk():
 def test_a_save_that_fails_leaves_the_earlier_ones_and_can_be_done_again(tmp_path, full_disk):
     save(tmp_path, 3)
     large = {"noise": np.random.default_rng(0).random(100_000)}  # 800 kB
-    with full_disk(), pytest.raises(CheckpointError, match="cannot save .*4: .*File too large") as caught:
+    with full_disk(), pytest.raises(CheckpointError, match=r"cannot save .*4: .*File too large") as caught:
         save(tmp_path, 4, variables=large)
     assert "--resume" in caught.value.remedy
     checkpoint.verify(tmp_path, 3)
@@ -348,7 +352,7 @@ def test_a_link_to_a_checkpoint_is_not_removed(copied, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(copied, target_is_directory=True)
     before = tree_of(copied)
-    with pytest.raises(CheckpointError, match="cannot create .*: .*symbolic link"):
+    with pytest.raises(CheckpointError, match=r"cannot create .*: .*symbolic link"):
         checkpoint.create_output(link, overwrite=True)
     assert tree_of(copied) == before
 
@@ -367,7 +371,11 @@ def test_metrics_are_one_line_an_epoch_and_can_be_written_anew(tmp_path):
 
 def test_a_directory_without_a_configuration_is_no_checkpoint(tmp_path):
     (tmp_path / "file").touch()
-    for path, what in ((tmp_path, "holds no config.json"), (tmp_path / "gone", "is no directory"), (tmp_path / "file", "is no")):
+    for path, what in (
+        (tmp_path, "holds no config.json"),
+        (tmp_path / "gone", "is no directory"),
+        (tmp_path / "file", "is no"),
+    ):
         with pytest.raises(CheckpointError, match=f"{path} {what}") as caught:
             checkpoint.load(path)
         assert "bncli train" in caught.value.remedy

@@ -41,7 +41,9 @@ RUNS = st.builds(
         init=st.sampled_from(["he", "orthogonal"]),
     ),
     data=st.builds(DataConfig, source=st.text(), channels=st.none() | st.integers(1, 4), val_fraction=st.just(0.25)),
-    optimizer=st.builds(OptimizerConfig, learning_rate=st.none() | POSITIVE, schedule=st.sampled_from(["step", "cosine"])),
+    optimizer=st.builds(
+        OptimizerConfig, learning_rate=st.none() | POSITIVE, schedule=st.sampled_from(["step", "cosine"])
+    ),
     training=st.builds(TrainingConfig, seed=st.integers(0, 2**32 - 1), patience=st.none() | st.integers(1, 99)),
 )
 

@@ -114,7 +114,9 @@ def test_a_configured_process_computes_and_its_cache_is_the_owners_alone(tmp_pat
 
 
 def test_what_the_user_has_set_is_kept(tmp_path):
-    seen = run_python(CONFIGURED, XLA_FLAGS=f"{FLAG}=LIBRARY_FUSION_TYPE_DOT", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))
+    seen = run_python(
+        CONFIGURED, XLA_FLAGS=f"{FLAG}=LIBRARY_FUSION_TYPE_DOT", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")
+    )
     assert seen["flags"] == f"{FLAG}=LIBRARY_FUSION_TYPE_DOT"
     assert seen["cache"] == str(tmp_path / "mine")
 

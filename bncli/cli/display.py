@@ -86,6 +86,7 @@ class TrainingDisplay:
             self._task = self._progress.add_task("compiling", total=None, numbers="")
             yield
         self._progress = None
+        self._console.print()  # between the lines of the epochs and the result
 
     def show_step(self, event: StepProgress) -> None:
         """Moves the bar."""

@@ -206,7 +206,7 @@ def train(
     else:
         run.start(trainer, overwrite=overwrite)
     epochs_before = trainer.progress.epochs_done
-    display.note(render.run_line(trainer), quiet=quiet)
+    display.note(render.run_lines(trainer), quiet=quiet)
     shown = display.TrainingDisplay(epochs=config.training.epochs, quiet=quiet)
     with display.interrupts(trainer.request_stop, quiet=quiet), shown.running():
         for event in trainer.epochs():

@@ -35,7 +35,7 @@ class Folded:
         original: the apply function that was folded; `shapes`: the variables it was traced with.
         example: the shape and dtype of its input; only the batch size may differ.
         structure: the trace's operations, which another batch size must not change.
-        numbers: the trace's literals, likewise.
+        numbers: the constants that went into folded numbers, likewise.
         recipe: what to do differently when they are carried out.
     """
 
@@ -45,7 +45,7 @@ class Folded:
     shapes: Pytree = field(repr=False)
     example: jax.ShapeDtypeStruct
     structure: tuple[Any, ...] = field(repr=False)
-    numbers: tuple[Any, ...] = field(repr=False)
+    numbers: Mapping[int, bytes] = field(repr=False)
     recipe: Recipe = field(repr=False)
 
     def __call__(self, x: Tensor) -> Pytree:
@@ -63,7 +63,7 @@ class Folded:
         if given.shape[1:] != self.example.shape[1:] or given.dtype != self.example.dtype:
             raise self._refusal(given, "may compute with other numbers")
         graph = trace(self.original, self.shapes, given)
-        if graph.structure != self.structure or graph.numbers != self.numbers:
+        if graph.structure != self.structure or graph.numbers(self.numbers) != self.numbers:
             raise self._refusal(given, "does other operations")
         return carry_out(self.recipe, graph, dict(_flatten(variables)), x)
 
@@ -130,7 +130,7 @@ def fold(
         shapes=shapes,
         example=example,
         structure=graph.structure,
-        numbers=graph.numbers,
+        numbers=graph.numbers(recipe.spent),
         recipe=recipe,
     )
 

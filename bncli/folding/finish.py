@@ -44,6 +44,7 @@ def finish(draft: Draft, arrays: Mapping[Path, Any]) -> tuple[Recipe, dict[Path,
         chains={index: (draft.chains[index].source, writer.chain(index, affine)) for index, affine in chains.items()},
         behind=_drop_empty({value: writer.behind(value) for value in {**draft.edits.biases, **draft.edits.behind}}),
         ahead={slot: writer.left(slot, a) for slot, a in draft.edits.ahead.items() if not a.is_identity},
+        spent=_spent(draft, read),
     )
     return recipe, writer.arrays
 
@@ -61,6 +62,12 @@ def _needed(draft: Draft, chains: Mapping[int, Affine]) -> tuple[tuple[int, ...]
         else:
             needed.update(v for i, v in enumerate(node.inputs) if (node.index, i) not in draft.edits.weights)
     return tuple(reversed(steps)), needed
+
+
+def _spent(draft: Draft, read: set[int]) -> frozenset[int]:
+    """The constants that the folded network does not read, though the original one does; PRNG keys have no numbers."""
+    values = {value for node in draft.live for value in node.inputs}
+    return frozenset(v for v in values - read if isinstance(draft.graph.constants.get(v), np.ndarray))
 
 
 def _drop_empty(behind: dict[int, tuple[MultiplyAdd, ...]]) -> dict[int, tuple[MultiplyAdd, ...]]:

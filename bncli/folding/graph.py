@@ -6,7 +6,7 @@ everything downstream reads plain frozen dataclasses. Letters: B batch, H W spat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -86,11 +86,9 @@ class Graph:
         """What must not change with the batch size: which operation reads which values."""
         return (*((node.name, node.inputs, node.outputs) for node in self.nodes), self.outputs)
 
-    @property
-    def numbers(self) -> tuple[str, ...]:
-        """The scalar constants in order: what a division by the number of examples would betray."""
-        scalars = [constant for constant in self.constants.values() if not np.ndim(constant)]
-        return tuple(_constant_text(constant) for constant in scalars)
+    def numbers(self, constants: Iterable[int]) -> dict[int, bytes]:
+        """The contents of some constants: a division by the number of examples shows in them, not in the structure."""
+        return {value: np.asarray(self.constants[value]).tobytes() for value in constants}
 
     @property
     def producers(self) -> dict[int, Node]:

@@ -64,6 +64,7 @@ class Recipe:
         weights: (operation, operand) -> the variable that replaces it.
         behind: value -> what to do to it before anything reads it.
         ahead: (operation, operand) -> what to do to the operand.
+        spent: the trace's constants that no step reads any more, because folded numbers were computed from them.
     """
 
     steps: tuple[int, ...]
@@ -71,6 +72,7 @@ class Recipe:
     weights: Mapping[Slot, Weight] = field(default_factory=dict)
     behind: Mapping[int, tuple[MultiplyAdd, ...]] = field(default_factory=dict)
     ahead: Mapping[Slot, MultiplyAdd] = field(default_factory=dict)
+    spent: frozenset[int] = frozenset()
 
 
 def carry_out(recipe: Recipe, graph: Graph, arrays: Mapping[Path, Tensor], x: Tensor) -> Pytree:

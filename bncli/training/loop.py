@@ -345,9 +345,14 @@ def join_state(variables: Mapping[str, Any], rest: Mapping[str, Any]) -> TrainSt
 
 
 def _better(best: Best | None, result: EpochResult, step: int) -> Best:
-    if best is not None and (best.val_accuracy, -best.val_loss) >= (result.val_accuracy, -result.val_loss):
+    if best is not None and _rank(best) >= _rank(result):
         return best
     return Best(epoch=result.epoch, step=step, val_accuracy=result.val_accuracy, val_loss=result.val_loss)
+
+
+def _rank(epoch: Best | EpochResult) -> tuple[float, float]:
+    """Larger is better; a loss that is NaN, which compares with nothing, is the worst."""
+    return epoch.val_accuracy, -math.inf if math.isnan(epoch.val_loss) else -epoch.val_loss
 
 
 class _Throughput:

@@ -9,9 +9,7 @@ from bncli.models import build_network
 
 def network_of(image_shape, *, num_classes=3, precision="float32", **settings):
     """The network of these model settings."""
-    return build_network(
-        ModelConfig(**settings), num_classes=num_classes, image_shape=image_shape, precision=precision
-    )
+    return build_network(ModelConfig(**settings), num_classes=num_classes, image_shape=image_shape, precision=precision)
 
 
 def random_variables(network, image_shape, *, seed=0):

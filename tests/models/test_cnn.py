@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+
 from models.oracle import batch_norm, network_of, num_parameters, random_images, random_variables
 
 EPSILON = 1e-3
@@ -72,4 +73,6 @@ def test_a_convolution_has_a_bias_unless_bn_follows_at_once(placement, has_bias)
 def test_by_default_it_is_the_classic_net():
     kernels = sum(9 * i * o for i, o in [(1, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128)])
     norms = 2 * 2 * (32 + 64 + 128)
-    assert num_parameters(network_of((8, 8, 1), num_classes=10, name="cnn"), (8, 8, 1)) == kernels + norms + 128 * 10 + 10
+    assert (
+        num_parameters(network_of((8, 8, 1), num_classes=10, name="cnn"), (8, 8, 1)) == kernels + norms + 128 * 10 + 10
+    )

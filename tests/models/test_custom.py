@@ -1,4 +1,4 @@
-"""The user's own module: found by file or package, built with what it takes, refused with a reason, and known by its hash."""
+"""The user's own module: found by file or package, built with what it takes, refused with a reason, known by hash."""
 
 import hashlib
 import sys
@@ -12,7 +12,7 @@ from bncli.errors import ModelError
 from bncli.models import build_network, model_file_sha256
 from bncli.models.custom import build_custom, load_class, source_file
 
-NET = '''
+NET = """
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -38,7 +38,7 @@ class Picky(nn.Module):
 
 class NotAModule:
     pass
-'''
+"""
 
 
 @pytest.fixture
@@ -99,10 +99,20 @@ def test_two_files_of_one_name_are_two_modules(tmp_path):
         ("{folder}/empty.py:Net", {}, "'Net' is no linen module", "no subclass of flax.linen.Module"),
         ("{folder}/syntax.py:Net", {}, r"syntax\.py: SyntaxError: ", "Mend the file"),
         ("{folder}/raises.py:Net", {}, r"raises\.py: RuntimeError: on import", "Mend the file"),
-        ("{folder}/net.py:Net", {"depth": 3}, "--model-arg depth: .* has no such argument", "num_classes, widths, dtype."),
+        (
+            "{folder}/net.py:Net",
+            {"depth": 3},
+            "--model-arg depth: .* has no such argument",
+            "num_classes, widths, dtype.",
+        ),
         ("{folder}/net.py:Picky", {}, "cannot be built with {}.*width", "--model-arg key=value"),
         ("{folder}/net.py:Picky", {"width": -1}, "a width is not negative", "--model-arg key=value"),
-        ("no_such_package.net:Net", {}, "cannot import no_such_package.net: ModuleNotFoundError", "Install the package"),
+        (
+            "no_such_package.net:Net",
+            {},
+            "cannot import no_such_package.net: ModuleNotFoundError",
+            "Install the package",
+        ),
         (":Net", {}, "cannot import ", "file.py:Class"),
     ],
 )

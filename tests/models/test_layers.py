@@ -1,4 +1,4 @@
-"""Laws of the shared pieces: BN is its formula, the pool is Flax's, each initialiser has the variance it is named for."""
+"""Laws of the shared pieces: BN is its formula, the pool is Flax's, each initialiser has its variance."""
 
 from functools import partial
 

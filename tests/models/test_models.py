@@ -1,15 +1,15 @@
-"""Laws of the registry: every known model can be built, trained a step in either precision, and refused with a reason."""
+"""Laws of the registry: every known model can be built, trained a step in either precision, refused with a reason."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from models.oracle import network_of, random_images
 
 from bncli.config import ModelConfig
 from bncli.errors import ModelError, UsageError
 from bncli.models import MODELS, relu_follows_every_bn
+from models.oracle import network_of, random_images
 
 SMALL = {"cnn": [2, 2, 2], "mlp": [2, 2], "resnet18": 2, "resnet20": 2, "resnet50": 2}  # features
 SLOW_TO_COMPILE = ("resnet18", "resnet20", "resnet50")  # test_network.py trains a smaller one
@@ -59,7 +59,9 @@ def test_a_step_on_the_smallest_image_moves_weights_and_statistics(name, precisi
     assert np.isfinite(loss)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
     for part in ("params", "batch_stats"):
-        changed = [bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (before[part], after[part])), strict=True)]
+        changed = [
+            bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (before[part], after[part])), strict=True)
+        ]
         assert any(changed), part
 
 

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from models.oracle import network_of, random_images, random_variables
 
 from bncli.errors import ModelError
 from bncli.models import BatchNormSettings
 from bncli.models.network import TRAIN_ARGUMENTS, as_network
 from bncli.models.resnet import BottleneckBlock, ResNet
+from models.oracle import network_of, random_images, random_variables
 
 SHAPE = (8, 8, 1)
 KEY = jax.random.key(0)
@@ -154,9 +154,7 @@ def outcome_of(network, images, num_real, mask):
         logits, batch_stats = network.train_logits(variables, images, mask=mask, dropout_key=KEY)
         logits = logits[:num_real]
         loss = (
-            logits.mean()
-            if labels is None
-            else optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+            logits.mean() if labels is None else optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         )
         return loss, (logits, batch_stats)
 
@@ -238,6 +236,8 @@ def test_initial_variables_depend_on_the_key_alone():
 
 def test_a_module_that_cannot_take_the_images_is_refused_with_their_shape():
     network = as_network(OtherArgument())
-    with pytest.raises(ModelError, match=r"\w+ cannot be applied to images \[B, H, W, C\] = \(2, 8, 8, 1\): ") as caught:
+    with pytest.raises(
+        ModelError, match=r"\w+ cannot be applied to images \[B, H, W, C\] = \(2, 8, 8, 1\): "
+    ) as caught:
         network.init(KEY, SHAPE)
     assert "model(x, train=bool)" in caught.value.remedy

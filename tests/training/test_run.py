@@ -51,19 +51,19 @@ def test_the_best_epoch_is_the_one_that_is_tested(trained, dataset):
 
 
 def test_augmentation_can_be_left_out(dataset, tmp_path):
-    class Seen(Exception):
+    class SeenError(Exception):
         pass
 
     seen = []
 
     def record(settings):
         seen.append(settings.augmentation)
-        raise Seen
+        raise SeenError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "make_train_step", record)
         for augment in (True, False):
-            with pytest.raises(Seen):
+            with pytest.raises(SeenError):
                 run.create_trainer(run_config(data={"augment": augment}), dataset, tmp_path)
     assert seen == [dataset.augmentation, Augmentation.none()]
     assert not dataset.augmentation.is_none
@@ -94,7 +94,7 @@ class Fixed(nn.Module):
 class Pair(nn.Module):
     @nn.compact
     def __call__(self, x, train):
-        return x, x
+        return x, nn.Dense(3)(x)
 """
 
 
@@ -124,7 +124,7 @@ def test_a_network_of_the_users_own_trains(dataset, tmp_path):
 
 def devices_config(epochs):
     """Dropout, augmentation and padded batches are all on; 32 divides over 8 devices."""
-    return run_config(model={"dropout": 0.2}, training={"epochs": epochs})
+    return run_config(model={"dropout": 0.2}, optimizer={"schedule_epochs": 2}, training={"epochs": epochs})
 
 
 ON_EIGHT_DEVICES = """
@@ -153,7 +153,7 @@ print(json.dumps([[asdict(row) for row in result.history] for result in (new, mo
 
 
 def test_eight_devices_give_the_numbers_of_one(dataset, tmp_path):
-    """BN statistics are of the global batch, random numbers those of one device, and a save can be read on any number."""
+    """BN statistics are of the global batch, random numbers those of one device, a save can be read on any number."""
     train(devices_config(1), dataset, tmp_path / "resumed")
     code = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", ON_EIGHT_DEVICES, str(tmp_path / "eight"), str(tmp_path / "resumed")],

@@ -135,7 +135,9 @@ def test_the_outcome_is_loss_prediction_and_whether_the_label_is_in_the_top_five
     outcome = outcome_of(logits, labels)
     order = np.argsort(-logits, axis=1)
     np.testing.assert_array_equal(outcome.prediction, order[:, 0])
-    np.testing.assert_array_equal(outcome.in_top5, [label in row for label, row in zip(labels, order[:, :5], strict=True)])
+    np.testing.assert_array_equal(
+        outcome.in_top5, [label in row for label, row in zip(labels, order[:, :5], strict=True)]
+    )
     expected = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(50), labels]
     np.testing.assert_allclose(outcome.loss, expected, rtol=1e-5)
 
@@ -151,7 +153,9 @@ def test_the_first_of_equal_logits_is_predicted():
 def test_images_are_normalised_before_the_network_sees_them():
     seen = []
     step = make_eval_step(
-        lambda variables, images, mask: (seen.append(images), images.reshape(2, -1))[1], PREPROCESSING, precision="bfloat16"
+        lambda variables, images, mask: (seen.append(images), images.reshape(2, -1))[1],
+        PREPROCESSING,
+        precision="bfloat16",
     )
     step({}, np.full((2, *SHAPE), 51, np.uint8), jnp.zeros(2, jnp.int32), np.ones(2, bool))
     assert seen[0].dtype == jnp.bfloat16

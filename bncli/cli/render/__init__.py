@@ -9,7 +9,7 @@ from bncli.cli.render.evaluate import EvalReport, eval_json, eval_text
 from bncli.cli.render.fold import fold_text
 from bncli.cli.render.predict import PredictReport, predict_json, predict_text
 from bncli.cli.render.stats import stats_json, stats_text
-from bncli.cli.render.train import run_line, train_json, train_text
+from bncli.cli.render.train import run_lines, train_json, train_text
 
 __all__ = [
     "EvalReport",
@@ -22,7 +22,7 @@ __all__ = [
     "fold_text",
     "predict_json",
     "predict_text",
-    "run_line",
+    "run_lines",
     "stats_json",
     "stats_text",
     "train_json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -18,9 +19,18 @@ def emit(
 ) -> None:
     """Prints the result on stdout, as one JSON document or as text."""
     if as_json:
-        print(json.dumps(to_json(result), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(_without_nan(to_json(result)), ensure_ascii=False, allow_nan=False))
     else:
         Console(highlight=False).print(to_text(result))
+
+
+def _without_nan(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """NaN and infinity become null: they are no JSON, and many readers refuse them."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain_table(*columns: str, title: str | None = None, words: tuple[str, ...] = ()) -> Table:

@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from bncli.training.run import TrainResult
 
 
-def run_line(trainer: Trainer) -> str:
-    """What is about to be trained on what, in one line."""
+def run_lines(trainer: Trainer) -> str:
+    """What is about to be trained on what, in two lines."""
     import jax
 
     config, data = trainer.config, trainer.dataset
     num_params = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params))
     bn = f"BN {config.model.bn_placement}-activation" if trainer.state.batch_stats else "no BN"
+    device = jax.devices()[0].device_kind
     return (
-        f"{config.model.name}, {bn}, {num_params:,} parameters; {data.name}: {len(data.train):,} train, "
-        f"{len(data.val):,} val, {len(data.test):,} test; {trainer.mesh.size} × {jax.devices()[0].device_kind}"
+        f"{config.model.name}, {bn}, {num_params:,} parameters, on {trainer.mesh.size} × {device}\n"
+        f"{data.name}: {len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test images"
     )
 
 
@@ -72,7 +73,7 @@ def train_text(result: TrainResult) -> RenderableType:
         f"[bold]test accuracy {result.test.accuracy:.4f}[/], loss {result.test.loss:.4f} on "
         f"{result.test.num_examples:,} images, by the best epoch ({result.best.epoch}*)\n"
         f"{seconds.total:.1f} s in all: {seconds.train:.1f} s training, {seconds.compile:.1f} s compiling the step\n"
-        f"written to [bold]{out}[/]; next: bncli eval {out}, bncli inspect-stats {out}, bncli fold {out} out"
+        f"written to [bold]{out}[/]; next: bncli inspect-stats {out}, bncli fold {out} out"
     )
     early = [Text("stopped early: patience is spent")] if result.stopped_early else []
     return Group(table, *early, summary)

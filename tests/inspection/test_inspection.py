@@ -1,0 +1,86 @@
+"""The doctor on a trained checkpoint: healthy as it is, and with each sickness planted in its variables."""
+
+import jax
+import numpy as np
+import pytest
+from tiny import run_config
+
+from bncli import checkpoint
+from bncli.config import ModelConfig
+from bncli.errors import CheckpointError
+from bncli.inspection import inspect_stats
+from bncli.models import build_network
+
+
+def test_a_healthy_checkpoint_has_rows_in_order_and_no_finding(trained):
+    report = inspect_stats(trained.out)
+    assert report.format == "bncli"
+    assert report.source == str(trained.out)
+    assert [layer.name for layer in report.layers] == ["BatchNorm_0", "BatchNorm_1"]
+    assert {(layer.channels, layer.epsilon, layer.momentum) for layer in report.layers} == {(4, 1e-5, 0.5)}
+    assert [finding for finding in report.findings if finding.severity != "info"] == []
+    assert report.notes == ()
+    assert report.folded_from is None
+
+
+def test_the_numbers_are_those_of_the_save(trained):
+    variables = checkpoint.load(trained.out).variables
+    for row in inspect_stats(trained.out).layers:
+        stats, params = variables["batch_stats"][row.name], variables["params"][row.name]
+        assert row.mean.max == pytest.approx(stats["mean"].max())
+        assert row.var.min == pytest.approx(stats["var"].min())
+        gain = params["scale"].astype(np.float64) / np.sqrt(stats["var"].astype(np.float64) + 1e-5)
+        assert row.gain.median == pytest.approx(np.median(gain))
+
+
+PLANTED = [
+    ("batch_stats", "mean", {1: np.nan}, "nonfinite", "error"),
+    ("batch_stats", "var", {0: np.inf}, "nonfinite", "error"),
+    ("batch_stats", "var", {2: 1e-6}, "epsilon-dominated", "warning"),
+    ("params", "scale", {3: 0.0}, "dead-channels", "warning"),
+    ("params", "bias", {0: -30.0}, "dead-channels", "warning"),  # a ReLU is known to follow
+]
+
+
+@pytest.mark.parametrize(("part", "name", "changes", "code", "severity"), PLANTED)
+def test_a_sickness_planted_in_a_save_is_found_where_it_was_planted(copied, part, name, changes, code, severity):
+    loaded = checkpoint.load(copied)
+    variables = jax.tree.map(np.copy, loaded.variables)
+    for channel, value in changes.items():
+        variables[part]["BatchNorm_1"][name][channel] = value
+    checkpoint.save(copied, 99, variables=variables, optimizer={"step": np.int32(99)}, progress={"best": None})
+    findings = [
+        f for f in inspect_stats(copied, step="last").findings if f.layer == "BatchNorm_1" or f.severity != "info"
+    ]
+    assert [(f.code, f.severity, f.layer, f.channels) for f in findings] == [
+        (code, severity, "BatchNorm_1", tuple(changes))
+    ]
+    assert not [f for f in inspect_stats(copied, step=str(loaded.step)).findings if f.severity != "info"]
+
+
+def test_initial_variables_were_never_updated():
+    network = build_network(ModelConfig(name="resnet20", args={"features": 2}), num_classes=3, image_shape=(8, 8, 1))
+    variables = network.init(jax.random.key(0), (8, 8, 1))
+    report = inspect_stats(variables)
+    assert report.format == "flax-variables"
+    assert report.source == "variables"
+    never = [finding.layer for finding in report.findings if finding.code == "never-updated"]
+    assert never == [layer.name for layer in report.layers]
+    assert len(never) == 21
+    assert "ResNetBlock_3/BatchNorm_1" in never
+
+
+def test_a_checkpoint_without_bn_says_so(copied, dataset):
+    from bncli.training.run import checkpoint_config
+
+    checkpoint.write_config(copied, checkpoint_config(run_config(model={"bn": False}), dataset))
+    variables = {"params": {"Dense_0": {"kernel": np.ones((2, 2), np.float32)}}, "batch_stats": {}}
+    checkpoint.save(copied, 99, variables=variables, optimizer={"step": np.int32(99)}, progress={"best": None})
+    report = inspect_stats(copied, step="last")
+    assert report.layers == report.findings == ()
+    assert report.notes == ("trained without BN: there is nothing to inspect",)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        inspect_stats(tmp_path)
