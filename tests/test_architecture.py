@@ -98,9 +98,7 @@ def test_only_cli_prints(path: Path) -> None:
             assert node.func.id != "print", f"{path}:{node.lineno} prints"
 
 
-@pytest.mark.parametrize(
-    "argv", [["--help"], ["train", "--help"], ["--version"], ["eval"], ["train", "--no-such-option"]]
-)
+@pytest.mark.parametrize("argv", ["--help", "train --help", "--version", "eval", "train --epochs 0", "train --nope"])
 def test_help_and_usage_errors_do_not_import_jax(argv: str) -> None:
     code = (
         "import sys\n"
