@@ -60,6 +60,8 @@ def test_a_training_state_comes_back_into_the_trees_it_is_asked_for(saved):
     assert jax.tree.structure(optimizer) == jax.tree.structure(OPTIMIZER)
 
 
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("orbax_leftovers")
 @pytest.mark.parametrize("change", ["shape", "name", "missing"])
 def test_a_save_of_another_network_is_refused(saved, change):
     variables = jax.tree.map(jnp.zeros_like, TREE)

@@ -307,6 +307,8 @@ class Trainer:
         checkpoint.prune(self.out, keep=self.config.training.keep, best_step=best.step)
 
     def _stop(self, *, steps_into_epoch: int) -> None:
+        if not math.isfinite(float(self.state.metrics.loss_sum)):
+            raise self._diverged(self.progress.epochs_done + 1)  # a save of it would be the last one, and useless
         self.progress = replace(self.progress, steps_into_epoch=steps_into_epoch)
         step = int(self.state.step)
         if step not in checkpoint.complete_steps(self.out):

@@ -69,6 +69,8 @@ def test_augmentation_can_be_left_out(dataset, tmp_path):
     assert not dataset.augmentation.is_none
 
 
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("orbax_leftovers")
 def test_other_data_and_another_network_are_not_resumed(copied, dataset):
     config = checkpoint.read_config(copied).run
     with pytest.raises(CheckpointError, match="was trained on other data"):
@@ -115,7 +117,9 @@ def test_a_network_that_does_not_make_one_logit_per_class_is_refused(dataset, tm
 
 def test_a_network_of_the_users_own_trains(dataset, tmp_path):
     (tmp_path / "nets.py").write_text(NETS)
-    config = run_config(model={"name": f"{tmp_path}/nets.py:Fixed", "args": {"outputs": 3}}, training={"epochs": 1})
+    config = run_config(
+        model={"name": f"{tmp_path}/nets.py:Fixed", "args": {"outputs": 3}}, training={"epochs": 1, "batch_size": 28}
+    )
     assert np.isfinite(train(config, dataset, tmp_path / "ckpt").test.loss)
 
 

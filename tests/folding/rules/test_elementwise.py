@@ -115,6 +115,18 @@ def test_a_choice_between_values():
     check_fold(of_one_bn, variables, X, folded=["bn"], direction="forward")
 
 
+def test_a_choice_between_two_bn_is_kept():
+    """Each case has its own scale, and the choice's readers could undo only one."""
+    mask = np.random.default_rng(0).random((5, 4, 1)) > 0.5
+    variables = make(bn1=3, bn2=3, c=(3, 3, 3, 2))
+
+    def apply(v, x):
+        return conv(v, "c", jnp.where(mask, norm(v, "bn1", relu(x)), norm(v, "bn2", relu(x))))
+
+    result = check_fold(apply, variables, X, kept=["bn2", "bn1"])
+    assert "replaced by another value in places" in result.report.norms[0].reason
+
+
 def test_a_choice_of_a_constant_is_kept():
     mask = np.random.default_rng(0).random((6, 4, 1)) > 0.5
     check_backward(lambda x: jnp.where(mask, x, 0.0), reason="replaced by a constant")
