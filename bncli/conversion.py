@@ -19,7 +19,7 @@ from bncli.checkpoint import Checkpoint, sha256_tree
 from bncli.config import FoldedFrom
 from bncli.data import normalize
 from bncli.data.configured import load_matching
-from bncli.errors import BncliError, CheckFailedError, CheckpointError
+from bncli.errors import BncliError, CheckFailedError, CheckpointError, FoldError
 from bncli.folding import Folded, FoldReport, Verification, fold, verify
 from bncli.folding.verify import TOLERANCES
 
@@ -52,7 +52,7 @@ class FoldResult:
         verification: original and folded side by side.
         examples: what they were compared on, in words.
         latency: of both.
-        seconds: tracing, planning and new weights, without verification.
+        seconds: folding and lowering, without verification.
         files: written, relative to ``out``.
     """
 
@@ -123,18 +123,12 @@ def fold_checkpoint(
             f"{path} is folded already, from {original.config.folded_from.checkpoint}",
             remedy="Fold the checkpoint it was made of, or use this one as it is.",
         )
-    shape, dtype = original.config.preprocessing.image_shape, jnp.dtype(original.config.run.training.precision)
+    dtype = jnp.dtype(original.config.run.training.precision)
     start = time.perf_counter()
-    folded = fold(
-        original.apply_fn,
-        original.variables,
-        jax.ShapeDtypeStruct((2, *shape), dtype),
-        include=include,
-        exclude=exclude,
-    )
+    folded, forward = _fold_and_export(original, include=include, exclude=exclude)
     seconds = time.perf_counter() - start
     images, examples = _verification_images(original, data_dir)
-    sides = _Sides.compile(original, folded)
+    sides = _Sides.compile(original, folded, forward)
     verification = verify(
         sides.original,
         sides.folded,
@@ -157,20 +151,58 @@ def fold_checkpoint(
             f"{verification.tolerance:.3g}; top-1 agreement {verification.top1_agreement:.4f} on {examples}",
             remedy="Nothing was written. Keep layers out by --exclude, or allow more by --tolerance.",
         )
-    return result if dry_run else _write(result, original, folded, out, overwrite=overwrite)
+    if dry_run:
+        return result
+    return _write(result, original, folded, bytes(forward.serialize()), out, overwrite=overwrite)
+
+
+def _fold_and_export(
+    original: Checkpoint, *, include: Sequence[str], exclude: Sequence[str]
+) -> tuple[Folded, jax.export.Exported]:
+    """The folded network, and its forward pass (variables, images [b, H, W, C]) -> logits [b, K] for any batch size b.
+
+    A few operations are traced differently when the batch size is a symbol (``x[:, 1:]`` becomes a gather). A network
+    that has them is folded as it looks with the symbol, where fewer rules may apply.
+    """
+    (batch,) = jax.export.symbolic_shape("b")
+    shape, dtype = original.config.preprocessing.image_shape, jnp.dtype(original.config.run.training.precision)
+    symbolic = jax.ShapeDtypeStruct((batch, *shape), dtype)
+    folded = fold(
+        original.apply_fn,
+        original.variables,
+        jax.ShapeDtypeStruct((2, *shape), dtype),
+        include=include,
+        exclude=exclude,
+    )
+    try:
+        return folded, _export(folded, symbolic)
+    except Exception:  # the second attempt tells whether it is the network or only this trace of it
+        try:
+            folded = fold(original.apply_fn, original.variables, symbolic, include=include, exclude=exclude)
+            return folded, _export(folded, symbolic)
+        except Exception as error:
+            raise FoldError(
+                f"the model of {original.path} cannot be written down for any batch size: {error}",
+                remedy="Fold it in Python with bncli.fold, for the batch size you need.",
+            ) from error
+
+
+def _export(folded: Folded, images: jax.ShapeDtypeStruct) -> jax.export.Exported:
+    variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), folded.variables)
+    return jax.export.export(jax.jit(folded.apply), platforms=PLATFORMS)(variables, images)
 
 
 @dataclass(frozen=True)
 class _Sides:
-    """The two networks as compiled functions of normalised images."""
+    """The two networks as compiled functions of normalised images; the folded one is what would be written."""
 
     original: Callable[[Any], Any]
     folded: Callable[[Any], Any]
 
     @classmethod
-    def compile(cls, original: Checkpoint, folded: Folded) -> _Sides:
+    def compile(cls, original: Checkpoint, folded: Folded, forward: jax.export.Exported) -> _Sides:
         variables = jax.device_put((original.variables, folded.variables))
-        before, after = jax.jit(original.apply_fn), jax.jit(folded.apply)
+        before, after = jax.jit(original.apply_fn), jax.jit(forward.call)
         return cls(lambda images: before(variables[0], images), lambda images: after(variables[1], images))
 
 
@@ -218,8 +250,9 @@ def _milliseconds(network: Callable[[Any], Any], image: jax.Array) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def _write(result: FoldResult, original: Checkpoint, folded: Folded, out: Path, *, overwrite: bool) -> FoldResult:
-    forward = export_forward(folded, original)
+def _write(
+    result: FoldResult, original: Checkpoint, folded: Folded, forward: bytes, out: Path, *, overwrite: bool
+) -> FoldResult:
     names = {
         status: tuple(row.name for row in folded.report.norms if row.status == status) for status in ("folded", "kept")
     }
@@ -240,13 +273,3 @@ def _write(result: FoldResult, original: Checkpoint, folded: Folded, out: Path, 
         out, config, step=original.step, variables=folded.variables, forward=forward, report=written.to_json()
     )
     return written
-
-
-def export_forward(folded: Folded, original: Checkpoint) -> bytes:
-    """The folded forward pass, serialised: (variables, images [b, H, W, C]) -> logits [b, K], for any batch size b."""
-    (batch,) = jax.export.symbolic_shape("b")
-    dtype = jnp.dtype(original.config.run.training.precision)
-    images = jax.ShapeDtypeStruct((batch, *original.config.preprocessing.image_shape), dtype)
-    variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), folded.variables)
-    exported = jax.export.export(jax.jit(folded.apply), platforms=PLATFORMS)(variables, images)
-    return bytes(exported.serialize())

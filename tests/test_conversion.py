@@ -7,10 +7,13 @@ import jax
 import jax.export
 import numpy as np
 import pytest
+import tiny
 
 import bncli
 from bncli import checkpoint
 from bncli.conversion import fold_checkpoint
+from bncli.data import Augmentation
+from bncli.data.dataset import RawDataset, build_dataset
 from bncli.errors import FoldError
 
 
@@ -62,3 +65,48 @@ def test_bad_statistics_are_refused_by_name_and_nothing_is_written(trained, tmp_
     with pytest.raises(FoldError, match="BatchNorm_0"):
         fold_checkpoint(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", [9, 14])
+def test_odd_sizes_before_a_pool_fold_completely(tmp_path, size):
+    rng = np.random.default_rng(0)
+    raw = RawDataset(
+        name="noise",
+        class_names=("a", "b", "c"),
+        train=tiny.make_split(30, seed=0, size=size),
+        val=tiny.make_split(9, seed=1, size=size),
+        test=tiny.make_split(9, seed=2, size=size),
+        augmentation=Augmentation(max_shift=1),
+        source="a test",
+    )
+    dataset = build_dataset(raw, val_fraction=0.1, seed=0)
+    config = tiny.run_config(
+        model=tiny.CNN | {"args": {"features": [4, 4, 4]}, "bn_placement": "post"}, training={"epochs": 1}
+    )
+    tiny.train(config, dataset, tmp_path / "ckpt")
+    result = fold_checkpoint(tmp_path / "ckpt", tmp_path / "out")
+    assert (result.report.folded, result.report.kept) == (6, 0)
+    folded = bncli.load(tmp_path / "out")
+    assert folded.apply_fn(folded.variables, rng.normal(size=(5, size, size, 1)).astype(np.float32)).shape == (5, 3)
+
+
+def test_a_model_that_indexes_its_input_still_folds(dataset, tmp_path):
+    # x[:, 1:] is traced differently under a symbolic batch size.
+    (tmp_path / "net.py").write_text(
+        "import flax.linen as nn\n"
+        "class Net(nn.Module):\n"
+        "    num_classes: int\n"
+        "    @nn.compact\n"
+        "    def __call__(self, x, train):\n"
+        "        x = nn.BatchNorm(use_running_average=not train, momentum=0.5)(nn.Conv(4, (3, 3))(x[:, 1:, :-1]))\n"
+        "        return nn.Dense(self.num_classes)(nn.relu(x).reshape(x.shape[0], -1))\n"
+    )
+    config = tiny.run_config(model={"name": f"{tmp_path}/net.py:Net", "args": {}}, training={"epochs": 1})
+    tiny.train(config, dataset, tmp_path / "ckpt")
+    result = fold_checkpoint(tmp_path / "ckpt", tmp_path / "out")
+    assert result.report.folded == 1
+    original, folded = bncli.load(tmp_path / "ckpt"), bncli.load(tmp_path / "out")
+    images = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_allclose(
+        folded.apply_fn(folded.variables, images), original.apply_fn(original.variables, images), rtol=1e-4, atol=1e-5
+    )

@@ -55,7 +55,8 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
     tie, this form's gradient is shared among them.
     """
     b, h, w, c = x.shape
-    x = x[:, : h // 2 * 2, : w // 2 * 2]
+    # Not by indexing, which a symbolic batch size turns into a gather that no fold rule can look through.
+    x = jax.lax.slice(x, (0, 0, 0, 0), (b, h // 2 * 2, w // 2 * 2, c))
     return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
