@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bncli.choices import Precision
 from bncli.errors import RuntimeCheckError, UsageError
 
 if TYPE_CHECKING:
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
 BATCH_AXIS = "batch"
 
-# jaxlib version -> flags worth their risk there. XLA aborts the process on a flag it does not know, so a
-# flag is only given to versions it was tried on. REDUCE: 420 → 540 images/s for the 6-conv net on 2 cores.
-_XLA_FLAGS = {
-    "0.10.1": ("--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE",),
-    "0.12.0": ("--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE",),
-    "0.12.0.1": ("--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE",),
-}
+# XLA aborts the process on a flag it does not know, so a flag is only given to versions it was tried on.
+_TRIED_VERSIONS = ("0.10.1", "0.12.0", "0.12.0.1")
+# Precision -> which operations XLA hands to its YNN kernels on a CPU. Reductions alone: 420 → 540 images/s for the
+# 6-conv net on 2 cores. None in bfloat16: with reductions, and by its own default, jaxlib 0.12.0.1 returned NaN and
+# infinite logits for a trained bfloat16 `cnn`.
+_YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+_YNN_FUSIONS = {"bfloat16": "", "float32": "LIBRARY_FUSION_TYPE_REDUCE"}
 # Versions whose CPU backend is known to compute wrong numbers or to crash (jax#39103, jax#40412).
 _BAD_ON_CPU = ("0.10.2", "0.11.0", "0.11.1", "0.11.2")
 # Before 0.12 a cached CPU program is rejected on load with a machine-feature error.
@@ -36,14 +37,17 @@ _CACHE_WORKS_FROM = (0, 12)
 _PACKAGES = ("bncli", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def configure() -> None:
+def configure(precision: Precision = "float32") -> None:
     """Sets up the process for JAX; call it once, before the first array.
+
+    Args:
+        precision: of the network that will run.
 
     Raises:
         RuntimeCheckError: the installed jaxlib is known to compute wrong numbers on this backend.
     """
     version = importlib.metadata.version("jaxlib")
-    _append_xla_flags(version)
+    _append_xla_flags(version, precision)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else a machine without a GPU is told so on stderr
     import jax
 
@@ -56,14 +60,13 @@ def configure() -> None:
         _use_compile_cache(user_cache() / "xla")
 
 
-def _append_xla_flags(jaxlib_version: str) -> None:
+def _append_xla_flags(jaxlib_version: str, precision: Precision = "float32") -> None:
     """Appends the flags tried on this version to ``XLA_FLAGS``; a flag the user has set stays theirs."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
         return  # tried nowhere else
     present = os.environ.get("XLA_FLAGS", "")
-    wanted = [flag for flag in _XLA_FLAGS.get(jaxlib_version, ()) if flag.split("=")[0] not in present]
-    if wanted:
-        os.environ["XLA_FLAGS"] = " ".join([present, *wanted]).strip()
+    if jaxlib_version in _TRIED_VERSIONS and _YNN_FLAG not in present:
+        os.environ["XLA_FLAGS"] = f"{present} {_YNN_FLAG}={_YNN_FUSIONS[precision]}".strip()
 
 
 def _refuse_bad_jaxlib(version: str, *, backend: str) -> None:

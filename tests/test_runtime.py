@@ -44,6 +44,13 @@ def test_a_tried_version_gets_its_flag_behind_what_is_there(flags_after, before)
     assert flags_after(TRIED, expected) == expected  # once
 
 
+@on_linux_x86
+def test_bfloat16_gets_none_of_the_kernels_that_return_nan(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    runtime._append_xla_flags(TRIED, "bfloat16")
+    assert os.environ["XLA_FLAGS"] == f"{FLAG}="
+
+
 def test_a_flag_the_user_has_set_stays_theirs(flags_after):
     assert flags_after(TRIED, f"{FLAG}=X --a=b") == f"{FLAG}=X --a=b"
 

@@ -31,10 +31,10 @@ def evaluate(
 ) -> None:
     """Score a checkpoint on a split: loss, accuracy, top-5, per-class accuracy, confusion matrix."""
     from bncli import runtime
+    from bncli.checkpoint import load, read_config
     from bncli.cli import display, render
 
-    runtime.configure()
-    from bncli.checkpoint import load
+    runtime.configure(read_config(checkpoint).run.training.precision)
     from bncli.data.configured import load_matching
     from bncli.evaluation import evaluate_checkpoint
 

@@ -37,9 +37,10 @@ def fold(
     Nothing is written when the proof fails (exit code 3).
     """
     from bncli import runtime
+    from bncli.checkpoint import read_config
     from bncli.cli import render
 
-    runtime.configure()
+    runtime.configure(read_config(checkpoint).run.training.precision)
     from bncli.conversion import fold_checkpoint
 
     result = fold_checkpoint(

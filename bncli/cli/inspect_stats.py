@@ -23,9 +23,10 @@ def inspect_stats(
 ) -> None:
     """Show each BN layer in numbers, and what is wrong with it."""
     from bncli import runtime
+    from bncli.checkpoint import read_config
     from bncli.cli import render
 
-    runtime.configure()
+    runtime.configure(read_config(path).run.training.precision)
     from bncli.inspection import inspect_stats as inspect
 
     report = inspect(path, step=step)

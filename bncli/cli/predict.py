@@ -21,10 +21,10 @@ def predict(
 ) -> None:
     """Show the most probable classes of image files, resized and normalised as in training."""
     from bncli import runtime
+    from bncli.checkpoint import load, read_config
     from bncli.cli import render
 
-    runtime.configure()
-    from bncli.checkpoint import load
+    runtime.configure(read_config(checkpoint).run.training.precision)
     from bncli.prediction import predict as predict_images
 
     opened = load(checkpoint, step=step, model=model)

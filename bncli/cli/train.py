@@ -192,7 +192,7 @@ def train(
         config = _resumed_config(ctx, out, quiet=quiet)
     else:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
-    runtime.configure()
+    runtime.configure(config.training.precision)
     from bncli.data.configured import load_configured
     from bncli.training import run
     from bncli.training.loop import EpochResult

@@ -166,3 +166,21 @@ def test_text_fits_80_columns(which, request, monkeypatch):
 def test_debug_shows_the_traceback(tmp_path):
     result = invoke("eval", tmp_path, "--debug")
     assert type(result.exception).__name__ == "CheckpointError"
+
+
+def test_bfloat16_goes_all_the_way(tmp_path):
+    """In processes of its own: XLA reads its flags once, and bfloat16 needs others (see ``runtime``)."""
+    import json
+    import subprocess
+    import sys
+
+    def run(*argv):
+        command = [sys.executable, "-m", "bncli", *map(str, argv), "--json"]
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    run("train", "--precision", "bfloat16", "--epochs", 1, "--out", tmp_path / "ckpt", "--quiet")
+    folded = run("fold", tmp_path / "ckpt", tmp_path / "out")
+    assert (folded["folded"], folded["kept"]) == (6, 0)
+    assert folded["verification"]["max_rel_error"] < 0.02
+    losses = [run("eval", tmp_path / name)["loss"] for name in ("ckpt", "out")]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)

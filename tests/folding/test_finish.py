@@ -56,6 +56,18 @@ def test_a_kernel_goes_back_through_flips_and_transposes():
         assert folded.variables["params"][layer]["bias"].shape == variables["params"][layer]["bias"].shape
 
 
+def test_a_kernel_in_another_layout_is_filed_in_that_layout():
+    """OIHW, brought to HWIO for the convolution: no transposition of it is its own inverse."""
+    variables = make(a=(4, 3, 2, 5), bn=4)
+
+    def apply(v, x):
+        kernel = v["params"]["a"]["kernel"].transpose(2, 3, 1, 0)
+        return relu(norm(v, "bn", conv({"params": {"a": {"kernel": kernel}}}, "a", x)))
+
+    result = check_fold(apply, variables, inputs(2, 5, 6, 3), folded=["bn"])
+    assert result.variables["params"]["a"]["kernel"].shape == (4, 3, 2, 5)
+
+
 def test_a_computed_kernel_is_filed_under_the_variable_it_came_from():
     """Weight standardization: the product is stored, the variable behind it is not needed any more."""
     variables = make(a=(3, 3, 3, 4), bn=4)

@@ -10,6 +10,7 @@ import pytest
 
 from bncli.errors import FoldError
 from bncli.folding import fold
+from bncli.folding.recipe import MultiplyAdd, Term
 from folding.nets import Classic, ResNet, trained
 from folding.oracle import conv, make, norm, relu
 
@@ -30,6 +31,14 @@ def network(request):
 def test_any_batch_size(network, size):
     model, variables, folded = network
     np.testing.assert_allclose(folded(X[:size]), model.apply(variables, X[:size]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_multiply_add_is_computed_in_the_widest_type_and_rounded_once():
+    x = jnp.asarray([256.0], jnp.bfloat16)
+    arrays = {("scale",): jnp.asarray([1.001], jnp.float32), ("shift",): jnp.asarray([0.75], jnp.float32)}
+    add = MultiplyAdd(Term(("scale",), (1,)), Term(("shift",), (1,)))
+    assert add(x, arrays, jnp.float32) == np.float32(256.0) * np.float32(1.001) + np.float32(0.75)
+    assert add(x, arrays, jnp.bfloat16).dtype == jnp.bfloat16
 
 
 def test_a_symbolic_batch_size(network):

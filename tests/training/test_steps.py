@@ -65,6 +65,15 @@ def test_a_step_is_a_function_of_its_arguments(split):
     assert sha256_tree(first) != sha256_tree(other_epoch)
 
 
+def test_each_step_drops_other_units(split):
+    state, step = start(dropout=0.5)
+    indices = jnp.arange(8, dtype=jnp.int32)
+    losses = {
+        float(step(state.replace(step=jnp.int32(number)), split, 0, indices, None)[1].loss) for number in range(4)
+    }
+    assert len(losses) == 4
+
+
 def test_padding_changes_neither_weights_nor_statistics_nor_metrics(split):
     state, step = start(label_smoothing=0.1, augmentation=Augmentation(max_shift=2))
     indices = jnp.array([5, 3, 9, 20, 7, 1], jnp.int32)

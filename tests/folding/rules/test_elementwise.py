@@ -123,7 +123,7 @@ def test_a_choice_between_two_bn_is_kept():
     def apply(v, x):
         return conv(v, "c", jnp.where(mask, norm(v, "bn1", relu(x)), norm(v, "bn2", relu(x))))
 
-    result = check_fold(apply, variables, X, kept=["bn2", "bn1"])
+    result = check_fold(apply, variables, X, kept=["bn1", "bn2"])
     assert "replaced by another value in places" in result.report.norms[0].reason
 
 
