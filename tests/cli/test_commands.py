@@ -171,12 +171,16 @@ def test_debug_shows_the_traceback(tmp_path):
 def test_bfloat16_goes_all_the_way(tmp_path):
     """In processes of its own: XLA reads its flags once, and bfloat16 needs others (see ``runtime``)."""
     import json
+    import os
     import subprocess
     import sys
 
+    # Without the flags that the commands of this process have set for float32.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
     def run(*argv):
         command = [sys.executable, "-m", "bncli", *map(str, argv), "--json"]
-        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
 
     run("train", "--precision", "bfloat16", "--epochs", 1, "--out", tmp_path / "ckpt", "--quiet")
     folded = run("fold", tmp_path / "ckpt", tmp_path / "out")

@@ -468,3 +468,74 @@ def test_another_dtype_than_the_examples_is_refused():
         result = fold(lambda v, x: norm(v, "bn", conv(v, "a", x)), variables, jnp.asarray(X))
         with pytest.raises(FoldError, match=r"bfloat16\[2.* float64\[2"):
             result(jnp.asarray(X, jnp.bfloat16))
+
+
+# --- several BN in each other's way --------------------------------------------------------------------------------
+
+
+def max_pool(x):
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 1, 1, 1), "SAME")
+
+
+def test_two_readers_that_ask_for_different_scales():
+    variables = make(a=(3, 3, 3, 4), bn=8)
+
+    def apply(v, x):
+        y = conv(v, "a", x)
+        return relu(norm(v, "bn", jnp.concatenate([y, y], axis=-1)))
+
+    result = check_fold(apply, variables, X, kept=["bn"])
+    assert "two readers of the output of a ask for different scales" in result.report.norms[0].reason
+
+
+def test_a_bn_that_is_also_an_output_is_kept():
+    variables = make(bn=3, a=(3, 3, 3, 4))
+
+    def apply(v, x):
+        y = norm(v, "bn", relu(x))
+        return y, conv(v, "a", y)
+
+    result = check_fold(apply, variables, X, kept=["bn"])
+    assert "it is an output of the network" in result.report.norms[0].reason
+
+
+def test_a_bn_goes_up_through_the_sign_that_another_left_behind():
+    variables = make(a=(3, 3, 3, 4), bn1=4, bn2=4)
+    check_fold(
+        lambda v, x: relu(norm(v, "bn2", norm(v, "bn1", max_pool(conv(v, "a", x)))[:, ::-1])),
+        variables,
+        X,
+        folded=["bn1", "bn2"],
+        direction="backward",
+    )
+
+
+def test_a_bn_merges_down_into_one_that_is_kept():
+    variables = make(bn1=3, bn2=3)
+    result = check_fold(
+        lambda v, x: relu(norm(v, "bn2", norm(v, "bn1", relu(x))[:, ::-1])), variables, X, folded=["bn1"], kept=["bn2"]
+    )
+    assert (result.report.norms[0].direction, result.report.norms[0].into) == ("forward", ("bn2",))
+
+
+def test_a_bn_merges_up_into_one_that_is_kept():
+    variables = make(bn1=3, a=(3, 3, 3, 3), bn2=3)
+    result = check_fold(
+        lambda v, x: relu(norm(v, "bn2", norm(v, "bn1", relu(x)) + conv(v, "a", x))),
+        variables,
+        X,
+        folded=["bn2"],
+        kept=["bn1"],
+    )
+    folded = next(row for row in result.report.norms if row.name == "bn2")
+    assert (folded.direction, set(folded.into)) == ("backward", {"bn1", "a"})
+
+
+def test_two_bn_before_one_max_pool_share_its_sign():
+    variables = make(bn1=3, bn2=3, a=(3, 3, 6, 4))
+
+    def apply(v, x):
+        parts = [norm(v, "bn1", relu(x)), norm(v, "bn2", relu(-x))]
+        return conv(v, "a", max_pool(jnp.concatenate(parts, axis=-1)))
+
+    check_fold(apply, variables, X, folded=["bn1", "bn2"], direction="forward")
