@@ -83,7 +83,10 @@ def _version_tuple(version: str) -> tuple[int, ...]:
 
 def user_cache() -> Path:
     """The user's cache directory for bncli; not created."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bncli"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    # The XDG specification has relative paths ignored.
+    base = Path(cache) if cache and Path(cache).is_absolute() else Path.home() / ".cache"
+    return base / "bncli"
 
 
 def _use_compile_cache(directory: Path) -> None:

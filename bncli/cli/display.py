@@ -58,7 +58,7 @@ def note(message: str, *, quiet: bool) -> None:
 
 
 class TrainingDisplay:
-    """Shows a run: on a terminal a bar per epoch under way, elsewhere one plain line per epoch."""
+    """Shows a run: a line per finished epoch and, on a terminal, a bar below them."""
 
     def __init__(self, *, epochs: int, quiet: bool) -> None:
         self._epochs = epochs

@@ -10,6 +10,7 @@ from pathlib import Path
 from bncli.data.cifar import find_cifar
 from bncli.data.idx import holds_idx
 from bncli.data.known import KNOWN, KnownDataset
+from bncli.runtime import user_cache
 
 _SYSTEM_ROOT = Path("/usr/share/datasets")
 
@@ -59,10 +60,7 @@ def data_folders(data_dir: Path | None) -> Iterator[Path]:
 
 def user_data_dir() -> Path:
     """Where ``bncli data fetch`` puts data sets: ``$XDG_CACHE_HOME/bncli/data``, by default below ``~/.cache``."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    # The XDG specification has relative paths ignored.
-    base = Path(cache) if cache and Path(cache).is_absolute() else Path.home() / ".cache"
-    return base / "bncli" / "data"
+    return user_cache() / "data"
 
 
 def _found(known: KnownDataset, data_dir: Path | None) -> str | None:

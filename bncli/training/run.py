@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from bncli import checkpoint, runtime
 from bncli.config import CheckpointConfig, DatasetRecord, Preprocessing, RunConfig
-from bncli.data import Augmentation, Dataset
+from bncli.data import Augmentation, Dataset, steps_per_epoch
 from bncli.errors import CheckpointError, ModelError
 from bncli.evaluation import EvalResult, evaluate
 from bncli.models import Network, Variables, build_network, model_file_sha256
@@ -83,10 +83,9 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
         image_shape=dataset.image_shape,
         precision=config.training.precision,
     )
-    batch_size = config.training.batch_size
     learning_rate = create_learning_rate_fn(
         config.optimizer,
-        steps_per_epoch=-(-len(dataset.train) // batch_size),
+        steps_per_epoch=steps_per_epoch(len(dataset.train), config.training.batch_size),
         epochs=config.training.epochs,
     )
     optimizer = create_optimizer(config.optimizer, learning_rate)
