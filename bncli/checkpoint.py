@@ -138,6 +138,8 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False) -> Non
     """
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file", remedy="Name a directory.")
+    if overwrite and out.is_symlink():
+        raise CheckpointError(f"{out} is a symbolic link", remedy="Name the directory that it points to.")
     if out.is_dir() and any(out.iterdir()):
         is_checkpoint = _is_checkpoint(out)
         if not overwrite or not is_checkpoint:

@@ -354,7 +354,7 @@ def test_a_link_to_a_checkpoint_is_not_removed(copied, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(copied, target_is_directory=True)
     before = tree_of(copied)
-    with pytest.raises(CheckpointError, match=r"cannot create .*: .*symbolic link"):
+    with pytest.raises(CheckpointError, match=r"link is a symbolic link"):
         checkpoint.create_output(link, overwrite=True)
     assert tree_of(copied) == before
 

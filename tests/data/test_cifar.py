@@ -1,5 +1,6 @@
 """CIFAR's binary files and archives: the right planes, the right label, no link followed, no pickle loaded."""
 
+import gzip
 import io
 import tarfile
 
@@ -116,8 +117,7 @@ def test_a_member_larger_than_published_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "cifar.tar.gz"
     member = tarfile.TarInfo("data_batch_1.bin")
     member.size = 1 << 40
-    with tarfile.open(path, "w:gz") as archive:
-        archive.addfile(member)
+    path.write_bytes(gzip.compress(member.tobuf()))  # the header alone: tarfile itself writes no member without its bytes
     with pytest.raises(DataError, match="1099511627776 found"):
         read_cifar_archive(path)
 
