@@ -117,7 +117,8 @@ def test_a_member_larger_than_published_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "cifar.tar.gz"
     member = tarfile.TarInfo("data_batch_1.bin")
     member.size = 1 << 40
-    path.write_bytes(gzip.compress(member.tobuf()))  # the header alone: tarfile itself writes no member without its bytes
+    # The header alone: tarfile itself writes no member without its bytes.
+    path.write_bytes(gzip.compress(member.tobuf()))
     with pytest.raises(DataError, match="1099511627776 found"):
         read_cifar_archive(path)
 
