@@ -10,8 +10,10 @@ chains     where a trace multiplies and adds known numbers: BN, biases
 checks     networks that must not be folded
 rules      primitive -> its identity in both directions, or the reason why there is none
 draft      the trace and the edits made so far; push: moving one affine through it
+plan       which BN goes which way; wording: what a user calls the operations in the way
 finish     the new arrays; recipe: how to use them at any batch size
 core       `fold`; report: what became of each BN; verify: the proof
+export     the folded network as ONNX, safetensors, StableHLO
 ========== ==========================================================================================
 """
 

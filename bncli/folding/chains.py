@@ -27,6 +27,7 @@ class Chain:
         nodes: their indices, in order.
         source: the value that goes in; `output`: the value that comes out.
         affine: what the run computes.
+        norms: the BN layers in it, in order.
         paths: the variables its numbers come from.
     """
 
@@ -34,12 +35,8 @@ class Chain:
     source: int
     output: int
     affine: Affine
+    norms: tuple[str, ...]
     paths: frozenset[Path]
-
-    @property
-    def norms(self) -> tuple[str, ...]:
-        """The names of the BN layers in it."""
-        return norm_names(self.paths)
 
 
 def norm_names(paths: frozenset[Path]) -> tuple[str, ...]:
@@ -81,6 +78,7 @@ def _join(chain: Chain, link: Chain) -> Chain | None:
         nodes=chain.nodes + link.nodes,
         output=link.output,
         affine=affine,
+        norms=tuple(dict.fromkeys(chain.norms + link.norms)),
         paths=chain.paths | link.paths,
     )
 
@@ -103,7 +101,7 @@ def _link(graph: Graph, node: Node, known: Known, batch: Sequence[frozenset[int]
         return None
     paths = frozenset[Path]().union(*(known.provenance.get(value, frozenset()) for value in others))
     rank = Affine.identity(len(avals[0].shape))
-    return Chain((node.index,), source, output, affine.after(rank), paths)
+    return Chain((node.index,), source, output, affine.after(rank), norm_names(paths), paths)
 
 
 def _fitted(array: Tensor, rank: int) -> Array:

@@ -1,4 +1,4 @@
-"""What makes a network one that must not be folded, found before anything is."""
+"""What makes a network one that must not be folded, found before anything is; and that nothing was forgotten."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from bncli.folding.chains import STATISTICS, norm_name, norm_names
 from bncli.folding.draft import Draft
 from bncli.folding.graph import Node, Path
 from bncli.folding.known import is_float
+from bncli.folding.recipe import Recipe
+from bncli.folding.report import FoldReport
 
 VARIANCE_NAMES = frozenset({"moving_variance", "running_var", "sigma", "var", "variance"})
 
@@ -88,3 +90,30 @@ def _live_modules(draft: Draft) -> set[str]:
     read = {value for node in draft.live for value in node.inputs}
     paths = [path for value, path in draft.graph.leaves.items() if value in read]
     return {"/".join(path[1:-1]) for path in paths if STATISTICS not in path}
+
+
+def check_complete(draft: Draft, recipe: Recipe, report: FoldReport) -> None:
+    """Every BN whose numbers the folded network still computes with is reported as kept, and no other.
+
+    Raises:
+        FoldError: it is not so, which is a defect of this package.
+    """
+    kept = {row.name for row in report.norms if row.status == "kept"}
+    if kept != (found := _multiply_adds(draft, recipe) | _read_directly(draft, recipe)):
+        raise FoldError(
+            f"the report keeps {sorted(kept)}, and the folded network {sorted(found)}",
+            remedy="this is a defect of bncli: please report it with the network",
+        )
+
+
+def _multiply_adds(draft: Draft, recipe: Recipe) -> set[str]:
+    """The BN layers that are a multiply-add of their own, by where its numbers are filed."""
+    kept = [add for index, (_, add) in recipe.chains.items() if draft.chains[index].norms]
+    return {"/".join(term.path[1:-1]) for add in kept for term in add.terms}
+
+
+def _read_directly(draft: Draft, recipe: Recipe) -> set[str]:
+    """The BN layers whose statistics meet the data in some other operation."""
+    nodes = [draft.graph.nodes[index] for index in recipe.steps if index not in recipe.chains]
+    dynamic = {value for node in nodes for value in node.inputs} - draft.graph.known
+    return _layers_that_meet(draft, nodes, dynamic)

@@ -1,4 +1,4 @@
-"""Folding a network: trace it, try to move each BN up, then down, and write down what is left."""
+"""Folding a network: trace it, plan which BN goes where, and write down what is left."""
 
 from __future__ import annotations
 
@@ -6,23 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
 from bncli.errors import FoldError
-from bncli.folding.affine import Affine
-from bncli.folding.chains import statistics_readers
-from bncli.folding.checks import check_inference_mode, check_statistics
-from bncli.folding.draft import Draft, Edits
+from bncli.folding.checks import check_complete, check_inference_mode, check_statistics
+from bncli.folding.draft import Draft
 from bncli.folding.finish import finish
 from bncli.folding.graph import ApplyFn, Graph, Path, Pytree, Tensor, leaf_path, trace
 from bncli.folding.known import Known
-from bncli.folding.push import push_down, push_up
+from bncli.folding.plan import make_plan
 from bncli.folding.recipe import Recipe, carry_out
-from bncli.folding.report import FoldReport, NormReport, merged
-from bncli.folding.rules import Stuck
+from bncli.folding.report import FoldReport, report_on
 
 
 @dataclass(frozen=True)
@@ -80,19 +77,6 @@ class Folded:
         return jax.jit(self.apply)
 
 
-@dataclass(frozen=True)
-class _Way:
-    """One way to fold a chain."""
-
-    direction: Literal["backward", "forward"]
-    edits: Edits
-
-    def into(self, draft: Draft) -> tuple[str, ...]:
-        """The layers that take the chain in."""
-        sites = [site for site, _ in self.edits.weights] + self.edits.merged
-        return tuple(dict.fromkeys(draft.name(site) for site in sites))
-
-
 def fold(
     apply_fn: ApplyFn,
     variables: Pytree,
@@ -121,11 +105,14 @@ def fold(
     graph = trace(apply_fn, shapes, example)
     draft = Draft(graph, Known(graph, arrays), batch_axes(graph, apply_fn, shapes, example))
     check_inference_mode(draft)
-    rows = list(_fold_all(draft, include, exclude)) + list(_unreachable(draft))
-    recipe, folded_arrays = finish(draft, arrays)
+    names = {name for norms in draft.norms.values() for name in norms}
+    plan = make_plan(draft, {name for name in names if _selected(name, include, exclude)})
+    report = report_on(plan)
+    recipe, folded_arrays = finish(plan, arrays)
+    check_complete(plan.draft, recipe, report)
     return Folded(
         variables=_nested(folded_arrays),
-        report=FoldReport(tuple(merged(same) for same in _by_name(rows))),
+        report=report,
         original=apply_fn,
         shapes=shapes,
         example=example,
@@ -155,72 +142,8 @@ def batch_axes(graph: Graph, apply_fn: ApplyFn, shapes: Pytree, example: Tensor)
     ]
 
 
-def _fold_all(draft: Draft, include: Sequence[str], exclude: Sequence[str]) -> Iterable[NormReport]:
-    """One row for each use of a BN layer, in the order in which data meets them."""
-    for index in sorted(draft.norms):
-        names = sorted(draft.norms[index])
-        if not all(_selected(name, include, exclude) for name in names):
-            outcome: _Way | Stuck = Stuck("it was not selected")
-        else:
-            outcome = fold_one(draft, index)
-        yield from _rows(draft, names, outcome)
-
-
-def fold_one(draft: Draft, index: int) -> _Way | Stuck:
-    """Move one chain out of the network and commit that: upwards if possible, downwards otherwise.
-
-    Of two ways the one that leaves less behind is taken.
-    """
-    chain, affine = draft.chains[index], draft.affine(index)
-    up = push_up(draft, chain.source, affine)
-    if isinstance(up, Edits) and not up.leftovers:
-        return _commit(draft, index, _Way("backward", up))
-    down = push_down(draft, chain.output, affine)
-    if isinstance(up, Stuck) and isinstance(down, Stuck):
-        return Stuck(f"upwards, {up.reason}; downwards, {down.reason}")
-    ways = [_Way("backward", up)] if isinstance(up, Edits) else []
-    ways += [_Way("forward", down)] if isinstance(down, Edits) else []
-    return _commit(draft, index, min(ways, key=lambda way: way.edits.leftovers))
-
-
-def _commit(draft: Draft, index: int, way: _Way) -> _Way:
-    way.edits.chains[index] = Affine.identity(draft.affine(index).rank)
-    draft.commit(way.edits, draft.norms.pop(index))
-    return way
-
-
-def _rows(draft: Draft, names: Sequence[str], outcome: _Way | Stuck) -> Iterable[NormReport]:
-    for name in names:
-        if isinstance(outcome, Stuck):
-            yield NormReport(name, "kept", None, (), outcome.reason)
-        else:
-            yield NormReport(name, "folded", outcome.direction, outcome.into(draft), None)
-
-
-def _unreachable(draft: Draft) -> Iterable[NormReport]:
-    """Rows for statistics that are read by something other than a multiply-add."""
-    for node, name in statistics_readers(draft.live, draft.known, list(draft.chains.values())):
-        reason = READERS.get(node.name, f"its statistics go into {node.name}, which is no multiply-add")
-        yield NormReport(name, "kept", None, (), reason)
-
-
-# operation -> why a BN whose statistics it reads is kept.
-READERS: Mapping[str, str] = {
-    "cond": "it stands in a branch (cond), and branches are left as they are",
-    "scan": "it stands in a loop (scan), and loop bodies are left as they are",
-    "while": "it stands in a loop (while), and loop bodies are left as they are",
-}
-
-
 def _selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
     return any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
-
-
-def _by_name(rows: Sequence[NormReport]) -> list[list[NormReport]]:
-    groups: dict[str, list[NormReport]] = {}
-    for row in rows:
-        groups.setdefault(row.name, []).append(row)
-    return list(groups.values())
 
 
 def _described(x: Tensor) -> jax.ShapeDtypeStruct:

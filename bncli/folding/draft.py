@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 
+from bncli.folding import wording
 from bncli.folding.affine import Affine, Array
 from bncli.folding.chains import Chain, find_chains
 from bncli.folding.graph import Graph, Node
@@ -24,7 +26,7 @@ class Edits:
         biases: value -> what an absorbing operation adds to it.
         behind: value -> the multiply or add left behind it.
         ahead: (node, operand) -> the multiply or add left in front of it.
-        merged: chains that took in another BN and stay BN themselves.
+        merged: the BN chains that took the folded one in.
     """
 
     chains: dict[int, Affine] = field(default_factory=dict)
@@ -47,6 +49,13 @@ class Draft:
         graph: the trace.
         known: its known values.
         batch: value -> the axes whose length is the batch size.
+
+    Attributes:
+        chains: operation -> the chain that ends there.
+        norms: chain -> the BN layers in it, in order; only those not folded yet.
+        sites: operation -> the node as a fold sees it, each chain being one node.
+        readers: value -> where it is read.
+        owners: edited chain, value, slot -> the BN whose fold edited it last.
     """
 
     def __init__(self, graph: Graph, known: Known, batch: Sequence[frozenset[int]]) -> None:
@@ -56,7 +65,7 @@ class Draft:
         self.live = graph.live()
         found = find_chains(graph, self.live, known, batch)
         self.chains = {chain.nodes[-1]: chain for chain in found}
-        self.norms = {index: set(chain.norms) for index, chain in self.chains.items() if chain.norms}
+        self.norms = {index: chain.norms for index, chain in self.chains.items() if chain.norms}
         self.sites = dict(_sites(self.live, self.chains))
         self.producers = {value: index for index, node in self.sites.items() for value in node.outputs}
         self.readers: dict[int, list[Slot]] = {}
@@ -65,6 +74,13 @@ class Draft:
                 self.readers.setdefault(value, []).append((index, operand))
         self.edits = Edits()
         self.owners: dict[int | Slot, str] = {}
+
+    def unedited(self) -> Draft:
+        """The same network, before any fold."""
+        draft = copy(self)
+        draft.norms = {index: chain.norms for index, chain in self.chains.items() if chain.norms}
+        draft.edits, draft.owners = Edits(), {}
+        return draft
 
     def affine(self, index: int) -> Affine:
         """What a chain computes by now."""
@@ -98,6 +114,7 @@ class Draft:
             out_batch=self.batch[node.outputs[0]],
             dynamic=tuple(i for i, value in enumerate(node.inputs) if value not in self.known),
             known=lambda operand: self.weight(index, operand),
+            named=lambda operand: wording.operand(self, (index, operand)),
         )
 
     def refusal(self, value: int, affine: Affine) -> Stuck | None:
@@ -108,32 +125,33 @@ class Draft:
             return Stuck("its numbers would differ by example")
         return None if affine.is_finite else Stuck("its numbers are not finite there")
 
-    def name(self, index: int) -> str:
-        """What the user calls a node: its layer, or its operation."""
+    def layer(self, index: int) -> str:
+        """The layer whose numbers a node uses, '' if it uses none."""
         if index in self.norms:
-            return ", ".join(sorted(self.norms[index]))
-        node = self.sites[index]
-        layers = [
-            "/".join(path[1:-1])
-            for value in node.inputs
-            for path in sorted(self.known.provenance.get(value, frozenset()))
-            if len(path) > 2
-        ]
-        return layers[0] if layers else self.place(index) or node.name
+            return ", ".join(self.norms[index])
+        provenance = self.known.provenance
+        paths = [provenance.get(value, frozenset()) for value in self.sites[index].inputs]
+        if index in self.chains:
+            paths.append(self.chains[index].paths)
+        return next(("/".join(path[1:-1]) for some in paths for path in sorted(some) if len(path) > 2), "")
+
+    def is_shared(self, value: int) -> bool:
+        """Whether more than one operation reads the value."""
+        return len({index for index, _ in self.readers.get(value, [])}) > 1
 
     def place(self, index: int) -> str:
         """The module a node stands in, without the outermost one: '' at the top."""
         return self.sites[index].scope.partition("/")[2]
 
-    def commit(self, edits: Edits, norms: set[str]) -> None:
-        """Make the edits; chains in `edits.merged` now hold the folded BN layers too."""
+    def commit(self, index: int, edits: Edits) -> None:
+        """Make the edits that fold a chain; nothing of it stays in its place."""
+        edits.chains[index] = Affine.identity(self.affine(index).rank)
+        owner = self.norms.pop(index)[0]
         for name in ("chains", "weights", "biases", "behind", "ahead"):
             getattr(self.edits, name).update(getattr(edits, name))
-            self.owners.update(dict.fromkeys(getattr(edits, name), min(norms)))
+            self.owners.update(dict.fromkeys(getattr(edits, name), owner))
         for value in edits.biases:
             self._take_in_bias(value)
-        for index in edits.merged:
-            self.norms[index] |= norms
 
     def _take_in_bias(self, value: int) -> None:
         """Let a bias that follows the operation become part of the new one, when nothing else reads the value."""

@@ -12,6 +12,7 @@ from bncli.errors import FoldError
 from bncli.folding.affine import Affine, Array
 from bncli.folding.draft import Draft, Slot
 from bncli.folding.graph import DType, Node, Path, Tensor
+from bncli.folding.plan import Plan
 from bncli.folding.recipe import MultiplyAdd, Recipe, Term, Weight
 
 # primitive -> how to undo it, for the operations that lead from a variable to a kernel without changing a number.
@@ -26,17 +27,17 @@ UNDO: dict[str, Callable[[Array, Node, tuple[int, ...]], Array]] = {
 }
 
 
-def finish(draft: Draft, arrays: Mapping[Path, Any]) -> tuple[Recipe, dict[Path, Any]]:
+def finish(plan: Plan, arrays: Mapping[Path, Any]) -> tuple[Recipe, dict[Path, Any]]:
     """The recipe of the folded network and every array it reads, original arrays untouched.
 
     Raises:
         FoldError: a new number does not fit into its dtype; the message names the layer.
     """
-    rewritten = {index for index, affine in draft.edits.chains.items()} | set(draft.norms)
-    chains = {index: draft.affine(index) for index in rewritten}
+    draft = plan.draft
+    chains = {index: draft.affine(index) for index in {*draft.edits.chains, *plan.keepers}}
     steps, read = _needed(draft, chains)
     kept = {path: arrays[path] for value, path in draft.graph.leaves.items() if value in read}
-    writer = _Writer(draft, kept)
+    writer = _Writer(draft, plan.keepers, kept)
     weights = {slot: writer.weight(slot, array) for slot, array in draft.edits.weights.items()}
     recipe = Recipe(
         steps=steps,
@@ -77,8 +78,9 @@ def _drop_empty(behind: dict[int, tuple[MultiplyAdd, ...]]) -> dict[int, tuple[M
 class _Writer:
     """Gives each new array a name, beside its relatives, and rounds it once."""
 
-    def __init__(self, draft: Draft, kept: Mapping[Path, Any]) -> None:
+    def __init__(self, draft: Draft, keepers: Mapping[int, str], kept: Mapping[Path, Any]) -> None:
         self.draft = draft
+        self.keepers = keepers
         self.arrays: dict[Path, Any] = dict(kept)
         self.homes: dict[int, Path] = {}
 
@@ -112,13 +114,14 @@ class _Writer:
         return sources[0] if sources else ("params", f"{self.draft.sites[slot[0]].name}_{slot[0]}", "kernel")
 
     def chain(self, index: int, affine: Affine) -> MultiplyAdd:
-        """A BN that stays, as one multiply-add in its own arithmetic; nothing for a chain that is gone."""
-        if affine.is_identity:
+        """What is left of a chain, as one multiply-add in its own arithmetic: a BN, a mask, or nothing."""
+        name = self.keepers.get(index)
+        if name is None and affine.is_identity:
             return MultiplyAdd()
         nodes = self.draft.chains[index].nodes
         dtypes = [self.draft.graph.avals[self.draft.graph.nodes[i].outputs[0]].dtype for i in nodes]
-        names = sorted(self.draft.norms.get(index, ())) or [self.draft.owners[index]]
-        return self.multiply_add(names[0], affine, jnp.result_type(*dtypes))
+        name = name or self.draft.layer(index) or f"{self.draft.sites[index].name}_{index}"
+        return self.multiply_add(name, affine, jnp.result_type(*dtypes))
 
     def behind(self, value: int) -> tuple[MultiplyAdd, ...]:
         """The bias of an absorbing operation, then whatever a fold left behind it."""
@@ -143,7 +146,8 @@ class _Writer:
 
     def multiply_add(self, norm: str, affine: Affine, dtype: DType) -> MultiplyAdd:
         module = ("params", *norm.split("/"))
-        scale = None if affine.is_shift else self.term((*module, "scale"), affine.scale, dtype)
+        only_shift = affine.is_shift and not affine.is_scale
+        scale = None if only_shift else self.term((*module, "scale"), affine.scale, dtype)
         shift = None if affine.is_scale else self.term((*module, "shift"), affine.shift, dtype)
         return MultiplyAdd(scale, shift)
 

@@ -48,7 +48,11 @@ class Aval:
 
 @dataclass(frozen=True)
 class Node:
-    """One operation. Values are numbers: inputs and outputs index `Graph.avals`."""
+    """One operation. Values are numbers: inputs and outputs index `Graph.avals`.
+
+    Args:
+        scope: the modules it stands in, `ResNet/Block_1`; call: the functions, `elu/_where`.
+    """
 
     index: int
     primitive: Any
@@ -56,6 +60,7 @@ class Node:
     outputs: tuple[int, ...]
     params: Mapping[str, Any]
     scope: str
+    call: str
     effectful: bool
 
     @property
@@ -128,13 +133,29 @@ def trace(apply_fn: ApplyFn, variables: Pytree, x: Tensor) -> Graph:
     paths = [leaf_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(variables)[0]]
     arguments = [builder.value(var.aval) for var in jaxpr.invars]
     builder.leaves.update(zip(arguments, paths, strict=False))
-    outputs = builder.inline(jaxpr, constants, arguments, scope="")
+    outputs = builder.inline(jaxpr, constants, arguments, _Place())
     return builder.finish(arguments[-1], outputs, jax.tree_util.tree_structure(out_shape))
 
 
 def leaf_path(key_path: tuple[Any, ...]) -> Path:
     """A pytree key path as plain names: `('params', 'Conv_0', 'kernel')`."""
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in key_path)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an equation stands: in which named scopes, in which named calls."""
+
+    scope: str = ""
+    call: str = ""
+
+    def of(self, eqn: JaxObject) -> _Place:
+        return _Place(_join(self.scope, str(eqn.source_info.name_stack)), self.call)
+
+    def inside(self, eqn: JaxObject) -> _Place:
+        """The place of a call's body."""
+        name = eqn.params.get("name")
+        return _Place(self.scope, _join(self.call, name if isinstance(name, str) else ""))
 
 
 class _Builder:
@@ -155,23 +176,24 @@ class _Builder:
         self.constants[value] = np.asarray(array, aval.dtype) if _is_numpy(aval.dtype) else array
         return value
 
-    def inline(self, jaxpr: JaxObject, constants: Sequence[Tensor], arguments: Sequence[int], scope: str) -> list[int]:
+    def inline(
+        self, jaxpr: JaxObject, constants: Sequence[Tensor], arguments: Sequence[int], place: _Place
+    ) -> list[int]:
         """Append the jaxpr's operations; return the values of its outputs."""
         env = dict(zip(jaxpr.invars, arguments, strict=True))
         env |= {var: self.constant(array, var.aval) for var, array in zip(jaxpr.constvars, constants, strict=True)}
         for eqn in jaxpr.eqns:
             inputs = [self.read(env, atom) for atom in eqn.invars]
-            env.update(zip(eqn.outvars, self.append(eqn, inputs, scope), strict=True))
+            env.update(zip(eqn.outvars, self.append(eqn, inputs, place.of(eqn)), strict=True))
         return [self.read(env, atom) for atom in jaxpr.outvars]
 
     def read(self, env: Mapping[Any, int], atom: JaxObject) -> int:
         return self.constant(atom.val, atom.aval) if isinstance(atom, jex.Literal) else env[atom]
 
-    def append(self, eqn: JaxObject, inputs: list[int], scope: str) -> list[int]:
+    def append(self, eqn: JaxObject, inputs: list[int], place: _Place) -> list[int]:
         """One equation as a node, or, for a call, as the nodes of its body."""
-        scope = _join(scope, str(eqn.source_info.name_stack))
         if eqn.primitive.name in CALLS:
-            return self.inline(*_open(eqn.params[CALLS[eqn.primitive.name]]), inputs, scope)
+            return self.inline(*_open(eqn.params[CALLS[eqn.primitive.name]]), inputs, place.inside(eqn))
         outputs = [self.value(var.aval) for var in eqn.outvars]
         node = Node(
             index=len(self.nodes),
@@ -179,7 +201,8 @@ class _Builder:
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             params=eqn.params,
-            scope=scope,
+            scope=place.scope,
+            call=place.call,
             effectful=bool(eqn.effects),
         )
         self.nodes.append(node)

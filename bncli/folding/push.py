@@ -5,42 +5,46 @@ Both walks collect `Edits` without touching the draft, so a fold that gets stuck
 
 from __future__ import annotations
 
+from bncli.folding import wording
 from bncli.folding.affine import Affine, varying
-from bncli.folding.draft import Draft, Edits
+from bncli.folding.draft import Draft, Edits, Slot
 from bncli.folding.graph import Node
 from bncli.folding.rules import Move, Stuck, rules_of
 
 
-def push_up(draft: Draft, value: int, affine: Affine) -> Edits | Stuck:
-    """The edits after which `value` arrives as affine(value) at its readers, all of whom ask for that."""
-    walk = _Upward(draft)
-    walk.ask(value, affine)
+def push_up(draft: Draft, index: int) -> Edits | Stuck:
+    """The edits after which the chain's source arrives as the chain would have delivered it."""
+    walk = _Upward(draft, index)
+    walk.ask((index, 0), draft.affine(index))
     return walk.run()
 
 
-def push_down(draft: Draft, value: int, affine: Affine) -> Edits | Stuck:
-    """The edits after which the readers of `value` may be given v' instead, with value = affine(v')."""
-    walk = _Downward(draft)
-    stuck = walk.tell(value, affine)
-    return stuck if stuck is not None else walk.run()
+def push_down(draft: Draft, index: int) -> Edits | Stuck:
+    """The edits after which the chain's readers do with its source instead."""
+    walk, value = _Downward(draft, index), draft.chains[index].output
+    moved = walk.tell(value, draft.affine(index)) or walk.run()
+    return _of_several(moved, draft, value) if isinstance(moved, Stuck) else moved
 
 
 class _Upward:
     """Demands travel from readers to producers, the last producer first, so all demands on a value meet."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, index: int) -> None:
         self.draft = draft
+        self.index = index
         self.edits = Edits()
-        self.demands: dict[int, list[Affine]] = {}
+        self.demands: dict[int, dict[Slot, Affine]] = {}
 
-    def ask(self, value: int, affine: Affine) -> None:
-        self.demands.setdefault(value, []).append(affine)
+    def ask(self, slot: Slot, affine: Affine) -> None:
+        """A reader asks for affine(value)."""
+        value = self.draft.sites[slot[0]].inputs[slot[1]]
+        self.demands.setdefault(value, {})[slot] = affine
 
     def run(self) -> Edits | Stuck:
         while self.demands:
             index = max(self.draft.producers.get(value, -1) for value in self.demands)
             if index == -1:
-                return Stuck("it reads the network's input")
+                return Stuck("there is only the network's input")
             stuck = self.visit(index, self.draft.sites[index])
             if stuck is not None:
                 return stuck
@@ -56,26 +60,37 @@ class _Upward:
                 outputs[position] = wanted.after(self.draft.behind(value))
                 self.clear(value)
         if index in self.draft.chains:
-            return self.visit_chain(index, node.inputs[0], outputs[0])
+            return self.visit_chain(index, outputs[0])
         move = rules_of(node.name).backward(self.draft.op(index), outputs)
         if isinstance(move, Stuck):
             return _at(move, self.draft, index)
         return self.take(index, node, move)
 
-    def agreed(self, value: int, demands: list[Affine]) -> Affine | Stuck:
+    def agreed(self, value: int, demands: dict[Slot, Affine]) -> Affine | Stuck:
         """What all readers of a value ask for."""
-        readers = self.draft.readers[value]
         if value in self.draft.graph.outputs:
-            return Stuck(f"the output of {self.source(value)} is also an output of the network")
-        if len(demands) < len(readers):
-            names = sorted({self.draft.name(index) for index, _ in readers})
-            return Stuck(f"the output of {self.source(value)} is read more than once ({', '.join(names)})")
-        if not all(demand.same_as(demands[0]) for demand in demands):
-            return Stuck(f"two readers of the output of {self.source(value)} ask for different scales")
-        return self.draft.refusal(value, demands[0]) or demands[0]
+            return Stuck(f"{self.named(value)} is also an output of the network")
+        others = [slot for slot in self.draft.readers[value] if slot not in demands]
+        if others:
+            return self.shared(value, others, demands)
+        first, *rest = demands.values()
+        if not all(demand.same_as(first) for demand in rest):
+            readers = wording.listed(wording.names_of(self.draft, demands))
+            return Stuck(f"the readers of {wording.output_of(self.draft, value)} ({readers}) want different scales")
+        return self.draft.refusal(value, first) or first
 
-    def source(self, value: int) -> str:
-        return self.draft.name(self.draft.producers[value])
+    def shared(self, value: int, others: list[Slot], demands: dict[Slot, Affine]) -> Stuck:
+        """An activation that reads its input twice is in the way as a whole; other readers are named."""
+        within = {wording.activation(self.draft.sites[index]) for index, _ in demands} - {""}
+        if within & {wording.activation(self.draft.sites[index]) for index, _ in others}:
+            return Stuck(f"{min(within)} stands in the way")
+        readers = wording.listed(wording.names_of(self.draft, others))
+        return Stuck(f"{self.named(value)} is also read by {readers}")
+
+    def named(self, value: int) -> str:
+        """The value in words, and that it is the BN's own input if it is."""
+        name = wording.output_of(self.draft, value)
+        return f"its input, {name}," if value == self.draft.chains[self.index].source else name
 
     def clear(self, value: int) -> None:
         """What stood behind the value is part of the demand now."""
@@ -85,7 +100,7 @@ class _Upward:
         if value in self.draft.edits.biases:
             self.edits.biases[value] = identity
 
-    def visit_chain(self, index: int, source: int, wanted: Affine) -> Stuck | None:
+    def visit_chain(self, index: int, wanted: Affine) -> Stuck | None:
         """A BN takes the affine in; any other chain lets it through."""
         own = self.draft.affine(index)
         if index in self.draft.norms:
@@ -93,15 +108,16 @@ class _Upward:
             self.edits.merged.append(index)
             return None
         kept, passed = chain_backward(own, wanted)
-        self.edits.chains[index] = kept
-        self.pass_on(index, 0, source, passed)
+        if not kept.same_as(own):
+            self.edits.chains[index] = kept
+        self.pass_on(index, 0, passed)
         return None
 
     def take(self, index: int, node: Node, move: Move) -> Stuck | None:
         if any(self.draft.batch[node.inputs[operand]] for operand in move.weights):
             return Stuck("a constant beside it is as long as the batch")
         for operand, affine in move.passed.items():
-            self.pass_on(index, operand, node.inputs[operand], affine)
+            self.pass_on(index, operand, affine)
         for position, affine in move.left.items():
             self.edits.behind[node.outputs[position]] = affine
         if move.bias is not None:
@@ -109,20 +125,21 @@ class _Upward:
         self.edits.weights.update({(index, operand): array for operand, array in move.weights.items()})
         return None
 
-    def pass_on(self, index: int, operand: int, value: int, affine: Affine) -> None:
+    def pass_on(self, index: int, operand: int, affine: Affine) -> None:
         """Ask the operand's producer for it, together with what stands in front of the operand."""
         total = affine.after(self.draft.ahead((index, operand)))
         if (index, operand) in self.draft.edits.ahead:
             self.edits.ahead[index, operand] = Affine.identity(total.rank)
         if not total.is_identity:
-            self.ask(value, total)
+            self.ask((index, operand), total)
 
 
 class _Downward:
     """An affine travels from a value to all its readers, the first node first, so all that arrives at a node meets."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, index: int) -> None:
         self.draft = draft
+        self.index = index
         self.edits = Edits()
         self.arriving: dict[int, dict[int, Affine]] = {}
 
@@ -131,7 +148,7 @@ class _Downward:
         if affine.is_identity:
             return None
         if value in self.draft.graph.outputs:
-            return Stuck("it is an output of the network")
+            return Stuck(f"{self.named(value)} is an output of the network")
         for slot in self.draft.readers.get(value, []):
             self.arriving.setdefault(slot[0], {})[slot[1]] = self.draft.ahead(slot).after(affine)
             if slot in self.draft.edits.ahead:
@@ -161,7 +178,9 @@ class _Downward:
             self.edits.chains[index] = own.after(arriving)
             self.edits.merged.append(index)
             return None
-        self.edits.chains[index], passed = chain_forward(own, arriving)
+        kept, passed = chain_forward(own, arriving)
+        if not kept.same_as(own):
+            self.edits.chains[index] = kept
         return self.tell(output, passed)
 
     def take(self, index: int, node: Node, move: Move) -> Stuck | None:
@@ -179,6 +198,11 @@ class _Downward:
             if stuck is not None:
                 return stuck
         return None
+
+    def named(self, value: int) -> str:
+        """The value in words, or that it is the BN's own output."""
+        own = value == self.draft.chains[self.index].output
+        return "its output" if own else wording.output_of(self.draft, value)
 
     def add_bias(self, value: int, bias: Affine) -> Stuck | None:
         """An absorbing operation's output gets a summand of its own, in front of anything that stands behind it."""
@@ -218,6 +242,15 @@ def _compose(own: Affine, other: Affine) -> bool:
 
 
 def _at(stuck: Stuck, draft: Draft, index: int) -> Stuck:
-    """The reason with the place, where the network has names for places."""
-    place = draft.place(index)
-    return Stuck(f"{stuck.reason} (in {place})") if place else stuck
+    """The reason with the place, where the network has names for places; an activation by its own name."""
+    name, place = wording.activation(draft.sites[index]), draft.place(index)
+    reason = f"{name} stands in the way" if name else stuck.reason
+    return Stuck(f"{reason} (in {place})" if place and place not in reason else reason)
+
+
+def _of_several(stuck: Stuck, draft: Draft, value: int) -> Stuck:
+    """The reason with all who read the value, where one of them is enough to keep a BN."""
+    names = wording.names_of(draft, draft.readers.get(value, []))
+    if len(names) < 2:
+        return stuck
+    return Stuck(f"not all of its readers ({wording.listed(names)}) can take it in: {stuck.reason}")

@@ -1,4 +1,7 @@
-"""Well-known architectures, small, as plain linen modules; every BN in inference mode."""
+"""Well-known architectures, small, as plain linen modules; every BN in inference mode.
+
+`NETS` has one of each, with what folding should make of it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from bncli.models.cnn import CNN
+from bncli.models.resnet import ResNet18, ResNet50
+
+X = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
 
 BatchNorm = partial(nn.BatchNorm, use_running_average=True)
 Conv = partial(nn.Conv, use_bias=False)
@@ -189,6 +197,44 @@ class Classic(nn.Module):
                 x = nn.Dropout(0.2, deterministic=True)(x)
         x = nn.relu(nn.Dense(8)(x.reshape((x.shape[0], -1))))
         return nn.Dense(10)(nn.Dropout(0.5, deterministic=True)(x))
+
+
+class Own(nn.Module):
+    """One of bncli's own networks, in inference mode."""
+
+    network: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        return self.network(x, train=False)
+
+
+OWN = {"num_classes": 10, "norm": nn.BatchNorm, "dropout": 0.25, "kernel_init": nn.initializers.he_normal()}
+
+# name -> (network, how many BN fold, how many are kept), each argued.
+NETS = {
+    # Every BN stands behind a convolution of its own, which nothing else reads.
+    "classic": (Classic(), 6, 0),
+    "cnn": (Own(CNN(bn_placement="pre", features=(4, 6, 8), **OWN)), 6, 0),
+    "inception": (Inception(), 14, 0),
+    "mobilenet": (MobileNet(), 11, 0),
+    "resnet": (ResNet((2, 2, 2), BasicBlock), 15, 0),
+    "unet": (UNet(), 8, 0),
+    "unet, transposed kernels": (UNet(transpose_kernel=True), 8, 0),
+    # Likewise, in full depth: the stem, two or three in each of 8 or 16 blocks, and one on each projected shortcut,
+    # of which a bottleneck network has one more, because its first stage widens too.
+    "resnet18": (Own(ResNet18(features=4, small_images=False, **OWN)), 1 + 2 * 8 + 3, 0),
+    "resnet50": (Own(ResNet50(features=4, small_images=False, **OWN)), 1 + 3 * 16 + 4, 0),
+    # Every BN stands behind a ReLU and goes down: through max-pools, dropout, concatenations and padded average pools.
+    "classic, post": (Classic(post=True), 6, 0),
+    "cnn, post": (Own(CNN(bn_placement="post", features=(4, 6, 8), **OWN)), 6, 0),
+    "inception, post": (Inception(post=True), 14, 0),
+    # The second BN of a block stands behind a convolution; the first reads the sum that the shortcut reads too.
+    "resnet, preactivation": (ResNet((2, 2), PreActivationBlock), 4, 5),
+    # The second BN of a layer stands behind a 1×1 convolution, the last one behind an average pool of one; the first
+    # BN of a layer, and that of a transition, read what others read too.
+    "densenet": (DenseNet(), 5, 6),
+}
 
 
 def trained(model: nn.Module, x, seed: int = 0):

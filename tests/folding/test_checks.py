@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bncli.errors import FoldError
-from bncli.folding import fold
+from bncli.folding import fold, verify
 from folding.nets import Classic, trained
 from folding.oracle import check_fold, conv, inputs, make, norm, relu
 
@@ -32,6 +32,40 @@ def test_bad_statistics_are_refused_by_name(statistic, value, message):
         fold(model.apply, variables, X)
     assert error.value.message == message
     assert error.value.remedy
+
+
+@pytest.mark.parametrize("variance", [65504.0, 1e5, 1e30])
+def test_a_large_variance_of_a_float16_network_is_read_in_its_own_precision(variance):
+    """float16 ends at 65504: the statistics are float32, and γ/√(σ²+ε) is computed in float64."""
+
+    class Half(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(4, (3, 3), dtype=jnp.float16, param_dtype=jnp.float16)(x)
+            x = nn.relu(nn.BatchNorm(use_running_average=True, dtype=jnp.float16)(x))
+            return nn.Dense(5, dtype=jnp.float16)(x.mean((1, 2)))
+
+    model = Half()
+    variables = trained(model, X)
+    stats = variables["batch_stats"]["BatchNorm_0"]
+    assert stats["var"].dtype == jnp.float32
+    stats["var"] = stats["var"].at[0].set(variance)
+    kernel = np.asarray(variables["params"]["Conv_0"]["kernel"][..., 0], np.float64)
+    gain = np.float64(variables["params"]["BatchNorm_0"]["scale"][0]) / np.sqrt(np.float64(np.float32(variance)) + 1e-5)
+    result = fold(model.apply, variables, X)
+    assert verify(lambda x: model.apply(variables, x), result, [X]).passed
+    np.testing.assert_array_equal(
+        result.variables["params"]["Conv_0"]["kernel"][..., 0], (kernel * gain).astype(np.float16)
+    )
+
+
+def test_a_float16_variance_that_has_become_infinite_is_refused_by_name():
+    model = Classic()
+    variables = trained(model, X)
+    stats = variables["batch_stats"]["BatchNorm_2"]
+    stats["var"] = stats["var"].at[1].set(1e5).astype(jnp.float16)
+    with pytest.raises(FoldError, match=r"^BatchNorm_2: 1 of 6 numbers in its 'var' statistics are not finite"):
+        fold(model.apply, variables, X)
 
 
 class TrainMode(nn.Module):

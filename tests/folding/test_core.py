@@ -12,6 +12,7 @@ from jax import lax
 from bncli.errors import FoldError
 from bncli.folding import fold
 from bncli.folding.graph import trace
+from folding.nets import trained
 from folding.oracle import check_fold, conv, dense, inputs, make, norm, relu
 
 X = inputs(2, 7, 6, 3)
@@ -81,6 +82,27 @@ def test_a_transposed_convolution_is_scaled_on_its_own_output_axis(groups, layou
         return relu(norm(v, "bn", y))
 
     check_fold(apply, variables, inputs(2, 5, 4, 4), folded=["bn"], direction="backward")
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("layout", ["HWIO", "HWOI"])
+def test_bn_before_a_transposed_convolution_is_scaled_on_its_own_input_axis(groups, layout):
+    """Group g reads input features g·C/G … (g+1)·C/G, and the zeros between its inputs are no inputs."""
+    shape = (3, 3, 4 // groups, 6) if layout == "HWIO" else (3, 3, 6, 4 // groups)
+    variables = make(bn=4, a=shape)
+
+    def apply(v, x):
+        return conv(
+            v,
+            "a",
+            norm(v, "bn", relu(x)),
+            numbers=("NHWC", layout, "NHWC"),
+            padding=((2, 1), (1, 2)),
+            lhs_dilation=(2, 2),
+            feature_group_count=groups,
+        )
+
+    check_fold(apply, variables, inputs(2, 5, 4, 4), folded=["bn"], direction="forward")
 
 
 def test_a_zero_scale_divides_nothing():
@@ -300,7 +322,7 @@ def test_a_convolution_read_twice_is_not_scaled_in_place():
         return relu(norm(v, "bn1", x)) + relu(norm(v, "bn2", x))
 
     result = check_fold(apply, variables, X, kept=["bn1", "bn2"])
-    assert "the output of a is read more than once (bn1, bn2)" in result.report.norms[0].reason
+    assert "its input, the output of a, is also read by bn2" in result.report.norms[0].reason
 
 
 def test_a_convolution_that_is_also_an_output_is_not_scaled_in_place():
@@ -354,7 +376,9 @@ def test_a_preactivation_block_keeps_its_first_bn_with_the_reason():
         return x + conv(v, "b", relu(norm(v, "bn2", y)))
 
     result = check_fold(apply, variables, X, folded=["bn2"], kept=["bn1"])
-    assert result.report.norms[0].reason == "upwards, it reads the network's input; downwards, a ReLU stands in the way"
+    assert result.report.norms[0].reason == (
+        "before it, there is only the network's input; after it, a ReLU stands in the way"
+    )
 
 
 def test_a_dense_block_folds_what_stands_behind_convolutions():
@@ -401,6 +425,45 @@ def test_a_loop_is_left_as_it_is():
     assert sorted(result.variables["batch_stats"]["bn"]) == ["mean", "var"]
 
 
+CONTROL_FLOW = {
+    "it stands in a branch (cond), and branches are left as they are": (
+        lambda v, x, block: lax.cond(x.sum() > 0, lambda y: block(v, y), lambda y: y, x)
+    ),
+    "it stands in a loop (while), and loop bodies are left as they are": (
+        lambda v, x, block: lax.while_loop(lambda y: y.max() > 1e3, lambda y: block(v, y), x)
+    ),
+    "it stands in a loop (scan), and loop bodies are left as they are": (
+        lambda v, x, block: lax.fori_loop(0, 2, lambda _, y: block(v, y), x)
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", CONTROL_FLOW)
+def test_bn_inside_control_flow_is_kept_and_those_around_it_fold(reason):
+    variables = make(a=(3, 3, 3, 3), bn=3, b=(3, 3, 3, 3), around=3)
+
+    def apply(v, x):
+        x = relu(norm(v, "around", conv(v, "b", x)))
+        return CONTROL_FLOW[reason](v, x, lambda v, y: relu(norm(v, "bn", conv(v, "a", y))))
+
+    result = check_fold(apply, variables, X, folded=["around"], kept=["bn"])
+    assert {row.name: row.reason for row in result.report.norms}["bn"] == reason
+
+
+@pytest.mark.parametrize(("operation", "reason"), [("cond", "a branch (cond) reads it"), ("while", "a loop (while)")])
+def test_bn_in_front_of_control_flow_is_kept(operation, reason):
+    variables = make(a=(3, 3, 3, 3), bn=3)
+
+    def apply(v, x):
+        y = norm(v, "bn", relu(conv(v, "a", x)))
+        if operation == "cond":
+            return lax.cond(x.sum() > 0, jnp.sin, jnp.cos, y)
+        return lax.while_loop(lambda y: y.max() > 1e3, jnp.sin, y)
+
+    result = check_fold(apply, variables, X, kept=["bn"])
+    assert reason in result.report.norms[0].reason
+
+
 def test_modules_under_remat_fold_and_under_scan_are_kept():
     """Flax's own spellings: `nn.remat` is seen through, `nn.scan` is a loop."""
 
@@ -420,7 +483,30 @@ def test_modules_under_remat_fold_and_under_scan_are_kept():
 
     model = Net()
     variables = model.init(jax.random.key(0), jnp.asarray(X, jnp.float32))
-    check_fold(model.apply, variables, X, folded=["first/BatchNorm_0"], kept=["rest/BatchNorm_0"], tolerance=1e-5)
+    result = check_fold(
+        model.apply, variables, X, folded=["first/BatchNorm_0"], kept=["rest/BatchNorm_0"], tolerance=1e-5
+    )
+    assert result.report.norms[1].reason == "it stands in a loop (scan), and loop bodies are left as they are"
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_flax_layers_of_any_rank_and_axis(rank, axis):
+    """`nn.Conv` in one, two and three dimensions, and `nn.BatchNorm(axis=1)` between transposes."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for width in (4, 5):
+                x = nn.Conv(width, (3,) * rank)(x)
+                x = x if axis == -1 else jnp.moveaxis(x, -1, 1)
+                x = nn.relu(nn.BatchNorm(use_running_average=True, axis=axis)(x))
+                x = x if axis == -1 else jnp.moveaxis(x, 1, -1)
+            return nn.Dense(3)(x.reshape((x.shape[0], -1)))
+
+    x = inputs(2, *(5, 4, 3)[:rank], 2).astype(np.float32)
+    model = Net()
+    check_fold(model.apply, trained(model, x), x, folded=["BatchNorm_0", "BatchNorm_1"], direction="backward")
 
 
 def test_nothing_to_fold_gives_the_identical_graph():

@@ -150,12 +150,12 @@ def draw_known(draw, net: Network) -> None:
     rng = np.random.default_rng(draw(st.integers(0, 9)))
     per_channel, mask = rng.normal(size=net.shape[-1]), rng.normal(size=(*net.shape[1:3], 1))
     options = {
-        "add": lambda x: x + per_channel,
+        "add": lambda x: x + per_channel.astype(x.dtype),
         "divide": lambda x: x / 3.0,
-        "mask": lambda x: x * mask,
-        "multiply": lambda x: x * per_channel,
+        "mask": lambda x: x * mask.astype(x.dtype),
+        "multiply": lambda x: x * per_channel.astype(x.dtype),
         "negate": lambda x: -x,
-        "position": lambda x: x + mask,
+        "position": lambda x: x + mask.astype(x.dtype),
         "subtract from": lambda x: 1.0 - x,
     }
     function = options[draw(st.sampled_from(sorted(options)))]
@@ -240,13 +240,13 @@ def check_network(net: Network, *, all_values: bool) -> None:
     def apply(v, x):
         return net.values(v, x)[-1] if not all_values else net.values(v, x)[len(net.steps) // 2 :: 2]
 
-    check_fold(apply, net.variables, inputs(*net.shapes[0]), kept=None, again=False)
+    check_fold(apply, net.variables, inputs(*net.shapes[0]), kept=None, again=False, compiled=False)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(networks())
-def test_a_folded_random_network_computes_the_same(net):
-    check_network(net, all_values=False)
+@settings(max_examples=500, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(networks(), st.booleans())
+def test_a_folded_random_network_computes_the_same(net, all_values):
+    check_network(net, all_values=all_values)
 
 
 @pytest.mark.slow

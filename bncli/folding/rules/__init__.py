@@ -37,7 +37,7 @@ RULES: dict[str, RulePair] = {
     "gather": opaque("it is indexed (gather)"),
     "ge": COMPARE,
     "gt": COMPARE,
-    "integer_pow": opaque("a power stands in the way"),
+    "integer_pow": opaque("a power stands in the way (a GELU has one)"),
     "le": COMPARE,
     "log": opaque("a logarithm stands in the way"),
     "log1p": opaque("a logarithm stands in the way"),

@@ -10,6 +10,7 @@ import numpy as np
 from bncli.folding.affine import Affine
 from bncli.folding.rules.rule import Affines, Move, Op, RulePair, Stuck
 
+GATE = Stuck("a product of two values that depend on the input stands in the way (a gate, a GELU)")
 SIGNS = {"add": 1.0, "add_any": 1.0, "sub": -1.0}
 
 
@@ -26,7 +27,8 @@ def sum_forward(op: Op, operands: Affines) -> Move | Stuck:
     """(a·s + t) + b·s = (a + b)·s + t: a shift moves on, a scale only when both addends have the same."""
     arriving = [_operand(op, operands, index) for index in (0, 1)]
     if not np.all(arriving[0].scale == arriving[1].scale):
-        return Stuck("it is added to another value, which does not have its scale")
+        other = op.named(1 - next(iter(operands)))
+        return Stuck(f"it is added to {other}, which does not have its scale")
     shift = arriving[0].shift + SIGNS[op.name] * arriving[1].shift
     return Move(passed={0: Affine(arriving[0].scale, shift)})
 
@@ -35,10 +37,10 @@ def product_backward(op: Op, outputs: Affines) -> Move | Stuck:
     """(a·b)·s = (a·s)·b; there is no place for a shift."""
     affine = outputs[0]
     if not affine.is_scale:
-        return Stuck("it is multiplied by another value that depends on the input")
+        return GATE
     wide = next((i for i in op.dynamic if op.shapes[i] == op.shape), None)
     if wide is None or (op.name == "div" and wide == 1):
-        return Stuck("it is multiplied by another value that depends on the input")
+        return GATE
     return Move(passed={wide: affine})
 
 
@@ -46,7 +48,7 @@ def product_forward(op: Op, operands: Affines) -> Move | Stuck:
     """(a·s)·b = (a·b)·s, a/(b·s) = (a/b)·(1/s); a shift would have to be multiplied by b."""
     arriving = [_operand(op, operands, index) for index in (0, 1)]
     if not all(affine.is_scale for affine in arriving):
-        return Stuck("it is multiplied by another value that depends on the input")
+        return GATE
     if op.name == "div" and not arriving[1].scale.all():
         return Stuck("it divides by a value whose scale is zero")
     second = 1.0 / arriving[1].scale if op.name == "div" else arriving[1].scale

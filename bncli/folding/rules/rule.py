@@ -52,6 +52,7 @@ class Op:
         batch: operand -> the axes whose length is the batch size; `out_batch`: the first output's.
         dynamic: the operands that depend on the network's input.
         known: operand -> its array in float64, evaluated on the call.
+        named: operand -> what a user calls it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Op:
     out_batch: frozenset[int]
     dynamic: tuple[int, ...]
     known: Callable[[int], Array]
+    named: Callable[[int], str]
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -41,6 +41,12 @@ def test_an_affine_moves_down_through(case):
     check_forward(COMMUTING[case])
 
 
+def test_channels_that_end_up_elsewhere():
+    """One transpose and not two: a permutation that is not its own inverse would show only here."""
+    check_backward(lambda x: x.transpose(0, 3, 1, 2), axis=1)
+    check_forward(lambda x: x.transpose(0, 2, 3, 1), (2, 3, 6, 4), axis=1)
+
+
 def test_a_sliced_convolution_leaves_the_other_channels_alone():
     check_backward(lambda x: x[..., 1:3])
     check_forward(lambda x: x[..., 1:3])

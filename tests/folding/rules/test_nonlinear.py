@@ -50,6 +50,20 @@ def test_a_positive_scale_passes_a_relu(side):
     check_fold(apply, variables, x, folded=["bn"], direction="backward" if side == "after" else "forward")
     variables["params"]["bn"]["scale"] = np.array([0.5, -1.0, 2.0, 1e-3])
     check_fold(apply, variables, x, kept=["bn"])
+    variables["params"]["bn"] = {"scale": np.array([0.5, 1.0, 2.0, 1e-3]), "bias": np.array([0.5, 0.0, -1.0, 0.0])}
+    check_fold(apply, variables, x, kept=["bn"])
+
+
+def test_a_positive_scale_does_not_pass_a_clip():
+    variables = make(bn=3, b=(3, 3, 3, 2))
+    variables["params"]["bn"] = {"scale": np.array([0.5, 1.0, 2.0])}
+    variables["batch_stats"]["bn"]["mean"] = np.zeros(3)
+
+    def apply(v, x):
+        return conv(v, "b", jnp.maximum(norm(v, "bn", jnp.tanh(x)), 0.1))
+
+    result = check_fold(apply, variables, inputs(2, 5, 4, 3), kept=["bn"])
+    assert "after it, a clip stands in the way" in result.report.norms[0].reason
 
 
 def test_the_table_is_sorted():

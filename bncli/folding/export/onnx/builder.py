@@ -1,0 +1,227 @@
+"""The ONNX graph while it is being written.
+
+A value keeps the layout in which its operation made it; a Transpose is written only where an operation needs another
+one, so there is none between two NCHW operations. Where a value is the same all along an axis, that axis may have
+length 1 until an operation needs it whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import jax.export
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from bncli.errors import FoldError
+from bncli.folding.affine import compact, varying
+from bncli.folding.graph import DType, Graph, Node
+from bncli.folding.known import Known, is_float
+
+Layout = tuple[int, ...]  # axis i of the ONNX value is axis layout[i] of the traced one
+Shape = tuple[Any, ...]  # of numbers, one of them perhaps the symbol of the batch size
+Attribute = int | float | str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value that depends on the network's input.
+
+    Args:
+        name: in the ONNX graph.
+        layout: which of the traced axes stands where.
+        shape: in traced order; 1 where it is still to be broadcast.
+    """
+
+    name: str
+    layout: Layout
+    shape: Shape
+
+
+class Builder:
+    """Collects nodes and constants; the rules call it.
+
+    Args:
+        graph: the trace.
+        known: the numbers of whatever does not depend on the input.
+        input_name: what the ONNX graph calls its input.
+    """
+
+    def __init__(self, graph: Graph, known: Known, input_name: str) -> None:
+        self.graph = graph
+        self.known = known
+        self.nodes: list[NodeProto] = []
+        self.constants: dict[str, TensorProto] = {}
+        self.values: dict[int, Value] = {}
+        self.readers = Counter(value for node in graph.live() for value in node.inputs) + Counter(graph.outputs)
+        self._used_names = Counter({input_name: 1})
+        self._cache: dict[Any, str] = {}
+        self._awaiting_bias: dict[str, tuple[NodeProto, int]] = {}
+        shape = graph.avals[graph.input].shape
+        self._input = Value(input_name, tuple(range(len(shape))), shape)
+        self.values[graph.input] = self._input
+
+    # --- what a rule asks ------------------------------------------------------------------------------------------
+
+    def shape(self, value: int) -> Shape:
+        """As traced; the batch axis may be symbolic."""
+        return self.graph.avals[value].shape
+
+    def is_constant(self, value: int) -> bool:
+        """Whether its numbers can stand in the file."""
+        return value not in self.values
+
+    def array(self, value: int) -> np.ndarray:
+        """A constant's numbers, float64 where they are floats; length 1 along an axis where they are all the same."""
+        node = self.known.producer(value)
+        if node is None or not is_symbolic(self.shape(value)):
+            return compact(np.asarray(self.known.array(value)))
+        assert node.name == "broadcast_in_dim", node.name  # the driver treats no other one as a constant
+        array = self.array(node.inputs[0])
+        shape = [1] * len(self.shape(value))
+        for axis, size in zip(node.params["broadcast_dimensions"], array.shape, strict=True):
+            shape[axis] = size
+        return array.reshape(shape)
+
+    def scalar(self, value: int) -> float | None:
+        """The one number of a constant; None where there are several, and where it is no constant."""
+        array = self.array(value) if self.is_constant(value) else None
+        return float(array.reshape(())) if array is not None and array.size == 1 else None
+
+    def layout(self, values: Sequence[int]) -> Layout:
+        """The layout in which to combine some values: that of the largest one that depends on the input."""
+        found = [self.values[value] for value in values if value in self.values]
+        return max(found, key=lambda value: (len(value.shape), sum(dim != 1 for dim in map(str, value.shape)))).layout
+
+    def operand(self, value: int, layout: Layout) -> str:
+        """The name of a value in a layout; it may have length 1 where it is to be broadcast."""
+        if value in self.values:
+            return self._in_layout(self.values[value], layout)
+        array = self.array(value)
+        return self.constant(array.transpose(layout) if array.ndim else array, value)
+
+    def whole(self, value: int, layout: Layout) -> str:
+        """The name of a value in a layout, nothing left to broadcast."""
+        shape = self.shape(value)
+        if value not in self.values and not is_symbolic(shape):
+            return self.constant(np.broadcast_to(self.array(value), shape).transpose(layout), value)
+        name = self.operand(value, layout)
+        present = self.values[value].shape if value in self.values else None
+        if present == shape:
+            return name
+        return self.emit("Expand", name, self.shape_tensor(tuple(shape[axis] for axis in layout)))
+
+    def refuse(self, node: Node, why: str) -> NoReturn:
+        """Raises FoldError for an operation that cannot be written down."""
+        raise FoldError(
+            f"no ONNX for {node.name}: {why}" + (f" (in {node.scope})" if node.scope else ""),
+            remedy="export to stablehlo instead, which takes any JAX program",
+        )
+
+    # --- what a rule writes ----------------------------------------------------------------------------------------
+
+    def emit(self, op_type: str, *inputs: str, **attributes: Attribute) -> str:
+        """Append a node of one output and return the output's name; the same node is written once only."""
+        key = (op_type, inputs, tuple((k, _hashable(v)) for k, v in sorted(attributes.items())))
+        if key not in self._cache:
+            name = self._unique(op_type)
+            self.nodes.append(helper.make_node(op_type, list(inputs), [name], name=name, **attributes))  # type: ignore[arg-type]
+            self._cache[key] = name
+        return self._cache[key]
+
+    def put(self, value: int, name: str, layout: Layout, shape: Shape | None = None) -> None:
+        """A traced value is this ONNX value; `shape` is given where something is left to broadcast."""
+        self.values[value] = Value(name, layout, self.shape(value) if shape is None else shape)
+
+    def constant(self, array: np.ndarray, value: int) -> str:
+        """The name of a constant, in the dtype that the traced value has."""
+        dtype = _numpy_dtype(self.graph.avals[value].dtype)
+        return self.tensor(np.asarray(array, dtype), self._title(value))
+
+    def tensor(self, array: np.ndarray, title: str = "constant") -> str:
+        """The name of a constant; the same numbers are stored once only."""
+        array = np.ascontiguousarray(array).reshape(array.shape)
+        key = (array.dtype.name, array.shape, array.tobytes())
+        if key not in self._cache:
+            name = self._unique(title)
+            self.constants[name] = numpy_helper.from_array(array, name)
+            self._cache[key] = name
+        return self._cache[key]
+
+    def integers(self, *numbers: int) -> str:
+        """A constant vector of int64, as shapes and axes are given."""
+        return self.tensor(np.array(numbers, np.int64))
+
+    def shape_tensor(self, shape: Shape) -> str:
+        """A vector of int64 with this shape, the batch size taken from the input."""
+        batch = self._input.shape[0] if self._input.shape else None
+        if not is_symbolic(shape):
+            return self.integers(*shape)
+        if any(is_symbolic((dim,)) and dim != batch for dim in shape):
+            raise FoldError(f"no ONNX for a value of shape {shape}", remedy="export to stablehlo instead")
+        size = self.emit("Shape", self._input.name, start=0, end=1)
+        parts = [size if is_symbolic((dim,)) else self.integers(dim) for dim in shape]
+        return self.emit("Concat", *parts, axis=0)
+
+    # --- biases ----------------------------------------------------------------------------------------------------
+
+    def await_bias(self, name: str, axis: int) -> None:
+        """The node that makes `name` takes a bias along this traced axis, if one is added to it."""
+        node = next(node for node in reversed(self.nodes) if name in node.output)
+        self._awaiting_bias[name] = (node, axis)
+
+    def take_in_bias(self, value: int, bias: np.ndarray, dtype_of: int) -> bool:
+        """Whether the operation behind a value has taken in the bias; not if anything else reads the value."""
+        name = self.values[value].name
+        node, axis = self._awaiting_bias.get(name, (None, -1))
+        if node is None or self.readers[value] > 1 or not varying(bias) <= {axis}:
+            return False
+        del self._awaiting_bias[name]
+        width = self.shape(value)[axis]
+        node.input.append(self.constant(np.broadcast_to(bias.reshape(-1), (width,)), dtype_of))
+        self._cache = {key: made for key, made in self._cache.items() if made != name}  # it is another node now
+        return True
+
+    # --- own business ----------------------------------------------------------------------------------------------
+
+    def _in_layout(self, value: Value, layout: Layout) -> str:
+        if value.layout == layout:
+            return value.name
+        return self.emit("Transpose", value.name, perm=[value.layout.index(axis) for axis in layout])
+
+    def _title(self, value: int) -> str:
+        """The variable that a constant comes from, if it comes from one."""
+        paths = sorted(self.known.provenance.get(value, frozenset()))
+        return "/".join(paths[0]) if len(paths) == 1 else "constant"
+
+    def _unique(self, title: str) -> str:
+        number = self._used_names[title]
+        self._used_names[title] += 1
+        return f"{title}_{number}" if number or title[0].isupper() or title == "constant" else title
+
+
+def is_symbolic(shape: Shape) -> bool:
+    """Whether a dimension is a symbol."""
+    return any(jax.export.is_symbolic_dim(dim) for dim in shape)
+
+
+def tensor_type(dtype: DType) -> int:
+    """ONNX's number for a dtype; bfloat16 becomes float32, since few runtimes compute in it.
+
+    Raises:
+        FoldError: ONNX has no such dtype.
+    """
+    return helper.np_dtype_to_tensor_dtype(_numpy_dtype(dtype))
+
+
+def _numpy_dtype(dtype: DType) -> np.dtype:
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        raise FoldError(f"no ONNX for values of type {dtype}", remedy="export to stablehlo instead")
+    return np.dtype(np.float32) if is_float(dtype) and np.dtype(dtype).name == "bfloat16" else np.dtype(dtype)
+
+
+def _hashable(attribute: Attribute) -> Any:  # noqa: ANN401 - a number, a text or a tuple
+    return tuple(attribute) if isinstance(attribute, Sequence) and not isinstance(attribute, str) else attribute
