@@ -7,7 +7,28 @@ from typing import Literal
 
 BadImages = Literal["error", "skip"]
 BnPlacement = Literal["pre", "post"]
+ExportFormat = Literal["onnx", "safetensors", "stablehlo"]
 FailOn = Literal["error", "warning"]
+FindingCode = Literal[
+    "bfloat16-precision",
+    "cancellation-risk",
+    "dead-channels",
+    "dead-inputs",
+    "epsilon-differs",
+    "epsilon-dominated",
+    "exploding-gain",
+    "float16-overflow",
+    "momentum-convention",
+    "negative-variance",
+    "never-updated",
+    "nonfinite",
+    "not-converged",
+    "not-foldable",
+    "replicas-disagree",
+    "scale-outlier",
+    "stale-statistics",
+    "train-eval-gap",
+]
 Init = Literal["he", "glorot", "lecun", "orthogonal", "normal"]
 OptimizerName = Literal["sgd", "adamw"]
 Precision = Literal["float32", "bfloat16"]

@@ -16,11 +16,14 @@ import numpy as np
 
 from bncli import checkpoint as checkpoints
 from bncli.checkpoint import Checkpoint, sha256_tree
-from bncli.config import FoldedFrom
+from bncli.choices import ExportFormat
+from bncli.config import CheckpointConfig, FoldedFrom
 from bncli.data import normalize
 from bncli.data.configured import load_matching
 from bncli.errors import BncliError, CheckFailedError, CheckpointError, FoldError
+from bncli.exports import Export, ExportReport, Source, check_installed, make_export
 from bncli.folding import Folded, FoldReport, Verification, fold, verify
+from bncli.folding.export.stablehlo import lower
 from bncli.folding.verify import TOLERANCES
 
 # Examples the proof is made on, validation images first, then training images; the test split is left alone.
@@ -28,8 +31,6 @@ VERIFY_EXAMPLES = 1024
 VERIFY_BATCH = 64
 # Interleaved rounds of the latency at batch 1; the median of each side is reported.
 LATENCY_ROUNDS = 50
-# The folded forward pass is lowered for each of these, whichever this machine has.
-PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class FoldResult:
         examples: what they were compared on, in words.
         latency: of both.
         seconds: folding and lowering, without verification.
+        exports: files for other programs.
+        notes: what was assumed of a checkpoint that bncli did not write.
         files: written, relative to ``out``.
     """
 
@@ -64,6 +67,8 @@ class FoldResult:
     examples: str
     latency: Latency
     seconds: float
+    exports: tuple[ExportReport, ...]
+    notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -79,62 +84,62 @@ class FoldResult:
             "verification": {**asdict(self.verification), "examples": self.examples},
             "latency_ms": asdict(self.latency),
             "seconds": self.seconds,
+            "exports": [asdict(export) for export in self.exports],
+            "notes": list(self.notes),
             "files": list(self.files),
         }
 
 
 def fold_checkpoint(
-    path: Path,
+    original: Checkpoint,
     out: Path,
     *,
-    step: str = "best",
-    model: str | None = None,
     data_dir: Path | None = None,
     tolerance: float | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    exports: Sequence[ExportFormat] = (),
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> FoldResult:
-    """Folds the BN layers of the checkpoint in ``path``, verifies the result, and only then writes it to ``out``.
+    """Folds the BN layers of a checkpoint, verifies the result, and only then writes it to ``out``.
 
     Args:
-        path: a trained checkpoint.
+        original: a trained checkpoint, bncli's own or another program's.
         out: a new directory.
-        step: "best", "last" or a step's number.
-        model: the model's name, where the user's own code has moved or changed.
         data_dir: where to look for the checkpoint's data set first.
         tolerance: largest relative error of a logit; None takes what rounding explains in the network's precision.
         include: name patterns of the BN layers to fold.
         exclude: name patterns of BN layers to keep.
+        exports: formats to write beside the checkpoint, each verified like the folded network itself.
         dry_run: fold and verify, but write nothing.
         overwrite: replace a checkpoint that is already in ``out``.
 
     Raises:
-        CheckpointError: no checkpoint, one that is folded already, or ``out`` is taken.
-        FoldError: the network must not be folded; names the layer.
-        CheckFailedError: original and folded differ by more than ``tolerance``; nothing is written.
+        CheckpointError: ``original`` is folded already, or ``out`` is taken.
+        FoldError: the network must not be folded, or has no spelling in an export's format; names the layer.
+        CheckFailedError: original and folded, or an export, differ by more than ``tolerance``; nothing is written.
     """
+    for export_format in exports:
+        check_installed(export_format)
+    path = original.path
     if not dry_run:
         _check_paths(path, out, overwrite=overwrite)
-    original = checkpoints.load(path, step=step, model=model)
     if original.config.folded_from is not None:
         raise CheckpointError(
             f"{path} is folded already, from {original.config.folded_from.checkpoint}",
             remedy="Fold the checkpoint it was made of, or use this one as it is.",
         )
-    dtype = jnp.dtype(original.config.run.training.precision)
     start = time.perf_counter()
-    folded, forward = _fold_and_export(original, include=include, exclude=exclude)
+    folded, forward = _fold_and_lower(original, include=include, exclude=exclude)
     seconds = time.perf_counter() - start
     images, examples = _verification_images(original, data_dir)
     sides = _Sides.compile(original, folded, forward)
-    verification = verify(
-        sides.original,
-        sides.folded,
-        _batches(original, images),
-        tolerance=TOLERANCES[dtype.name] if tolerance is None else tolerance,
-    )
+    proof = _Proof(path, sides.original, original, images, examples, tolerance)
+    verification = proof.of(sides.folded, "the folded network")
+    config = _folded_config(original, path, folded)
+    source = Source(folded, forward, _symbolic_images(original), config)
+    made = [make_export(export_format, source) for export_format in dict.fromkeys(exports)]
     result = FoldResult(
         checkpoint=path,
         step=original.step,
@@ -144,19 +149,15 @@ def fold_checkpoint(
         examples=examples,
         latency=_latency(sides, next(_batches(original, images[:1]))),
         seconds=seconds,
+        exports=tuple(_proved(export, proof) for export in made),
+        notes=original.notes,
     )
-    if not verification.passed:
-        raise CheckFailedError(
-            f"the folded network differs from {path}: relative error {verification.max_rel_error:.3g}, allowed "
-            f"{verification.tolerance:.3g}; top-1 agreement {verification.top1_agreement:.4f} on {examples}",
-            remedy="Nothing was written. Keep layers out by --exclude, or allow more by --tolerance.",
-        )
     if dry_run:
         return result
-    return _write(result, original, folded, bytes(forward.serialize()), out, overwrite=overwrite)
+    return _write(result, config, source, made, out, overwrite=overwrite)
 
 
-def _fold_and_export(
+def _fold_and_lower(
     original: Checkpoint, *, include: Sequence[str], exclude: Sequence[str]
 ) -> tuple[Folded, jax.export.Exported]:
     """The folded network, and its forward pass (variables, images [b, H, W, C]) -> logits [b, K] for any batch size b.
@@ -164,22 +165,15 @@ def _fold_and_export(
     A few operations are traced differently when the batch size is a symbol (``x[:, 1:]`` becomes a gather). A network
     that has them is folded as it looks with the symbol, where fewer rules may apply.
     """
-    (batch,) = jax.export.symbolic_shape("b")
-    shape, dtype = original.config.preprocessing.image_shape, jnp.dtype(original.config.run.training.precision)
-    symbolic = jax.ShapeDtypeStruct((batch, *shape), dtype)
-    folded = fold(
-        original.apply_fn,
-        original.variables,
-        jax.ShapeDtypeStruct((2, *shape), dtype),
-        include=include,
-        exclude=exclude,
-    )
+    symbolic = _symbolic_images(original)
+    concrete = jax.ShapeDtypeStruct((2, *symbolic.shape[1:]), symbolic.dtype)
+    folded = fold(original.apply_fn, original.variables, concrete, include=include, exclude=exclude)
     try:
-        return folded, _export(folded, symbolic)
+        return folded, lower(folded.apply, folded.variables, symbolic)
     except Exception:  # the second attempt tells whether it is the network or only this trace of it
         try:
             folded = fold(original.apply_fn, original.variables, symbolic, include=include, exclude=exclude)
-            return folded, _export(folded, symbolic)
+            return folded, lower(folded.apply, folded.variables, symbolic)
         except Exception as error:
             raise FoldError(
                 f"the model of {original.path} cannot be written down for any batch size: {error}",
@@ -187,9 +181,53 @@ def _fold_and_export(
             ) from error
 
 
-def _export(folded: Folded, images: jax.ShapeDtypeStruct) -> jax.export.Exported:
-    variables = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), folded.variables)
-    return jax.export.export(jax.jit(folded.apply), platforms=PLATFORMS)(variables, images)
+def _symbolic_images(original: Checkpoint) -> jax.ShapeDtypeStruct:
+    """The network's input for any batch size: [b, H, W, C]."""
+    (batch,) = jax.export.symbolic_shape("b")
+    dtype = jnp.dtype(original.config.run.training.precision)
+    return jax.ShapeDtypeStruct((batch, *original.config.preprocessing.image_shape), dtype)
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """Holds a network against the original one.
+
+    Attributes:
+        path: of the original.
+        network: the original.
+        original: its checkpoint.
+        images: what both are run on, uint8 [N, H, W, C]; ``examples``: the same in words.
+        tolerance: largest relative error that passes; None takes what the network's precision explains.
+    """
+
+    path: Path
+    network: Callable[[Any], Any]
+    original: Checkpoint
+    images: np.ndarray
+    examples: str
+    tolerance: float | None
+
+    def of(self, network: Callable[[Any], Any], name: str) -> Verification:
+        """The verification of a network.
+
+        Raises:
+            CheckFailedError: it did not pass.
+        """
+        dtype = self.original.config.run.training.precision
+        allowed = TOLERANCES[dtype] if self.tolerance is None else self.tolerance
+        found = verify(self.network, network, _batches(self.original, self.images), tolerance=allowed)
+        if not found.passed:
+            raise CheckFailedError(
+                f"{name} differs from {self.path}: relative error {found.max_rel_error:.3g}, allowed "
+                f"{found.tolerance:.3g}; top-1 agreement {found.top1_agreement:.4f} on {self.examples}",
+                remedy="Nothing was written. Keep layers out by --exclude, or allow more by --tolerance.",
+            )
+        return found
+
+
+def _proved(export: Export, proof: _Proof) -> ExportReport:
+    verification = None if export.network is None else proof.of(export.network, export.file)
+    return ExportReport(export.format, export.file, len(export.content), verification)
 
 
 @dataclass(frozen=True)
@@ -250,26 +288,47 @@ def _milliseconds(network: Callable[[Any], Any], image: jax.Array) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def _write(
-    result: FoldResult, original: Checkpoint, folded: Folded, forward: bytes, out: Path, *, overwrite: bool
-) -> FoldResult:
+def _folded_config(original: Checkpoint, path: Path, folded: Folded) -> CheckpointConfig:
+    """The original's settings, and what became of it."""
     names = {
         status: tuple(row.name for row in folded.report.norms if row.status == status) for status in ("folded", "kept")
     }
-    config = replace(
-        original.config,
-        folded_from=FoldedFrom(
-            checkpoint=str(result.checkpoint),
-            step=original.step,
-            params_sha256=sha256_tree(original.variables["params"]),
-            folded=names["folded"],
-            kept=names["kept"],
-        ),
+    origin = FoldedFrom(
+        checkpoint=str(path),
+        step=original.step,
+        params_sha256=sha256_tree(original.variables["params"]),
+        folded=names["folded"],
+        kept=names["kept"],
     )
+    return replace(original.config, folded_from=origin)
+
+
+def _write(
+    result: FoldResult,
+    config: CheckpointConfig,
+    source: Source,
+    exports: Sequence[Export],
+    out: Path,
+    *,
+    overwrite: bool,
+) -> FoldResult:
     checkpoints.create_output(out, overwrite=overwrite)
-    files = (checkpoints.CONFIG, checkpoints.FOLD_REPORT, checkpoints.FORWARD, f"{checkpoints.STEPS}/{original.step}")
+    step = result.step
+    files = (
+        checkpoints.CONFIG,
+        checkpoints.FOLD_REPORT,
+        checkpoints.FORWARD,
+        f"{checkpoints.STEPS}/{step}",
+        *(export.file for export in exports),
+    )
     written = replace(result, out=out, files=files)
     checkpoints.write_folded(
-        out, config, step=original.step, variables=folded.variables, forward=forward, report=written.to_json()
+        out,
+        config,
+        step=step,
+        variables=source.folded.variables,
+        forward=bytes(source.forward.serialize()),
+        exports={export.file: export.content for export in exports},
+        report=written.to_json(),
     )
     return written

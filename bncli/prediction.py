@@ -36,6 +36,8 @@ class Prediction:
 def predict(checkpoint: Checkpoint, paths: Sequence[Path], *, top: int) -> tuple[Prediction, ...]:
     """The ``top`` classes of each image file, resized and normalised as in training.
 
+    Classes whose names are not known are called by their numbers.
+
     Raises:
         DataError: a file is no readable image; names it.
     """
@@ -47,7 +49,8 @@ def predict(checkpoint: Checkpoint, paths: Sequence[Path], *, top: int) -> tuple
             for start in range(0, len(images), BATCH_SIZE)
         ]
     )  # [N, K]
-    names = checkpoint.config.dataset.class_names
+    known = checkpoint.config.dataset
+    names = known.class_names if known is not None else [str(k) for k in range(probabilities.shape[1])]
     return tuple(Prediction(path, _top(row, names, top)) for path, row in zip(paths, probabilities, strict=True))
 
 

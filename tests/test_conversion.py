@@ -8,9 +8,11 @@ import jax.export
 import numpy as np
 import pytest
 import tiny
+from foreign_files import IMAGE_SHAPE, make_state, make_variables, save_msgpack, save_standard, write_net
 
 import bncli
 from bncli import checkpoint
+from bncli.config import ModelConfig
 from bncli.conversion import fold_checkpoint
 from bncli.data import Augmentation
 from bncli.data.dataset import RawDataset, build_dataset
@@ -20,13 +22,13 @@ from bncli.errors import FoldError
 @pytest.fixture(scope="module")
 def folded(trained, tmp_path_factory):
     out = tmp_path_factory.mktemp("folded") / "out"
-    fold_checkpoint(trained.out, out)
+    fold_checkpoint(bncli.load(trained.out), out)
     return out
 
 
 def test_without_the_data_random_images_are_used_and_said_so(trained, tmp_path):
     # The fixture's data set lies nowhere on disk: its source is "a test".
-    result = fold_checkpoint(trained.out, tmp_path / "out")
+    result = fold_checkpoint(bncli.load(trained.out), tmp_path / "out")
     assert "random images" in result.examples
     assert result.verification.passed
     assert json.loads((tmp_path / "out" / "fold_report.json").read_text()) == result.to_json()
@@ -63,7 +65,7 @@ def test_bad_statistics_are_refused_by_name_and_nothing_is_written(trained, tmp_
         progress=checkpoint.read_progress(source, step),
     )
     with pytest.raises(FoldError, match="BatchNorm_0"):
-        fold_checkpoint(source, tmp_path / "out")
+        fold_checkpoint(bncli.load(source), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -84,7 +86,7 @@ def test_odd_sizes_before_a_pool_fold_completely(tmp_path, size):
         model=tiny.CNN | {"args": {"features": [4, 4, 4]}, "bn_placement": "post"}, training={"epochs": 1}
     )
     tiny.train(config, dataset, tmp_path / "ckpt")
-    result = fold_checkpoint(tmp_path / "ckpt", tmp_path / "out")
+    result = fold_checkpoint(bncli.load(tmp_path / "ckpt"), tmp_path / "out")
     assert (result.report.folded, result.report.kept) == (6, 0)
     folded = bncli.load(tmp_path / "out")
     assert folded.apply_fn(folded.variables, rng.normal(size=(5, size, size, 1)).astype(np.float32)).shape == (5, 3)
@@ -103,10 +105,30 @@ def test_a_model_that_indexes_its_input_still_folds(dataset, tmp_path):
     )
     config = tiny.run_config(model={"name": f"{tmp_path}/net.py:Net", "args": {}}, training={"epochs": 1})
     tiny.train(config, dataset, tmp_path / "ckpt")
-    result = fold_checkpoint(tmp_path / "ckpt", tmp_path / "out")
+    result = fold_checkpoint(bncli.load(tmp_path / "ckpt"), tmp_path / "out")
     assert result.report.folded == 1
     original, folded = bncli.load(tmp_path / "ckpt"), bncli.load(tmp_path / "out")
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_allclose(
+        folded.apply_fn(folded.variables, images), original.apply_fn(original.variables, images), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("save", [save_msgpack, save_standard])
+def test_another_programs_checkpoint_becomes_one_like_any_other(save, tmp_path):
+    save(tmp_path / "saved", make_state(make_variables()))
+    model = ModelConfig(name=write_net(tmp_path))
+    original = checkpoint.open_foreign(tmp_path / "saved", model=model, image_shape=IMAGE_SHAPE, std=(0.5,))
+    result = fold_checkpoint(original, tmp_path / "out")
+    assert (result.report.folded, result.report.kept) == (1, 0)
+    assert "random images" in result.examples
+    assert result.notes == original.notes
+    assert json.loads((tmp_path / "out" / "fold_report.json").read_text()) == result.to_json()
+    folded = bncli.load(tmp_path / "out")
+    assert "batch_stats" not in folded.variables
+    assert (folded.config.folded_from.checkpoint, folded.config.folded_from.step) == (str(tmp_path / "saved"), 0)
+    assert folded.config.preprocessing == original.config.preprocessing
+    images = np.random.default_rng(0).normal(size=(5, *IMAGE_SHAPE)).astype(np.float32)
     np.testing.assert_allclose(
         folded.apply_fn(folded.variables, images), original.apply_fn(original.variables, images), rtol=1e-4, atol=1e-5
     )

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from bncli.choices import ExportFormat
 from bncli.cli import options
+from bncli.cli.parsing import absolute_model_name, image_shape, model_arguments, numbers
+from bncli.errors import UsageError
+
+if TYPE_CHECKING:
+    from bncli.checkpoint import Checkpoint
+
+_FOREIGN = "A checkpoint that bncli did not write"
 
 
 def fold(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A trained checkpoint.", show_default=False)],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CKPT",
+            help="A trained checkpoint: bncli's own, an Orbax directory, or a Flax msgpack file.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new checkpoint directory.", show_default=False)],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Fold and verify, but write nothing.")] = False,
     include: Annotated[
@@ -21,12 +37,61 @@ def fold(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Keep BN layers with such a name; repeatable.", show_default=False)
     ] = None,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            help="Also write model.onnx, model.safetensors, model.stablehlo: their endings, separated by commas.",
+            show_default=False,
+        ),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(help="Largest relative error of a logit; by default what rounding explains.", show_default=False),
     ] = None,
     step: options.Step = "best",
-    model: options.Model = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="file.py:Class or package.module:Class: the model's code, where it has moved or changed since "
+            "training, or where bncli did not write CKPT.",
+            show_default=False,
+        ),
+    ] = None,
+    model_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="key=value for the model of another program's checkpoint; repeatable.",
+            rich_help_panel=_FOREIGN,
+            show_default=False,
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="H,W,C",
+            help="Of one image, like 32,32,3, for another program's checkpoint.",
+            rich_help_panel=_FOREIGN,
+            show_default=False,
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M,…",
+            help="With --input-shape: per channel, subtracted from pixels in [0, 1]; 0 by default.",
+            rich_help_panel=_FOREIGN,
+            show_default=False,
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(
+            metavar="S,…",
+            help="With --input-shape: per channel, what is left is divided by it; 1 by default.",
+            rich_help_panel=_FOREIGN,
+            show_default=False,
+        ),
+    ] = None,
     data_dir: options.DataDir = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -34,25 +99,90 @@ def fold(
 ) -> None:
     """Merge BN into its neighbours, prove on data that nothing changed, and write a checkpoint without BN.
 
-    Nothing is written when the proof fails (exit code 3).
+    Nothing is written when the proof fails (exit code 3). CKPT may also be an Orbax directory or a Flax msgpack file
+    that another program wrote: --model and --input-shape then say what is not in it.
     """
-    from bncli import runtime
-    from bncli.checkpoint import read_config
+    exports = _export_formats(export)
+    foreign = _ForeignOptions(
+        model_arguments(model_arg or ()),
+        image_shape(input_shape) if input_shape is not None else None,
+        numbers(mean, "--mean") if mean is not None else None,
+        numbers(std, "--std") if std is not None else None,
+    )
     from bncli.cli import render
 
-    runtime.configure(read_config(checkpoint).run.training.precision)
+    original = _open(checkpoint, step, model, foreign)
     from bncli.conversion import fold_checkpoint
 
     result = fold_checkpoint(
-        checkpoint,
+        original,
         out,
-        step=step,
-        model=model,
         data_dir=data_dir,
         tolerance=tolerance,
         include=include or ("*",),
         exclude=exclude or (),
+        exports=exports,
         dry_run=dry_run,
         overwrite=overwrite,
     )
     render.emit(result, as_json=as_json, to_json=lambda done: done.to_json(), to_text=render.fold_text)
+
+
+@dataclass(frozen=True)
+class _ForeignOptions:
+    """What a checkpoint of another program does not hold; () or None where it was not given."""
+
+    model_args: dict[str, Any]
+    image_shape: tuple[int, int, int] | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+    def refuse(self, checkpoint: Path) -> None:
+        """Raises UsageError where one was given for bncli's own checkpoint, which holds them all."""
+        given = {
+            "--model-arg": bool(self.model_args),
+            "--input-shape": self.image_shape is not None,
+            "--mean": self.mean is not None,
+            "--std": self.std is not None,
+        }
+        if any(given.values()):
+            raise UsageError(
+                f"{', '.join(name for name, is_given in given.items() if is_given)}: {checkpoint} is bncli's own "
+                "checkpoint and says it itself",
+                remedy="Leave the option out.",
+            )
+
+
+def _open(path: Path, step: str, model: str | None, foreign: _ForeignOptions) -> Checkpoint:
+    """The checkpoint to fold, and JAX set up for the precision of its network."""
+    from bncli import runtime
+    from bncli.checkpoint import is_foreign, load, open_foreign, read_config
+
+    if not is_foreign(path):
+        precision = read_config(path).run.training.precision
+        foreign.refuse(path)
+        runtime.configure(precision)
+        return load(path, step=step, model=model)
+    runtime.configure("bfloat16")  # not known yet, and these settings are right for either
+    from bncli.config import ModelConfig, validated
+
+    named = None
+    if model is not None:
+        named = validated(ModelConfig, name=absolute_model_name(model), args=foreign.model_args)
+    return open_foreign(
+        path, step=step, model=named, image_shape=foreign.image_shape, mean=foreign.mean, std=foreign.std
+    )
+
+
+def _export_formats(option: str | None) -> tuple[ExportFormat, ...]:
+    """The formats named in ``--export``.
+
+    Raises:
+        UsageError: an unknown one.
+    """
+    known = get_args(ExportFormat)
+    wanted = tuple(word.strip() for word in option.split(",")) if option is not None else ()
+    for word in wanted:
+        if word not in known:
+            raise UsageError(f"--export: no format {word!r}", remedy=f"It takes {', '.join(known)}.")
+    return wanted  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from pathlib import Path
 from bncli.config import CheckpointConfig, DataConfig
 from bncli.data.dataset import Dataset
 from bncli.data.load import load_dataset
-from bncli.errors import DataError
+from bncli.errors import DataError, UsageError
 
 Progress = Callable[[str, int, int | None], None]  # (what, how much of it is done, of how much)
 
@@ -41,6 +41,8 @@ def load_matching(
 ) -> Dataset:
     """The data a checkpoint was trained on, or other data of the same classes, in the checkpoint's image size.
 
+    Where the checkpoint does not know its classes, any will do here: how many they are the evaluation compares.
+
     Args:
         config: the checkpoint's.
         source: other data; None for the checkpoint's own, with its own validation split.
@@ -50,6 +52,11 @@ def load_matching(
     Raises:
         DataError: the data cannot be read, is not what the checkpoint was trained on, or has other classes.
     """
+    known = config.dataset
+    if source is None and known is None:
+        raise DataError(
+            "the data this network was trained on are not known", remedy="Name some: --data NAME, FOLDER or FILE.npz."
+        )
     shape = config.preprocessing.image_shape
     stored = config.run.data
     directory = str(data_dir) if data_dir else stored.data_dir
@@ -57,11 +64,16 @@ def load_matching(
     if source is not None:
         square = shape[0] if shape[0] == shape[1] else None
         wanted = replace(wanted, source=source, channels=shape[2], image_size=square)
-    dataset = load_configured(wanted, seed=config.run.training.seed, progress=progress)
-    if dataset.class_names != config.dataset.class_names:
+    try:
+        dataset = load_configured(wanted, seed=config.run.training.seed, progress=progress)
+    except UsageError:  # size and channels are asked for here, not by an option of the user's
         raise DataError(
-            f"{dataset.source} has classes {_few(dataset.class_names)}, "
-            f"the checkpoint {_few(config.dataset.class_names)}",
+            f"{wanted.source} has other images than the checkpoint takes: {shape}, height, width and channels",
+            remedy="Resize the images; those of a folder of image files are resized by themselves.",
+        ) from None
+    if known is not None and dataset.class_names != known.class_names:
+        raise DataError(
+            f"{dataset.source} has classes {_few(dataset.class_names)}, the checkpoint {_few(known.class_names)}",
             remedy="Use data with the same classes.",
         )
     if dataset.image_shape != shape:
@@ -69,10 +81,9 @@ def load_matching(
             f"{dataset.source} has images {dataset.image_shape}, the checkpoint takes {shape}",
             remedy="Resize the images.",
         )
-    if source is None and dataset.sha256 != config.dataset.sha256:
+    if source is None and known is not None and dataset.sha256 != known.sha256:
         raise DataError(
-            f"{dataset.source} has changed since training: SHA-256 {dataset.sha256[:12]}…, "
-            f"was {config.dataset.sha256[:12]}…",
+            f"{dataset.source} has changed since training: SHA-256 {dataset.sha256[:12]}…, was {known.sha256[:12]}…",
             remedy=f"To use it as it is now: --data {stored.source}",
         )
     return dataset

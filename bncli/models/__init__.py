@@ -31,6 +31,7 @@ __all__ = [
     "Network",
     "Variables",
     "build_network",
+    "build_own_network",
     "model_file_sha256",
     "relu_follows_every_bn",
 ]
@@ -84,6 +85,21 @@ def build_network(
     known = _known_model(config.name)
     _check_fits(config, known, image_shape)
     return as_network(known.build(**_arguments(config, known, num_classes, image_shape, dtype)))
+
+
+def build_own_network(name: str, args: Mapping[str, Any]) -> Network:
+    """The user's own network as its code has it: what a run of bncli would set is left to the module's defaults.
+
+    Raises:
+        UsageError: the name is not one of the user's own models.
+        ModelError: the module cannot be imported or built.
+    """
+    if not is_custom(name):
+        raise UsageError(
+            f"--model {name}: a checkpoint that bncli did not write is of a model of your own",
+            remedy="Name its code as file.py:Class or package.module:Class.",
+        )
+    return as_network(build_custom(name, args))
 
 
 def relu_follows_every_bn(config: ModelConfig) -> bool:

@@ -26,8 +26,10 @@ def is_custom(name: str) -> bool:
     return ":" in name
 
 
-def build_custom(name: str, args: Mapping[str, Any], *, num_classes: int, dtype: Dtype) -> nn.Module:
-    """The user's module, built with ``args`` and, where it has such fields, ``num_classes`` and ``dtype``.
+def build_custom(
+    name: str, args: Mapping[str, Any], *, num_classes: int | None = None, dtype: Dtype | None = None
+) -> nn.Module:
+    """The user's module, built with ``args`` and, where given and it has such fields, ``num_classes`` and ``dtype``.
 
     Raises:
         ModelError: the file, the class or an argument does not exist, or the code fails.
@@ -35,7 +37,8 @@ def build_custom(name: str, args: Mapping[str, Any], *, num_classes: int, dtype:
     cls = load_class(name)
     fields = inspect.signature(cls).parameters
     defaults = {"num_classes": num_classes, "dtype": dtype}
-    arguments = {key: value for key, value in defaults.items() if key in fields} | hashable(args)
+    known = {key: value for key, value in defaults.items() if key in fields and value is not None}
+    arguments = known | hashable(args)
     unknown = sorted(set(arguments) - set(fields))
     if unknown:
         raise ModelError(

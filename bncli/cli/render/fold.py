@@ -13,6 +13,7 @@ from bncli.cli.render.base import plain_table
 
 if TYPE_CHECKING:
     from bncli.conversion import FoldResult
+    from bncli.exports import ExportReport
     from bncli.folding import FoldReport
 
 
@@ -22,18 +23,27 @@ def fold_text(result: FoldResult) -> RenderableType:
     if result.out is None:
         where = "dry run: nothing was written"
     else:
-        where = f"written to [bold]{escape(str(result.out))}[/]; next: bncli eval {escape(str(result.out))}"
+        data = " --data …" if result.notes else ""  # those of another program's checkpoint are not known
+        where = f"written to [bold]{escape(str(result.out))}[/]; next: bncli eval {escape(str(result.out))}{data}"
     latency = result.latency
     summary = Text.from_markup(
-        f"[bold]{report.folded} folded, {report.kept} kept[/] in {result.seconds:.2f} s\n"
+        "".join(f"{escape(note)}\n" for note in result.notes)
+        + f"[bold]{report.folded} folded, {report.kept} kept[/] in {result.seconds:.2f} s\n"
         f"[green]verified[/] on {escape(result.examples)}:\n"
         f"  relative error {proof.max_rel_error:.2g} (allowed {proof.tolerance:.2g}), "
         f"top-1 agreement {proof.top1_agreement:.4f}\n"
         f"  latency at batch 1: {latency.original:.3f} ms before, {latency.folded:.3f} ms after "
         f"({latency.original / latency.folded:.2f}×)\n"
-        f"{where}"
+        + "".join(_export_line(export) for export in result.exports)
+        + where
     )
     return Group(_norms_table(report), summary)
+
+
+def _export_line(export: ExportReport) -> str:
+    proof = export.verification
+    error = "" if proof is None else f", relative error {proof.max_rel_error:.2g}"
+    return f"  {export.file}: {export.size / 1e6:.2f} MB{error}\n"
 
 
 def _norms_table(report: FoldReport) -> Table:

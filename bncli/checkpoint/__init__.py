@@ -1,0 +1,90 @@
+"""The checkpoint directory: what ``train`` and ``fold`` write and every other command reads.
+
+::
+
+    ckpt/
+      config.json            config.CheckpointConfig
+      metrics.jsonl          one line an epoch
+      layers.jsonl           one line an epoch: what each layer hands on, and its running statistics
+      steps/<step>/          one Orbax save: variables, optimizer, progress
+      steps/<step>.sha256    every file of that save; written last, so a save without it is not complete
+      steps/<step>.precise/  population statistics for that save (train --precise-bn), with a manifest too
+      forward.stablehlo      a folded checkpoint only: its forward pass, (variables, images) -> logits
+      fold_report.json       a folded checkpoint only
+
+``directory`` knows the files, ``saves`` the steps, ``opening`` makes a ``Checkpoint`` of both. ``foreign`` reads what
+other programs write (``orbax_layout`` the directories among it), ``fitting`` makes a ``Checkpoint`` of that. The only
+room that imports orbax and tensorstore.
+"""
+
+from bncli.checkpoint.directory import (
+    CONFIG,
+    FOLD_REPORT,
+    FORWARD,
+    LAYERS,
+    METRICS,
+    STEPS,
+    append_layers,
+    append_metrics,
+    check_output,
+    create_output,
+    keep_layers,
+    read_config,
+    read_layers,
+    write_config,
+    write_metrics,
+)
+from bncli.checkpoint.fitting import open_foreign
+from bncli.checkpoint.folded import write_folded
+from bncli.checkpoint.foreign import ForeignCheckpoint, find_variables, is_foreign, read_foreign
+from bncli.checkpoint.hashing import sha256_tree
+from bncli.checkpoint.opening import Checkpoint, load
+from bncli.checkpoint.saves import (
+    complete_steps,
+    find_step,
+    has_precise_statistics,
+    load_variables,
+    prune,
+    read_progress,
+    restore_training,
+    save,
+    save_precise_statistics,
+    verify,
+)
+
+__all__ = [
+    "CONFIG",
+    "FOLD_REPORT",
+    "FORWARD",
+    "LAYERS",
+    "METRICS",
+    "STEPS",
+    "Checkpoint",
+    "ForeignCheckpoint",
+    "append_layers",
+    "append_metrics",
+    "check_output",
+    "complete_steps",
+    "create_output",
+    "find_step",
+    "find_variables",
+    "has_precise_statistics",
+    "is_foreign",
+    "keep_layers",
+    "load",
+    "load_variables",
+    "open_foreign",
+    "prune",
+    "read_config",
+    "read_foreign",
+    "read_layers",
+    "read_progress",
+    "restore_training",
+    "save",
+    "save_precise_statistics",
+    "sha256_tree",
+    "verify",
+    "write_config",
+    "write_folded",
+    "write_metrics",
+]

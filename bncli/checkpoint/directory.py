@@ -1,0 +1,155 @@
+"""The checkpoint directory: what lies in it by name, its settings and metrics, and what may be put in its place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bncli import config as config_module
+from bncli.checkpoint.onnx_file import read_onnx
+from bncli.config import CheckpointConfig
+from bncli.errors import CheckpointError
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+LAYERS = "layers.jsonl"
+STEPS = "steps"
+FORWARD = "forward.stablehlo"
+FOLD_REPORT = "fold_report.json"
+
+
+def is_checkpoint(directory: Path) -> bool:
+    """Whether bncli wrote the ``config.json`` there: many programs have one, and ``--overwrite`` is for ours alone."""
+    try:
+        document = json.loads((directory / CONFIG).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and str(document.get("schema")).startswith("bncli.config/")
+
+
+def read_config(directory: Path) -> CheckpointConfig:
+    """The directory's ``config.json``, or what an exported ``model.onnx`` holds in its place.
+
+    Raises:
+        CheckpointError: the directory holds none.
+        ConfigError: it is malformed.
+    """
+    if directory.is_file():
+        return read_onnx(directory)[0]
+    path = directory / CONFIG
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        what = "holds no config.json" if directory.is_dir() else "is no directory"
+        raise CheckpointError(
+            f"{directory} {what}: not a bncli checkpoint", remedy="Name a directory written by `bncli train`."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    return config_module.from_json(text, path=path)
+
+
+def write_config(directory: Path, config: CheckpointConfig) -> None:
+    """Writes ``config.json``, whole or not at all."""
+    write_atomically(directory / CONFIG, config_module.to_json(config).encode())
+
+
+def write_metrics(directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes ``metrics.jsonl`` anew: after a resume it must hold each epoch once."""
+    _write_lines(directory / METRICS, rows)
+
+
+def append_metrics(directory: Path, row: Mapping[str, Any]) -> None:
+    """Appends one epoch to ``metrics.jsonl``."""
+    _append_line(directory / METRICS, row)
+
+
+def append_layers(directory: Path, row: Mapping[str, Any]) -> None:
+    """Appends one epoch, {"epoch", "layers"}, to ``layers.jsonl``."""
+    _append_line(directory / LAYERS, row)
+
+
+def read_layers(directory: Path) -> list[dict[str, Any]]:
+    """The epochs in ``layers.jsonl``; none where there is no such file.
+
+    Raises:
+        CheckpointError: a line is no such row.
+    """
+    path = directory / LAYERS
+    if not path.is_file():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows.append({"epoch": int(row["epoch"]), "layers": list(row["layers"])})
+        except (ValueError, TypeError, KeyError):
+            raise CheckpointError(
+                f"{path}: line {number} is damaged", remedy="Remove the line; it is only needed for --history."
+            ) from None
+    return rows
+
+
+def keep_layers(directory: Path, *, epochs: int) -> None:
+    """Drops the epochs after ``epochs`` from ``layers.jsonl``: a resumed run does them again."""
+    _write_lines(directory / LAYERS, [row for row in read_layers(directory) if row["epoch"] <= epochs])
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _append_line(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source: Path | None = None) -> None:
+    """Raises CheckpointError where a new checkpoint in ``out`` would overwrite something.
+
+    With ``overwrite`` it may be an earlier checkpoint, and nothing else ever; never the one that is read, ``source``.
+    """
+    if source is not None and source.resolve() == out.resolve():
+        raise CheckpointError(f"{out} is the checkpoint to read", remedy="Name another directory for the result.")
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out} is a file", remedy="Name a directory.")
+    if overwrite and out.is_symlink():
+        raise CheckpointError(f"{out} is a symbolic link", remedy="Name the directory that it points to.")
+    if out.is_dir() and any(out.iterdir()):
+        holds_checkpoint = is_checkpoint(out)
+        if not overwrite or not holds_checkpoint:
+            what = "already holds a checkpoint" if holds_checkpoint else "is not empty and holds no checkpoint"
+            resume = "--resume to go on with it, " if can_resume and holds_checkpoint else ""
+            replace = "--overwrite to replace it, or " if holds_checkpoint else ""
+            raise CheckpointError(f"{out} {what}", remedy=f"Use {resume}{replace}another directory.")
+
+
+def create_output(out: Path, *, overwrite: bool) -> None:
+    """Makes ``out`` an empty checkpoint directory; with ``overwrite`` an earlier checkpoint there is removed.
+
+    Raises:
+        CheckpointError: something else is there, or the directory cannot be created.
+    """
+    check_output(out, overwrite=overwrite)
+    try:
+        if out.exists():
+            shutil.rmtree(out)
+        (out / STEPS).mkdir(parents=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot create {out}: {error.strerror or error}", remedy="Choose another directory."
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,61 @@
+"""What only a folded checkpoint has: its forward pass as a serialised function, and the report of the fold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bncli.checkpoint.directory import FOLD_REPORT, FORWARD, write_atomically, write_config
+from bncli.checkpoint.saves import save
+from bncli.config import CheckpointConfig
+from bncli.errors import CheckpointError
+from bncli.models import Variables
+
+
+def write_folded(
+    out: Path,
+    config: CheckpointConfig,
+    *,
+    step: int,
+    variables: Variables,
+    forward: bytes,
+    exports: Mapping[str, bytes],
+    report: Mapping[str, Any],
+) -> None:
+    """Writes a folded checkpoint into the prepared directory ``out``: ``config.json`` last, so it is whole or none.
+
+    Args:
+        out: the directory.
+        config: with ``folded_from``.
+        step: of the save it was folded from.
+        variables: the folded function's arrays.
+        forward: the serialised function, (variables, images [b, H, W, C]) -> logits, b symbolic.
+        exports: file name -> content, for other programs.
+        report: the ``bncli.fold/1`` document.
+    """
+    save(out, step, variables=variables, optimizer={"step": np.int32(step)}, progress={})
+    for name, content in {FORWARD: forward, **exports}.items():
+        write_atomically(out / name, content)
+    write_atomically(out / FOLD_REPORT, (json.dumps(report, indent=2) + "\n").encode())
+    write_config(out, config)
+
+
+def read_forward(directory: Path) -> Callable[[Variables, jax.Array], jax.Array]:
+    """The folded forward pass: (variables, normalised images [B, H, W, C]) -> logits [B, K].
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    import jax.export
+
+    try:
+        return jax.export.deserialize(bytearray((directory / FORWARD).read_bytes())).call
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot read {directory / FORWARD}: {error}", remedy="Fold the original checkpoint again."
+        ) from error

@@ -1,0 +1,112 @@
+"""A checkpoint directory opened: its settings, its variables, and the network to apply them to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from bncli import config as config_module
+from bncli.checkpoint.directory import read_config
+from bncli.checkpoint.folded import read_forward
+from bncli.checkpoint.onnx_file import read_onnx
+from bncli.checkpoint.saves import find_step, has_precise_statistics, load_variables, read_progress
+from bncli.config import CheckpointConfig
+from bncli.errors import ModelError
+from bncli.models import Network, Variables, build_network, build_own_network, model_file_sha256
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint, trained or folded, bncli's own or another program's.
+
+    Attributes:
+        path: the directory.
+        step: of the save that was read.
+        config: its ``config.json``.
+        variables: pytree of host arrays; ``params`` and ``batch_stats`` where it was trained.
+        progress: how far the run was at that save: epochs, best so far, history.
+        network: the model and the way to call it; None for a folded checkpoint, which has only a function.
+        apply_fn: (variables, normalised images [B, H, W, C]) -> logits [B, K], in inference mode.
+        notes: what was assumed where bncli did not write it.
+        has_population_statistics: whether its BN statistics were measured on data and are no running averages.
+    """
+
+    path: Path
+    step: int
+    config: CheckpointConfig
+    variables: Variables
+    progress: Mapping[str, Any]
+    network: Network | None
+    apply_fn: Callable[[Variables, jax.Array], jax.Array]
+    notes: tuple[str, ...] = ()
+    has_population_statistics: bool = False
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The linen module; None for a folded checkpoint."""
+        return self.network.module if self.network is not None else None
+
+
+def load(path: str | Path, *, step: str = "best", model: str | None = None) -> Checkpoint:
+    """The checkpoint in directory ``path``, or an exported ``model.onnx``.
+
+    Args:
+        path: a directory written by ``bncli train`` or ``bncli fold``, or the ``model.onnx`` in one.
+        step: "best" (by validation), "last", or a step's number.
+        model: the model's name, where the user's own code has moved or changed since training.
+
+    Raises:
+        CheckpointError: no checkpoint, no such step, or a damaged file; names it.
+        ConfigError: ``config.json`` is malformed.
+        ModelError: the model's code is missing or not what was trained.
+    """
+    directory = Path(path)
+    if directory.is_file():
+        config, onnx = read_onnx(directory)
+        step_of_origin = config.folded_from.step if config.folded_from else 0
+        return Checkpoint(directory, step_of_origin, config, {}, {}, None, onnx)
+    config = read_config(directory)
+    number = find_step(directory, step)
+    variables = load_variables(directory, number)
+    progress = read_progress(directory, number)
+    if config.folded_from is not None:
+        return Checkpoint(directory, number, config, variables, progress, None, read_forward(directory))
+    network = _network(config, model)
+    return Checkpoint(
+        directory,
+        number,
+        config,
+        variables,
+        progress,
+        network,
+        network.logits,
+        has_population_statistics=config.recalibrated is not None or has_precise_statistics(directory, number),
+    )
+
+
+def _network(config: CheckpointConfig, model: str | None) -> Network:
+    """The network of a trained checkpoint.
+
+    A name stored in a checkpoint is only imported if the file behind it is the very file that was trained: opening a
+    checkpoint must not run code that someone put in its place.
+    """
+    stored = config.run.model
+    if model is None and model_file_sha256(stored.name) != config.model_sha256:
+        raise ModelError(
+            f"the code of {stored.name} is missing or has changed since training",
+            remedy=f"If you trust it, name it: --model {stored.name}",
+        )
+    named = stored if model is None else config_module.validated(type(stored), **{**vars(stored), "name": model})
+    if config.dataset is None:
+        return build_own_network(named.name, named.args)
+    return build_network(
+        named,
+        num_classes=len(config.dataset.class_names),
+        image_shape=config.preprocessing.image_shape,
+        precision=config.run.training.precision,
+    )

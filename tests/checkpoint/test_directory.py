@@ -1,0 +1,104 @@
+"""The directory: nothing else is ever removed, metrics are one line an epoch, a configuration that is bad is named."""
+
+import json
+
+import pytest
+
+from bncli import checkpoint
+from bncli.errors import CheckpointError, ConfigError
+
+
+def tree_of(directory):
+    """Every file below, with its content."""
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"notes.txt": "mine"},
+        {"config.json": "{}"},
+        {"config.json": '{"schema": "another.program/1"}', "weights.bin": "mine"},
+        {"config.json": "no JSON"},
+        {"config.json": "[]"},
+        {"steps/3/x": "mine"},
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_checkpoint_is_never_removed(tmp_path, files, overwrite):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    before = tree_of(tmp_path)
+    for refuse in (checkpoint.check_output, checkpoint.create_output):
+        with pytest.raises(CheckpointError, match="is not empty and holds no checkpoint") as caught:
+            refuse(tmp_path, overwrite=overwrite)
+        assert caught.value.remedy == "Use another directory."
+    assert tree_of(tmp_path) == before
+
+
+def test_a_checkpoint_is_only_replaced_when_asked(copied):
+    before = tree_of(copied)
+    with pytest.raises(CheckpointError, match="already holds a checkpoint") as caught:
+        checkpoint.create_output(copied, overwrite=False)
+    assert caught.value.remedy == "Use --overwrite to replace it, or another directory."
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.check_output(copied, overwrite=False, can_resume=True)
+    assert caught.value.remedy.startswith("Use --resume to go on with it, ")
+    assert tree_of(copied) == before
+    checkpoint.check_output(copied, overwrite=True)
+    assert tree_of(copied) == before  # checking is not removing
+    checkpoint.create_output(copied, overwrite=True)
+    assert tree_of(copied) == {}
+
+
+def test_a_new_or_an_empty_directory_is_taken_and_a_file_is_not(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "empty", tmp_path / "new" / "deeper"):
+        checkpoint.create_output(out, overwrite=False)
+        assert (out / "steps").is_dir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CheckpointError, match="is a file"):
+        checkpoint.create_output(tmp_path / "file", overwrite=True)
+    with pytest.raises(CheckpointError, match=r"cannot create .*: \w+"):
+        checkpoint.create_output(tmp_path / "file" / "below", overwrite=False)
+
+
+def test_a_link_to_a_checkpoint_is_not_removed(copied, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(copied, target_is_directory=True)
+    before = tree_of(copied)
+    with pytest.raises(CheckpointError, match=r"link is a symbolic link"):
+        checkpoint.create_output(link, overwrite=True)
+    assert tree_of(copied) == before
+
+
+def test_metrics_are_one_line_an_epoch_and_can_be_written_anew(tmp_path):
+    checkpoint.write_metrics(tmp_path, [{"epoch": 1}])
+    checkpoint.append_metrics(tmp_path, {"epoch": 2})
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        {"epoch": 1},
+        {"epoch": 2},
+    ]
+    checkpoint.write_metrics(tmp_path, [{"epoch": 1}])
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]  # no temporary file is left
+
+
+def test_a_directory_without_a_configuration_is_no_checkpoint(tmp_path):
+    (tmp_path / "file").touch()
+    for path, what in (
+        (tmp_path, "holds no config.json"),
+        (tmp_path / "gone", "is no directory"),
+        (tmp_path / "file", "is no"),
+    ):
+        with pytest.raises(CheckpointError, match=f"{path} {what}") as caught:
+            checkpoint.load(path)
+        assert "bncli train" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("content", "error"), [(b"{", ConfigError), (b"\xff\xfe", CheckpointError)])
+def test_a_configuration_that_cannot_be_read_is_named(copied, content, error):
+    (copied / "config.json").write_bytes(content)
+    with pytest.raises(error, match=r"config\.json"):
+        checkpoint.load(copied)

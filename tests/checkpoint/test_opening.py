@@ -1,0 +1,98 @@
+"""An opened checkpoint: the variables and the network the run ended with, and no code run that was not trained."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny import CNN, run_config
+
+from bncli import checkpoint
+from bncli.config import ModelConfig
+from bncli.errors import ModelError
+from bncli.models import model_file_sha256
+from bncli.training.run import checkpoint_config
+
+
+def test_a_trained_checkpoint_has_the_variables_the_run_ended_with(trained):
+    loaded = checkpoint.load(trained.out, step="last")
+    assert checkpoint.sha256_tree(loaded.variables["params"]) == trained.sha256.params
+    assert checkpoint.sha256_tree(loaded.variables["batch_stats"]) == trained.sha256.batch_stats
+    assert loaded.config == trained.config
+    assert loaded.model.features == (4,)
+    assert loaded.progress["best"]["epoch"] == trained.best.epoch
+    images = np.zeros((2, 8, 8, 1), np.float32)
+    np.testing.assert_array_equal(
+        loaded.apply_fn(loaded.variables, images), loaded.model.apply(loaded.variables, images, train=False)
+    )
+
+
+def test_nothing_is_pickled(trained, monkeypatch):
+    def forbidden(*args, **kwargs):
+        raise AssertionError("a checkpoint was unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, forbidden)
+    checkpoint.load(trained.out)
+    assert not [path for path in trained.out.rglob("*") if path.suffix in (".pkl", ".pickle")]
+
+
+# The user's own model.
+
+NET = """
+import flax.linen as nn
+
+class Net(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        return nn.Dense(self.num_classes)(x.reshape(len(x), -1))
+"""
+
+
+@pytest.fixture
+def of_custom_model(copied, dataset, tmp_path):
+    """(checkpoint directory, model file) of a model of the user's own; never trained."""
+    file = tmp_path / "net.py"
+    file.write_text(NET)
+    config = checkpoint_config(run_config(model={**CNN, "args": {}, "name": f"{file}:Net"}), dataset)
+    checkpoint.write_config(copied, config)
+    return copied, file
+
+
+def test_the_users_model_is_loaded_while_its_file_is_what_was_trained(of_custom_model):
+    out, file = of_custom_model
+    assert type(checkpoint.load(out).model).__name__ == "Net"
+    assert checkpoint.read_config(out).model_sha256 == model_file_sha256(f"{file}:Net")
+
+
+@pytest.mark.parametrize("change", ["changed", "missing"])
+def test_other_code_is_not_run_unless_it_is_named(of_custom_model, change):
+    out, file = of_custom_model
+    trap = file.with_name("was_run")
+    if change == "missing":
+        file.unlink()
+    else:
+        file.write_text(f"open({str(trap)!r}, 'w').close()\n" + NET)
+    with pytest.raises(ModelError, match=r"net\.py:Net is missing or has changed since training") as caught:
+        checkpoint.load(out)
+    assert f"--model {file}:Net" in caught.value.remedy
+    assert not trap.exists()
+    if change == "changed":
+        assert checkpoint.load(out, model=f"{file}:Net").model is not None
+        assert trap.exists()
+
+
+def test_a_model_that_has_moved_is_loaded_from_where_it_is_named(of_custom_model, tmp_path):
+    out, file = of_custom_model
+    moved = file.rename(tmp_path / "moved.py")
+    assert type(checkpoint.load(out, model=f"{moved}:Net").model).__name__ == "Net"
+
+
+def test_a_configuration_that_names_an_unknown_model_is_refused(copied):
+    config = checkpoint.read_config(copied)
+    checkpoint.write_config(copied, replace(config, run=replace(config.run, model=ModelConfig(name=":Net"))))
+    with pytest.raises(ModelError):
+        checkpoint.load(copied)

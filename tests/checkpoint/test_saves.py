@@ -1,0 +1,215 @@
+"""The saves: what is saved comes back to the bit, damage is named, and only a complete save counts."""
+
+import shutil
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bncli import checkpoint
+from bncli.errors import CheckpointError
+
+TREE = {
+    "params": {
+        "layer": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.array([np.nan, -0.0], np.float32)},
+        "half": jnp.linspace(0, 1, 5, dtype=jnp.bfloat16),
+    },
+    "batch_stats": {},  # a network without BN
+    "count": np.int32(7),
+}
+OPTIMIZER = {"opt_state": (np.ones(3, np.float32), {"trace": np.zeros((2, 2), np.float32)}), "step": np.int32(3)}
+
+
+def save(out, step, *, progress=None, variables=TREE):
+    checkpoint.save(out, step, variables=variables, optimizer=OPTIMIZER, progress=progress or {"best": None})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A directory with one save, of step 3; only to be read."""
+    out = tmp_path_factory.mktemp("saved")
+    save(out, 3, progress={"best": {"step": 3}, "history": [1.5]})
+    return out
+
+
+def test_a_save_comes_back_to_the_bit(saved):
+    variables = checkpoint.load_variables(saved, 3)
+    assert checkpoint.sha256_tree(variables) == checkpoint.sha256_tree(TREE)
+    assert variables["batch_stats"] == {}
+    assert all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(variables))
+    assert checkpoint.read_progress(saved, 3) == {"best": {"step": 3}, "history": [1.5]}
+
+
+def test_a_training_state_comes_back_into_the_trees_it_is_asked_for(saved):
+    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf), {"variables": TREE, "optimizer": OPTIMIZER})
+    variables, optimizer = checkpoint.restore_training(saved, 3, **zeros)
+    assert checkpoint.sha256_tree(variables) == checkpoint.sha256_tree(TREE)
+    assert checkpoint.sha256_tree(optimizer) == checkpoint.sha256_tree(OPTIMIZER)
+    assert jax.tree.structure(optimizer) == jax.tree.structure(OPTIMIZER)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("orbax_leftovers")
+@pytest.mark.parametrize("change", ["shape", "name", "missing"])
+def test_a_save_of_another_network_is_refused(saved, change):
+    variables = jax.tree.map(jnp.zeros_like, TREE)
+    layer = variables["params"]["layer"]
+    if change == "shape":
+        layer["kernel"] = jnp.zeros((4, 3))
+    elif change == "name":
+        layer["weight"] = layer.pop("kernel")
+    else:
+        layer["more"] = jnp.zeros(3)
+    with pytest.raises(CheckpointError, match="does not fit this network and optimizer") as caught:
+        checkpoint.restore_training(saved, 3, variables=variables, optimizer=jax.tree.map(jnp.zeros_like, OPTIMIZER))
+    assert "--out" in caught.value.remedy
+
+
+# Damage.
+
+
+def files_of(step_directory):
+    return sorted(path for path in step_directory.rglob("*") if path.is_file())
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"), [(flip, "is damaged"), (cut, "is damaged"), (lambda p: p.unlink(), "is missing")]
+)
+def test_damage_to_any_file_of_a_save_is_named(copied, damage, what):
+    last = checkpoint.complete_steps(copied)[-1]
+    folder = copied / "steps" / str(last)
+    others = [step for step in checkpoint.complete_steps(copied) if step != last]
+    assert len(files_of(folder)) > 5
+    for path in files_of(folder):
+        assert path.stat().st_size > 0, path
+        original = path.read_bytes()
+        damage(path)
+        for step in ("best", "last"):  # "best" is looked up in the last save
+            with pytest.raises(CheckpointError) as caught:
+                checkpoint.load(copied, step=step)
+            assert caught.value.message.startswith(f"{path} {what}")
+            assert caught.value.remedy == f"Read another save: --step {others[-1]}."
+        path.write_bytes(original)
+    checkpoint.load(copied, step="last")
+
+
+def test_an_added_file_is_named(copied):
+    last = checkpoint.complete_steps(copied)[-1]
+    added = copied / "steps" / str(last) / "variables" / "more"
+    added.touch()
+    with pytest.raises(CheckpointError, match="variables/more is not of this save"):
+        checkpoint.load(copied, step="last")
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\xfe\n\n", b"0" * 64 + b"  variables/gone\n"])
+def test_a_damaged_manifest_is_named(copied, content):
+    last = checkpoint.complete_steps(copied)[-1]
+    manifest = copied / "steps" / f"{last}.sha256"
+    manifest.write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"its SHA-256 is not that of {manifest.name}"):
+        checkpoint.load(copied, step="last")
+
+
+def test_a_save_without_a_manifest_is_incomplete_and_does_not_count(copied):
+    *earlier, last = checkpoint.complete_steps(copied)
+    (copied / "steps" / f"{last}.sha256").unlink()
+    assert checkpoint.complete_steps(copied) == earlier
+    assert checkpoint.load(copied, step="last").step == earlier[-1]
+    with pytest.raises(CheckpointError, match=f"has no step '{last}'"):
+        checkpoint.load(copied, step=str(last))
+    shutil.rmtree(copied / "steps")
+    with pytest.raises(CheckpointError, match="holds no complete save"):
+        checkpoint.load(copied)
+
+
+def test_a_manifest_without_its_save_does_not_count(copied):
+    *earlier, last = checkpoint.complete_steps(copied)
+    shutil.rmtree(copied / "steps" / str(last))
+    assert checkpoint.complete_steps(copied) == earlier
+
+
+def test_an_incomplete_save_is_written_again(tmp_path):
+    (tmp_path / "steps" / "3" / "variables").mkdir(parents=True)
+    (tmp_path / "steps" / "3" / "variables" / "half").touch()
+    save(tmp_path, 3)
+    assert checkpoint.sha256_tree(checkpoint.load_variables(tmp_path, 3)) == checkpoint.sha256_tree(TREE)
+
+
+@pytest.fixture
+def full_disk():
+    """Inside, no file can grow beyond 200 kB."""
+    resource = pytest.importorskip("resource")  # POSIX alone
+
+    @contextmanager
+    def full_disk():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full_disk
+
+
+def test_a_save_that_fails_leaves_the_earlier_ones_and_can_be_done_again(tmp_path, full_disk):
+    save(tmp_path, 3)
+    large = {"noise": np.random.default_rng(0).random(100_000)}  # 800 kB
+    with full_disk(), pytest.raises(CheckpointError, match=r"cannot save .*4: .*File too large") as caught:
+        save(tmp_path, 4, variables=large)
+    assert "--resume" in caught.value.remedy
+    checkpoint.verify(tmp_path, 3)
+    assert checkpoint.find_step(tmp_path, "best") == 3
+    save(tmp_path, 4, variables=large)
+    assert checkpoint.sha256_tree(checkpoint.load_variables(tmp_path, 4)) == checkpoint.sha256_tree(large)
+    assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["3", "3.sha256", "4", "4.sha256"]
+
+
+# Which save.
+
+
+def test_the_steps_by_name_and_number(trained):
+    steps = checkpoint.complete_steps(trained.out)
+    assert checkpoint.load(trained.out).step == trained.best.step
+    assert checkpoint.load(trained.out, step="last").step == steps[-1] == 12
+    assert checkpoint.load(trained.out, step=str(steps[0])).step == steps[0]
+
+
+@pytest.mark.parametrize("step", ["7", "", "-1", "first", "²", "12.0"])
+def test_a_step_that_is_not_there_is_refused_with_those_that_are(trained, step):
+    with pytest.raises(CheckpointError, match=rf"has no step '{step}'") as caught:
+        checkpoint.load(trained.out, step=step)
+    steps = ", ".join(map(str, checkpoint.complete_steps(trained.out)))
+    assert caught.value.remedy == f"It has best, last, {steps}."
+
+
+def test_the_last_stands_in_for_a_best_that_is_not_known_or_gone(tmp_path):
+    save(tmp_path, 3, progress={"best": None})
+    assert checkpoint.find_step(tmp_path, "best") == 3
+    save(tmp_path, 5, progress={"best": {"step": 4}})
+    assert checkpoint.find_step(tmp_path, "best") == 5
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "expected"),
+    [(1, None, [9]), (1, 3, [3, 9]), (2, 9, [7, 9]), (2, 3, [3, 7, 9]), (4, 1, [1, 3, 7, 9]), (9, None, [1, 3, 7, 9])],
+)
+def test_prune_keeps_the_last_and_the_best(tmp_path, keep, best, expected):
+    for step in (1, 3, 7, 9):
+        (tmp_path / "steps" / str(step)).mkdir(parents=True)
+        (tmp_path / "steps" / f"{step}.sha256").touch()
+    checkpoint.prune(tmp_path, keep=keep, best_step=best)
+    assert checkpoint.complete_steps(tmp_path) == expected
+    assert len(list((tmp_path / "steps").iterdir())) == 2 * len(expected)

@@ -1,0 +1,37 @@
+"""The data of a checkpoint: those it knows, or others that fit it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny import make_split, run_config
+
+from bncli.data.configured import load_matching
+from bncli.errors import DataError
+from bncli.training.run import checkpoint_config
+
+
+@pytest.fixture
+def unknown(dataset):
+    """The configuration of a network for 8×8 grey images whose data are not known."""
+    return replace(checkpoint_config(run_config(), dataset), dataset=None)
+
+
+def test_data_that_are_not_known_must_be_named(unknown):
+    with pytest.raises(DataError, match="are not known") as caught:
+        load_matching(unknown)
+    assert "--data" in caught.value.remedy
+
+
+def test_any_classes_will_do_for_a_network_whose_own_are_not_known(unknown, tmp_path):
+    split = make_split(30, seed=0)
+    np.savez(tmp_path / "two.npz", x_train=split.images, y_train=split.labels % 2)
+    assert load_matching(unknown, source=str(tmp_path / "two.npz")).num_classes == 2
+
+
+@pytest.mark.parametrize(("size", "channels"), [(9, 1), (8, 3)])
+def test_images_of_another_shape_are_refused_in_the_words_of_the_checkpoint(unknown, tmp_path, size, channels):
+    split = make_split(30, seed=0, size=size, channels=channels)
+    np.savez(tmp_path / "other.npz", x_train=split.images, y_train=split.labels)
+    with pytest.raises(DataError, match=r"other\.npz has other images than the checkpoint takes: \(8, 8, 1\)"):
+        load_matching(unknown, source=str(tmp_path / "other.npz"))
