@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ _BAD_ON_CPU = ("0.10.2", "0.11.0", "0.11.1", "0.11.2")
 # Before 0.12 a cached CPU program is rejected on load with a machine-feature error.
 _CACHE_WORKS_FROM = (0, 12)
 
+_CPUINFO = Path("/proc/cpuinfo")
 _PACKAGES = ("bncli", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -105,6 +107,44 @@ def _use_compile_cache(directory: Path) -> None:
 def versions() -> dict[str, str]:
     """What a run depended on, by package name; also ``python``."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a speed was measured on.
+
+    Attributes:
+        cpu: its model.
+        cores: that this process may use.
+        devices: JAX's, each by its kind.
+    """
+
+    cpu: str
+    cores: int
+    devices: tuple[str, ...]
+
+
+def hardware() -> Hardware:
+    """The hardware of this process."""
+    import jax
+
+    return Hardware(_cpu_model(), _num_cores(), tuple(device.device_kind for device in jax.devices()))
+
+
+def _cpu_model() -> str:
+    """The CPU's name; where Linux does not tell, what Python knows, which may only be its architecture."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_mesh() -> jax.sharding.Mesh:

@@ -175,3 +175,14 @@ def test_a_batch_must_divide_over_the_devices():
     with pytest.raises(UsageError, match="--batch-size 12 does not divide over 8 devices") as caught:
         runtime.check_batch_size(12, Mesh8)
     assert caught.value.remedy == "Use a multiple of 8."
+
+
+def test_hardware_is_this_machine(monkeypatch, tmp_path):
+    found = runtime.hardware()
+    assert found.cpu
+    assert 1 <= found.cores <= os.cpu_count()
+    assert found.devices == tuple(device.device_kind for device in jax.devices())
+    monkeypatch.setattr(runtime, "_CPUINFO", tmp_path / "cpuinfo")
+    assert runtime.hardware().cpu in (platform.processor(), platform.machine())
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU: fast\nmodel name\t: Another\n")
+    assert runtime.hardware().cpu == "Some CPU: fast"

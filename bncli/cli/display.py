@@ -112,10 +112,11 @@ class TrainingDisplay:
             )
 
 
+Show = Callable[[str, int, int | None], None]  # what, done, total
+
+
 @contextmanager
-def counting(
-    *, quiet: bool, unit: Literal["bytes", "files"]
-) -> Iterator[Callable[[str, int, int | None], None] | None]:
+def counting(*, quiet: bool, unit: Literal["bytes", "files"]) -> Iterator[Show | None]:
     """A callback (what, done, total) that draws a bar per ``what``; None where nothing is to be drawn."""
     console = stderr()
     if quiet or not console.is_terminal:
@@ -125,14 +126,44 @@ def counting(
     with Progress(
         TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), console=console, transient=True
     ) as progress:
-        tasks: dict[str, TaskID] = {}
+        yield _bars(progress)
 
-        def show(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
 
-        yield show
+@contextmanager
+def stages(*, quiet: bool) -> Iterator[Show]:
+    """A callback (what, done, total) that draws a bar per ``what`` on a terminal, and elsewhere writes a line for it.
+
+    Nothing is drawn between its calls: what is timed there has the process to itself.
+    """
+    console = stderr()
+    if quiet or not console.is_terminal:
+        yield _lines(quiet=quiet)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
+        yield _bars(progress, refresh=True)
+
+
+def _bars(progress: Progress, *, refresh: bool = False) -> Show:
+    tasks: dict[str, TaskID] = {}
+
+    def show(what: str, done: int, total: int | None) -> None:
+        if what not in tasks:
+            tasks[what] = progress.add_task(what, total=total)
+        progress.update(tasks[what], completed=done, total=total, refresh=refresh)
+
+    return show
+
+
+def _lines(*, quiet: bool) -> Show:
+    begun: set[str] = set()
+
+    def show(what: str, done: int, total: int | None) -> None:
+        if what not in begun:
+            begun.add(what)
+            note(f"{what} …", quiet=quiet)
+
+    return show
 
 
 @contextmanager
