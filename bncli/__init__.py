@@ -5,9 +5,10 @@ The map of the package; imports point downwards only::
     cli/           the commands: the only place that imports typer and rich, and the only one that prints
     ├── training/    state, optimizer, the train and eval steps, the loop that drives them
     ├── evaluation   a model on a split -> EvalResult
+    ├── benchmark/   how fast networks are, cold and warm, side by side
     ├── inspection/  BN layers in numbers, and what those numbers mean
     ├── folding/     merges BN into its neighbours in any JAX function; knows no Flax
-    └── checkpoint   saves, restores, verifies: the only importer of orbax
+    └── checkpoint/  saves, restores, verifies: the only importer of orbax
     models/ data/ config runtime   networks, images, settings, the process before JAX starts
     errors           every exception raised on purpose
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bncli.errors import BncliError
     from bncli.folding import fold
     from bncli.inspection import inspect_stats
+    from bncli.recalibration import recalibrate
 
 __version__ = "0.1.0"
 
@@ -33,9 +35,10 @@ _PUBLIC = {  # public name -> module that defines it
     "fold": "bncli.folding",
     "inspect_stats": "bncli.inspection",
     "load": "bncli.checkpoint",
+    "recalibrate": "bncli.recalibration",
 }
 
-__all__ = ["BncliError", "Checkpoint", "__version__", "fold", "inspect_stats", "load"]
+__all__ = ["BncliError", "Checkpoint", "__version__", "fold", "inspect_stats", "load", "recalibrate"]
 
 
 def __getattr__(name: str) -> object:

@@ -127,6 +127,7 @@ class TrainingConfig:
         seed: of the initial weights, the validation split, the order, the augmentation and dropout.
         precision: of activations; parameters and statistics stay float32.
         patience: stop after this many epochs without a better validation accuracy; None never stops early.
+        precise_bn: whether the best epoch gets population statistics at the end.
         keep: how many of the last saves stay on disk, beside the best.
     """
 
@@ -135,6 +136,7 @@ class TrainingConfig:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Precision = "float32"
     patience: Positive | None = None
+    precise_bn: bool = False
     keep: Positive = 2
 
 
@@ -188,15 +190,30 @@ class FoldedFrom:
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class Recalibrated:
+    """Where a checkpoint's BN statistics come from, if not from running averages."""
+
+    checkpoint: str
+    step: int
+    num_examples: int
+    runs: int
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class CheckpointConfig:
-    """The content of ``config.json``: what was asked for, and what data and machine added to it."""
+    """The content of ``config.json``: what was asked for, and what data and machine added to it.
+
+    ``dataset`` is None where the data are not known: the checkpoint was made of another program's. ``run`` then says
+    of the data and the training only what was found in the network.
+    """
 
     run: RunConfig
     preprocessing: Preprocessing
-    dataset: DatasetRecord
+    dataset: DatasetRecord | None
     versions: dict[str, str]
     model_sha256: str | None = None  # of the user's own model file
     folded_from: FoldedFrom | None = None
+    recalibrated: Recalibrated | None = None
     schema: str = SCHEMA
 
 

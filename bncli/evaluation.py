@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bncli.checkpoint import Checkpoint
 from bncli.choices import StatsMode
-from bncli.data import Split
-from bncli.data.batches import eval_batches
-from bncli.errors import UsageError
+from bncli.config import CheckpointConfig
+from bncli.data import Dataset, Split, normalize
+from bncli.data.batches import epoch_order, eval_batches
+from bncli.errors import DataError, UsageError
 from bncli.models import Variables
 from bncli.runtime import batch_sharding, check_batch_size, make_mesh, replicated
 from bncli.training.steps import EvalStep, ExampleOutcome, LogitsFn, make_eval_step
@@ -76,8 +78,10 @@ def evaluate_checkpoint(
         batch_size: B; with "running" the result does not depend on it.
 
     Raises:
+        DataError: the network has another number of outputs than there are classes.
         UsageError: batch statistics of a folded checkpoint, or a batch that does not divide over the devices.
     """
+    _check_num_classes(checkpoint, class_names)
     mesh = make_mesh()
     check_batch_size(batch_size, mesh)
     eval_step = make_eval_step(
@@ -87,6 +91,48 @@ def evaluate_checkpoint(
     )
     variables = jax.device_put(checkpoint.variables, replicated(mesh))
     return evaluate(jax.jit(eval_step), variables, split, class_names=class_names, batch_size=batch_size, mesh=mesh)
+
+
+def _check_num_classes(checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
+    """Raises DataError unless the network makes one logit per class; nothing is computed."""
+    shape = (1, *checkpoint.config.preprocessing.image_shape)
+    images = jax.ShapeDtypeStruct(shape, jnp.dtype(checkpoint.config.run.training.precision))
+    num_outputs = jax.eval_shape(checkpoint.apply_fn, checkpoint.variables, images).shape[-1]
+    if num_outputs != len(class_names):
+        raise DataError(
+            f"the data have {len(class_names)} classes, and {checkpoint.path} has {num_outputs} outputs",
+            remedy="Use data with the classes that the network was trained on.",
+        )
+
+
+class ImageBatches:
+    """Images as a network takes them, batch by batch on the mesh; can be read again and again.
+
+    Yields (normalised images [B, H, W, C], how many of them count: those after are padding).
+    """
+
+    def __init__(self, config: CheckpointConfig, images: np.ndarray, *, batch_size: int) -> None:
+        """Of uint8 ``images`` [N, H, W, C], in their order."""
+        self._config = config
+        self._images = images
+        self._batch_size = batch_size
+        self._sharding = batch_sharding(make_mesh())
+
+    @classmethod
+    def training(
+        cls, config: CheckpointConfig, dataset: Dataset, *, num_batches: int | None, batch_size: int
+    ) -> ImageBatches:
+        """Of training images, not augmented: some at random, always the same; all where ``num_batches`` is None."""
+        order = epoch_order(config.run.training.seed, 0, len(dataset.train))
+        some = order if num_batches is None else order[: num_batches * batch_size]
+        return cls(config, dataset.train.images[some], batch_size=batch_size)
+
+    def __iter__(self) -> Iterator[tuple[jax.Array, int]]:
+        preprocessing = self._config.preprocessing
+        dtype = jnp.dtype(self._config.run.training.precision)
+        for batch in eval_batches(len(self._images), self._batch_size):
+            images = jax.device_put(self._images[batch.indices], self._sharding)
+            yield normalize(images, preprocessing.mean, preprocessing.std, dtype=dtype), batch.num_real
 
 
 def _logits_fn(checkpoint: Checkpoint, stats: StatsMode) -> LogitsFn:

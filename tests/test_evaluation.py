@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, recall_score
 
 from bncli import checkpoint
 from bncli.data import Split, normalize
-from bncli.errors import UsageError
+from bncli.errors import DataError, UsageError
 from bncli.evaluation import evaluate, evaluate_checkpoint, summarize
 from bncli.runtime import make_mesh
 from bncli.training.steps import ExampleOutcome
@@ -122,3 +122,8 @@ def test_a_folded_checkpoint_has_no_batch_statistics(loaded, dataset):
     with pytest.raises(UsageError, match=r"--stats batch: .* is folded") as caught:
         score(replace(loaded, network=None), dataset.test, stats="batch")
     assert "folded from" in caught.value.remedy
+
+
+def test_the_network_must_have_an_output_for_each_class(loaded, dataset):
+    with pytest.raises(DataError, match=r"the data have 2 classes, and .* has 3 outputs"):
+        evaluate_checkpoint(loaded, dataset.test, class_names=("a", "b"), stats="running", batch_size=7)

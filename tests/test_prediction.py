@@ -1,5 +1,7 @@
 """Prediction on files is evaluation on arrays, whatever the number of files."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -57,3 +59,9 @@ def test_a_file_that_is_no_image_is_named(loaded, files, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(DataError, match=r"text\.png"):
         prediction.predict(loaded, [*files, tmp_path / "text.png"], top=1)
+
+
+def test_classes_whose_names_are_not_known_are_called_by_their_numbers(loaded, dataset, files):
+    unnamed = replace(loaded, config=replace(loaded.config, dataset=None))
+    (named,), (numbered,) = (prediction.predict(opened, files[:1], top=3) for opened in (loaded, unnamed))
+    assert [dataset.class_names[int(row.name)] for row in numbered.classes] == [row.name for row in named.classes]

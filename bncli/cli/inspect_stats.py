@@ -2,36 +2,268 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bncli.choices import FailOn
 from bncli.cli import options
-from bncli.errors import CheckFailedError
+from bncli.cli.files import check_new, write_new
+from bncli.cli.parsing import finding_codes
+from bncli.errors import CheckFailedError, CheckpointError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from bncli.inspection import Finding, StatsReport
+
+_DATA = "On data (a checkpoint that bncli trained)"
+_OUTPUT = "Output"
 
 
 def inspect_stats(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint directory.", show_default=False)],
-    step: options.Step = "best",
-    fail_on: Annotated[
-        FailOn | None, typer.Option(help="Exit with 3 at a finding of this severity or above.", show_default=False)
+    other: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[OTHER]", help="A second one: shows what became of each layer from PATH to it.", show_default=False
+        ),
     ] = None,
+    step: options.Step = "best",
+    other_step: Annotated[
+        str | None, typer.Option(help="Which save of OTHER; by default as --step.", show_default=False)
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only layers with such a name, * as wildcard, channel by channel; repeatable.", show_default=False
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All layers, channels and findings, where there are many.")
+    ] = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Show how each layer moved over the epochs of the training.")
+    ] = False,
+    data: Annotated[
+        bool,
+        typer.Option(
+            "--data",
+            help="Also measure on the checkpoint's own data: true statistics, train mode against eval mode.",
+            rich_help_panel=_DATA,
+        ),
+    ] = False,
+    data_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Measure on other data: a known name (see `bncli data list`), an image directory, or an .npz.",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-dir",
+            help="Where to look for a known data set first.",
+            rich_help_panel=_DATA,
+            show_default=False,
+        ),
+    ] = None,
+    fail_on: Annotated[
+        FailOn | None,
+        typer.Option(
+            help="Exit with 3 at a finding of this severity or above; of two checkpoints, at a new one.",
+            show_default=False,
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CODE",
+            help="Leave out findings of this code (the README lists them); repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write a report with plots: one file that needs no network.",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file of --html.", rich_help_panel=_OUTPUT)
+    ] = False,
+    as_csv: Annotated[
+        bool,
+        typer.Option(
+            "--csv",
+            help="Print CSV on stdout and nothing else there: a row per layer, with --layer one per channel.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show each BN layer in numbers, and what is wrong with it."""
+    """Show each BN layer in numbers, and what is wrong with it; or compare two checkpoints."""
+    form = _Form(everything=everything, by_channel=bool(layer), as_csv=as_csv, as_json=as_json)
+    wants_data = data or data_from is not None
+    given = {"--layer": layer, "--history": history, "--data": wants_data, "--html": html}
+    _check_usage(form, given, other, other_step, data_dir)
+    ignored = finding_codes(ignore or ())
+    if html is not None:
+        check_new(html, overwrite=overwrite)
+    report = _inspect(path, step).without(ignored)
+    if other is not None:
+        new = _show_comparison(report, _inspect(other, other_step or step).without(ignored), form)
+        _fail_on(fail_on, new)
+        return
+    if wants_data:
+        report = _with_data(report, path, step, data_from, data_dir, quiet=quiet).without(ignored)
+    if history:
+        report = _with_history(report, path)
+    if layer:
+        from bncli.inspection.names import match_layers
+
+        report = report.only(match_layers([row.name for row in report.layers], layer))
+    if html is not None:
+        _write_html(report, html, overwrite=overwrite, quiet=quiet)
+    _show(report, form)
+    _fail_on(fail_on, report.findings)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a result is shown.
+
+    Attributes:
+        everything: also what is left out where there is much.
+        by_channel: channel by channel.
+        as_csv: as CSV.
+        as_json: as a JSON document.
+    """
+
+    everything: bool
+    by_channel: bool
+    as_csv: bool
+    as_json: bool
+
+
+def _check_usage(
+    form: _Form, given: Mapping[str, object], other: Path | None, other_step: str | None, data_dir: Path | None
+) -> None:
+    """Raises UsageError for options that exclude each other, or do nothing."""
+    named = [option for option, value in given.items() if value]
+    if form.as_csv and form.as_json:
+        raise UsageError("--csv and --json are two forms of the same result", remedy="Leave one out.")
+    if other is not None and named:
+        raise UsageError(f"{', '.join(named)}: not for two checkpoints at once", remedy="Name one checkpoint.")
+    if other is None and other_step is not None:
+        raise UsageError("--other-step is the step of a second checkpoint", remedy="Name it, or use --step.")
+    if data_dir is not None and "--data" not in named:
+        raise UsageError("--data-dir is where the data of --data lie", remedy="Add --data.")
+
+
+def _inspect(path: Path, step: str) -> StatsReport:
     from bncli import runtime
     from bncli.checkpoint import read_config
-    from bncli.cli import render
 
     runtime.configure(read_config(path).run.training.precision)
     from bncli.inspection import inspect_stats as inspect
 
-    report = inspect(path, step=step)
-    render.emit(report, as_json=as_json, to_json=render.stats_json, to_text=render.stats_text)
-    grave = {"error": ("error",), "warning": ("error", "warning"), None: ()}[fail_on]
-    found = [finding for finding in report.findings if finding.severity in grave]
+    return inspect(path, step=step)
+
+
+def _with_data(
+    report: StatsReport, path: Path, step: str, source: str | None, data_dir: Path | None, *, quiet: bool
+) -> StatsReport:
+    """The report with what data show.
+
+    Raises:
+        CheckpointError: bncli did not train the checkpoint, or without BN.
+        DataError: the data cannot be read, or are not for this network.
+    """
+    if report.format != "bncli" or not report.layers:
+        raise CheckpointError(
+            f"--data: {path} is no checkpoint that bncli trained with BN, so its network cannot be run",
+            remedy="Leave --data out; a folded checkpoint's original may still be there.",
+        )
+    from bncli.checkpoint import load
+    from bncli.cli import display
+    from bncli.data.configured import load_matching
+    from bncli.inspection.live import findings_on_data, look_at_data
+
+    opened = load(path, step=step)
+    try:
+        with display.counting(quiet=quiet, unit="files") as progress:
+            dataset = load_matching(opened.config, source=source, data_dir=data_dir, progress=progress)
+    except DataError as error:  # other commands take the source by --data
+        raise DataError(
+            error.message, remedy=error.remedy and error.remedy.replace("--data ", "--data-from ")
+        ) from None
+    display.warn(dataset.warnings, quiet=quiet)
+    display.note(f"looking at the network on {dataset.name} …", quiet=quiet)
+    data = look_at_data(opened, dataset)
+    return report.with_data(data, findings_on_data(data, path=str(path)))
+
+
+def _with_history(report: StatsReport, path: Path) -> StatsReport:
+    """The report with its history; a checkpoint that bncli did not train has none."""
+    from bncli.checkpoint import read_layers
+    from bncli.inspection.history import layer_histories
+
+    return report.with_history(layer_histories(read_layers(path)))
+
+
+def _write_html(report: StatsReport, path: Path, *, overwrite: bool, quiet: bool) -> None:
+    from bncli.cli import display, render
+
+    write_new(path, render.stats_html(report), overwrite=overwrite)
+    display.note(f"report written to {path}", quiet=quiet)
+
+
+def _show(report: StatsReport, form: _Form) -> None:
+    from bncli.cli import render
+
+    if form.as_csv:
+        sys.stdout.write(render.stats_csv(report, by_channel=form.by_channel))
+        return
+    render.emit(
+        report,
+        as_json=form.as_json,
+        to_json=lambda report: render.stats_json(report, by_channel=form.by_channel),
+        to_text=lambda report: render.stats_text(report, everything=form.everything, by_channel=form.by_channel),
+    )
+
+
+def _show_comparison(before: StatsReport, after: StatsReport, form: _Form) -> tuple[Finding, ...]:
+    """The findings that the second has and the first has not."""
+    from bncli.cli import render
+    from bncli.inspection.comparison import compare
+
+    comparison = compare(before, after)
+    if form.as_csv:
+        sys.stdout.write(render.comparison_csv(comparison))
+    else:
+        render.emit(
+            comparison,
+            as_json=form.as_json,
+            to_json=render.comparison_json,
+            to_text=lambda comparison: render.comparison_text(comparison, everything=form.everything),
+        )
+    return comparison.appeared
+
+
+def _fail_on(severity: FailOn | None, findings: Iterable[Finding]) -> None:
+    """Raises CheckFailedError at a finding of this severity or above."""
+    grave = {"error": ("error",), "warning": ("error", "warning"), None: ()}[severity]
+    found = [finding for finding in findings if finding.severity in grave]
     if found:
-        raise CheckFailedError(f"{len(found)} findings of severity {fail_on} or above", remedy=found[0].remedy)
+        raise CheckFailedError(f"{len(found)} findings of severity {severity} or above", remedy=found[0].remedy)

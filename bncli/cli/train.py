@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from bncli.choices import BadImages, BnPlacement, Init, OptimizerName, Precision, ScheduleName
 from bncli.cli import options
+from bncli.cli.parsing import absolute_model_name, model_arguments
 from bncli.errors import CheckpointError, ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "momentum": ("optimizer", "momentum"),
     "optimizer": ("optimizer", "name"),
     "patience": ("training", "patience"),
+    "precise_bn": ("training", "precise_bn"),
     "precision": ("training", "precision"),
     "schedule": ("optimizer", "schedule"),
     "schedule_epochs": ("optimizer", "schedule_epochs"),
@@ -50,7 +51,7 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "weight_decay": ("optimizer", "weight_decay"),
 }
 # What a resumed run may change without becoming another run.
-_CHANGEABLE = ("data_dir", "epochs", "keep", "patience")
+_CHANGEABLE = ("data_dir", "epochs", "keep", "patience", "precise_bn")
 
 _MODEL = "Model"
 _DATA = "Data"
@@ -162,6 +163,14 @@ def train(
     warmup_epochs: Annotated[
         float, typer.Option(help="Linear rise; at most a quarter of the schedule.", rich_help_panel=_OPTIMIZER)
     ] = 1.0,
+    precise_bn: Annotated[
+        bool,
+        typer.Option(
+            "--precise-bn",
+            help="At the end, give the best epoch the statistics of the training images themselves.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="The checkpoint directory.", rich_help_panel=_OUTPUT)] = Path("ckpt"),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=_OUTPUT)
@@ -280,7 +289,7 @@ def _sections(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _field_value(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's value
     if name == "model_arg":
-        return dict(_key_value(text) for text in value or ())
+        return model_arguments(value or ())
     if name == "model":
         return absolute_model_name(value)
     if name == "data":
@@ -288,23 +297,6 @@ def _field_value(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's v
     if isinstance(value, Path):
         return str(value)
     return value
-
-
-def _key_value(text: str) -> tuple[str, Any]:
-    """``features=[8,16]`` -> ("features", [8, 16]); a value that is no JSON is a string."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise UsageError(f"--model-arg {text!r} is not key=value", remedy="For example --model-arg width=64.")
-    try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
-        return key, value
-
-
-def absolute_model_name(name: str) -> str:
-    """``file.py:Class`` with the file's absolute path, so that the checkpoint can be read from anywhere."""
-    path, _, class_name = name.rpartition(":")
-    return f"{Path(path).resolve()}:{class_name}" if path.endswith(".py") else name
 
 
 def absolute_source(source: str) -> str:

@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bncli.config import FoldedFrom
 from bncli.inspection.findings import Finding, find
 from bncli.inspection.layers import BatchNormArrays, LayerStats, layer_stats
+from bncli.inspection.report import StatsReport
 
 __all__ = ["Finding", "LayerStats", "StatsReport", "inspect_stats"]
-
-
-@dataclass(frozen=True)
-class StatsReport:
-    """What a checkpoint's BN layers look like.
-
-    Attributes:
-        source: the path, or "variables".
-        format: "bncli", "bncli-folded" or "flax-variables".
-        layers: one row a BN layer, in the order of the forward pass where it is known.
-        findings: the gravest first.
-        notes: what was assumed, and what explains an empty table.
-        folded_from: what a folded checkpoint was made of.
-    """
-
-    source: str
-    format: str
-    layers: tuple[LayerStats, ...]
-    findings: tuple[Finding, ...]
-    notes: tuple[str, ...] = ()
-    folded_from: FoldedFrom | None = None
 
 
 def inspect_stats(variables_or_path: Mapping[str, Any] | str | Path, *, step: str = "best") -> StatsReport:
@@ -64,4 +43,7 @@ def _report(
     notes: tuple[str, ...],
     folded_from: FoldedFrom | None = None,
 ) -> StatsReport:
-    return StatsReport(source, kind, tuple(layer_stats(layer) for layer in layers), find(layers), notes, folded_from)
+    rows = tuple(layer_stats(layer) for layer in layers)
+    return StatsReport(
+        source, kind, rows, find(layers, file_format=kind, path=source), notes, folded_from, arrays=layers
+    )

@@ -1,23 +1,21 @@
 """What the numbers of a BN layer mean: one table of rules.
 
-To add a finding: write a function from a layer to the channels concerned, and a row in ``RULES``.
+To add a finding: write what it looks for into a family of ``rules``, and a row into ``RULES``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from bncli.inspection.layers import BatchNormArrays, channels_where, dead_channels
+from bncli.inspection import remedies
+from bncli.inspection.layers import DEAD_SCALE, DEAD_SIGMAS, BatchNormArrays, channels_where
+from bncli.inspection.rules import network, precision, scales, statistics
+from bncli.inspection.rules.rule import SEVERITIES, Channels, Entry, NetworkRule, Rule, Severity
 
-Severity = Literal["error", "warning", "info"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-
-# Below this share of the layer's channels, dead ones are only worth knowing: pruning candidates, not a fault.
-DEAD_SHARE_WARNING = 0.1
+__all__ = ["RULES", "SEVERITIES", "Entry", "Finding", "Severity", "find"]
 
 
 @dataclass(frozen=True)
@@ -36,94 +34,225 @@ class Finding:
     code: str
     severity: Severity
     layer: str
-    channels: tuple[int, ...]
+    channels: Channels
     message: str
     remedy: str
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One row of the table.
+# Statistics that are no numbers: whatever else would be said of such a channel is said of them.
+BROKEN = ("nonfinite", "negative-variance")
+# Channels that pass nothing on or get nothing: how they would be scaled does not matter.
+IDLE = (*BROKEN, "dead-channels", "dead-inputs")
 
-    Attributes:
-        code: stable name.
-        severity: fixed, or from the layer and the channels concerned.
-        channels: the channels of a layer that the rule objects to; all of them where it is the layer as such.
-        message: with the fields ``{count}``, ``{of}`` and ``{epsilon}``.
-        remedy: a command or a setting.
-    """
-
-    code: str
-    severity: Severity | Callable[[BatchNormArrays, tuple[int, ...]], Severity]
-    channels: Callable[[BatchNormArrays], tuple[int, ...]]
-    message: str
-    remedy: str
-
-
-def nonfinite(layer: BatchNormArrays) -> tuple[int, ...]:
-    """Channels with a NaN or infinite number: one bad batch poisons a running average for good."""
-    return channels_where(~np.all([np.isfinite(array) for array in layer.stored().values()], axis=0))
-
-
-def never_updated(layer: BatchNormArrays) -> tuple[int, ...]:
-    """All channels, where the mean is exactly 0 and the variance exactly 1 throughout: Flax's start values."""
-    untouched = np.all(layer.mean == 0) and np.all(layer.var == 1)
-    return tuple(range(layer.channels)) if untouched else ()
-
-
-def epsilon_dominated(layer: BatchNormArrays) -> tuple[int, ...]:
-    """Channels whose variance is below ε: their gain is set by ε, and noise is amplified up to 1/√ε-fold."""
-    with np.errstate(invalid="ignore"):
-        return channels_where(layer.var < layer.epsilon)
-
-
-def _dead_severity(layer: BatchNormArrays, channels: tuple[int, ...]) -> Severity:
-    return "warning" if len(channels) >= DEAD_SHARE_WARNING * layer.channels else "info"
-
-
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule | NetworkRule, ...] = (
     Rule(
-        "nonfinite",
-        "error",
-        nonfinite,
-        "{count} of {of} channels hold NaN or infinite numbers",
-        "Go back to an earlier save (--step N); train with a lower --learning-rate or --clip-norm 1.",
+        code="nonfinite",
+        severities=("error",),
+        when="a NaN or infinity in mean, var, γ or β",
+        why="one bad batch poisons a running average for good",
+        concerned=statistics.nonfinite,
+        message=statistics.nonfinite_message,
+        remedy="{earlier}; train with {calmer}.",
     ),
     Rule(
-        "never-updated",
-        "error",
-        never_updated,
-        "mean is 0 and variance 1 in all {of} channels, as they are initialised: the statistics were never updated",
-        "Train with mutable=['batch_stats'] and keep what it returns; use the trained variables, not the initial ones.",
+        code="negative-variance",
+        severities=("error",),
+        when="var < 0",
+        why="no average of variances is; below −ε the output is NaN",
+        unless=("nonfinite",),
+        concerned=statistics.negative_variance,
+        message=statistics.negative_variance_message,
+        remedy="{recalibrate}",
     ),
     Rule(
-        "epsilon-dominated",
-        "warning",
-        epsilon_dominated,
-        "{count} of {of} channels have a variance below ε = {epsilon:g}: they are almost constant, and BN amplifies "
-        "their noise",
-        "Look for a dead layer or constant input before it; a larger --bn-epsilon bounds the gain.",
+        code="never-updated",
+        severities=("error",),
+        when="mean = 0 and var = 1 in all channels",
+        why="where Flax, Keras and PyTorch start; inference does not normalise at all",
+        concerned=statistics.never_updated,
+        message=statistics.never_updated_message,
+        remedy="{recalibrate}. Next time {update}.",
     ),
     Rule(
-        "dead-channels",
-        _dead_severity,
-        dead_channels,
-        "{count} of {of} channels pass nothing on (γ ≈ 0, or always below the ReLU)",
-        "Harmless if intended; else a lower --learning-rate. They can be pruned.",
+        code="not-converged",
+        severities=("warning",),
+        when=f"momentum^updates > {100 * statistics.MAX_RESIDUAL:g} %",
+        why="no framework corrects this bias of the start; 459 updates at momentum 0.99 are enough, 44 at 0.9",
+        unless=("never-updated",),
+        concerned=statistics.not_converged,
+        message=statistics.not_converged_message,
+        remedy="{recalibrate}. Next time train longer, or with {momentum}.",
+    ),
+    Rule(
+        code="momentum-convention",
+        severities=("warning",),
+        when=f"momentum < {statistics.MIN_MOMENTUM:g}, as the weight of the old value",
+        why="statistics of fewer than two batches; PyTorch's 0.1 is 0.9 in Flax and Keras (scvi-tools#2309)",
+        unless=("never-updated",),
+        concerned=statistics.foreign_momentum,
+        message=statistics.foreign_momentum_message,
+        remedy="{recalibrate}. Next time train with {momentum}.",
+    ),
+    Rule(
+        code="replicas-disagree",
+        severities=("warning",),
+        when=f"means {statistics.REPLICA_DISTANCE:g} standard deviations apart, or standard deviations "
+        f"{statistics.REPLICA_RATIO:g}-fold",
+        why="more than the noise of their batches: the result depends on which replica is saved",
+        unless=BROKEN,
+        concerned=statistics.replicas_disagree,
+        message=statistics.replicas_message,
+        remedy="{recalibrate}. Next time {synchronise}.",
+    ),
+    Rule(
+        code="dead-channels",
+        severities=("info", "warning"),
+        when=f"|γ| < {DEAD_SCALE:g}, or β + {DEAD_SIGMAS:g}·|γ| < 0 before a ReLU; a warning from "
+        f"{100 * scales.DEAD_SHARE_WARNING:g} % of the channels on",
+        why="they pass nothing on; weight decay makes up to 80 % of them at no loss (Mehta et al. 2019)",
+        unless=(*BROKEN, "never-updated"),
+        grade=scales.by_share,
+        concerned=scales.dead,
+        message=scales.dead_message,
+        remedy="They can be pruned. If they are not intended, train with {calmer}.",
+    ),
+    Rule(
+        code="dead-inputs",
+        severities=("info", "warning"),
+        when=f"mean² < ε and var < ε; a warning from {100 * scales.DEAD_SHARE_WARNING:g} % of the channels on",
+        why="nothing arrives: a dead ReLU or filter before it, as in 22 % of a layer of EfficientNet-Lite0",
+        unless=(*BROKEN, "dead-channels"),
+        grade=scales.by_share,
+        concerned=scales.dead_inputs,
+        message=scales.dead_inputs_message,
+        remedy="They can be pruned with what makes them. If all of the layer is so small, set a smaller {epsilon}.",
+    ),
+    Rule(
+        code="epsilon-dominated",
+        severities=("warning",),
+        when="var < ε, and mean² ≥ ε",
+        why="almost constant: ε alone sets the gain, up to 316-fold at 1e-5, and noise is amplified by it",
+        unless=IDLE,
+        concerned=scales.epsilon_dominated,
+        message=scales.epsilon_dominated_message,
+        remedy="{look_at_data}: is it constant? If it is not, recalibrate; a larger {epsilon} bounds the gain.",
+    ),
+    Rule(
+        code="cancellation-risk",
+        severities=("warning",),
+        when=f"mean²·2⁻²⁴ > {100 * precision.MAX_VARIANCE_ERROR:g} % of var + ε: |mean| above 410 standard deviations",
+        why="E[x²] − E[x]² in float32 loses the variance (Chan et al. 1983); Flax's use_fast_variance takes it so",
+        unless=(*IDLE, "epsilon-dominated"),
+        concerned=precision.cancellation,
+        message=precision.cancellation_message,
+        remedy="{recalibrate}. Next time centre the layer's input, or {one_pass}.",
+    ),
+    Rule(
+        code="exploding-gain",
+        severities=("info", "warning"),
+        when=f"|γ|/√(var + ε) > {scales.LARGE_GAIN:g}, and > {scales.LARGE_GAIN_RATIO:g} times the layer's median; a "
+        f"warning above {scales.MAX_GAIN:g}",
+        why="what is 1 % of a unit elsewhere is a standard deviation there. Seldom active ReLU channels reach 100 in "
+        "healthy networks; ε = 1e-5 allows 316·|γ|",
+        unless=(*IDLE, "epsilon-dominated", "cancellation-risk"),
+        grade=scales.by_gain,
+        concerned=scales.exploding_gain,
+        message=scales.exploding_gain_message,
+        remedy="{look_at_data}: recalibrate if the variance is larger, else a larger {epsilon} bounds the gain. "
+        "Against a |γ| that grows, train with {calmer}.",
+    ),
+    Rule(
+        code="scale-outlier",
+        severities=("info",),
+        when=f"|γ| > {scales.MAX_SCALE_RATIO:g} times the layer's median",
+        why="8 bits with one scale for the layer leave half of its channels 4 bits (Nagel et al. 2019); "
+        "EfficientNet-Lite0 reaches 10",
+        unless=(*IDLE, "exploding-gain"),
+        concerned=scales.scale_outlier,
+        message=scales.scale_outlier_message,
+        remedy="Matters for 8-bit quantisation only: use a scale per channel, or equalise the channels before it.",
+    ),
+    Rule(
+        code="float16-overflow",
+        severities=("info", "warning"),
+        when=f"mean, var, γ, β, gain or shift above {precision.FLOAT16_MAX:g}; a warning if kept in float16",
+        why="it becomes infinity in float16, folded or not",
+        unless=(*IDLE, "epsilon-dominated", "cancellation-risk", "exploding-gain"),
+        grade=precision.graver_if_float16,
+        concerned=precision.overflows_float16,
+        message=precision.overflow_message,
+        remedy="Use it in float32 or bfloat16; or scale the network's input down.",
+    ),
+    Rule(
+        code="bfloat16-precision",
+        severities=("info", "warning"),
+        when="|mean| above 256 standard deviations; a warning if kept in bfloat16",
+        why="neighbouring bfloat16 numbers are 2⁻⁸·|mean| apart there, more than a standard deviation",
+        unless=(*IDLE, "epsilon-dominated", "cancellation-risk"),
+        grade=precision.graver_if_bfloat16,
+        concerned=precision.coarse_in_bfloat16,
+        message=precision.coarse_message,
+        remedy="{float32}, or centre its input.",
+    ),
+    NetworkRule(
+        code="epsilon-differs",
+        severities=("info", "warning"),
+        when=f"not the ε of most layers; a warning if theirs would change a gain by {100 * network.EPSILON_EFFECT:g} %",
+        why="ε is stored with few weights and gets lost in conversions: Flax and PyTorch take 1e-5, Keras 1e-3",
+        grade=network.grade_epsilon,
+        concerned=network.other_epsilon,
+        message=network.other_epsilon_message,
+        remedy="Nothing if it was trained so. If it was lost in a conversion, set {epsilon} as it was in training.",
+    ),
+    Rule(
+        code="not-foldable",
+        severities=("info",),
+        when="the folder keeps the layer; looked at where the model is known",
+        why="the reason is the folder's own, as `bncli fold` gives it",
+        unless=BROKEN,
+        concerned=network.kept_in_a_fold,
+        message=network.kept_message,
+        remedy="Nothing is wrong; it costs a multiply-add. It folds right behind a convolution or dense layer.",
     ),
 )
 
 
-def find(layers: Iterable[BatchNormArrays]) -> tuple[Finding, ...]:
-    """The findings of all rules on all layers, the gravest first."""
-    found = [finding for layer in layers for rule in RULES if (finding := _apply(rule, layer)) is not None]
+def find(layers: Iterable[BatchNormArrays], *, file_format: str = "bncli", path: str = "CKPT") -> tuple[Finding, ...]:
+    """The findings of all rules on all layers of one network, the gravest first.
+
+    Args:
+        layers: in the order of the forward pass.
+        file_format: of the report; what the remedies are is another matter in another framework.
+        path: of the checkpoint, for the remedies that are commands.
+    """
+    layers = tuple(layers)
+    rules = tuple(rule.on(layers) for rule in RULES)
+    with np.errstate(all="ignore"):
+        found = [finding for layer in layers for finding in _on_layer(layer, rules, file_format=file_format, path=path)]
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def _apply(rule: Rule, layer: BatchNormArrays) -> Finding | None:
-    channels = rule.channels(layer)
-    if not channels:
-        return None
-    severity = rule.severity(layer, channels) if callable(rule.severity) else rule.severity
-    message = rule.message.format(count=len(channels), of=layer.channels, epsilon=layer.epsilon)
-    return Finding(rule.code, severity, layer.name, channels, message, rule.remedy)
+def _on_layer(layer: BatchNormArrays, rules: Iterable[Rule], *, file_format: str, path: str) -> Iterator[Finding]:
+    """In the order of the rules, each without the channels that one named in its ``unless`` has already."""
+    taken: dict[str, np.ndarray] = {}
+    for rule in rules:
+        flags = rule.concerned(layer)
+        concerned = np.broadcast_to(flags, layer.channels) & ~_taken(rule, taken, layer)
+        if not concerned.any():
+            continue
+        taken[rule.code] = concerned
+        channels = channels_where(concerned)
+        yield Finding(
+            code=rule.code,
+            severity=rule.grade(layer, channels) if rule.grade else rule.severities[0],
+            layer=layer.name,
+            channels=channels if isinstance(flags, np.ndarray) else (),
+            message=rule.message(layer, channels),
+            remedy=remedies.fill_in(rule.remedy, layer, file_format=file_format, path=path),
+        )
+
+
+def _taken(rule: Rule, taken: Mapping[str, np.ndarray], layer: BatchNormArrays) -> np.ndarray:
+    """Bool [C]: the channels that have a finding already which says the same."""
+    none = np.zeros(layer.channels, bool)
+    return np.any([none, *(taken[code] for code in rule.unless if code in taken)], axis=0)

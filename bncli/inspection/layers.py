@@ -26,8 +26,14 @@ class BatchNormArrays:
         scale: γ, float64 [C]; None where the layer has none.
         bias: β, float64 [C]; None where the layer has none.
         epsilon: added to the variance.
-        momentum: weight of the old running value (Flax's convention); None where unknown.
+        momentum: weight of the old running value (Flax's convention, 1 − PyTorch's); None where unknown.
         relu_follows: whether the layer is read by a ReLU alone.
+        updates: how often the running values were updated; None where unknown.
+        dtype: in which the statistics are stored, such as "float32".
+        replicas: running mean and variance of each replica, float64 [R, 2, C], where the file holds several;
+            mean and var are then the first one's.
+        measured: whether mean and var were taken over data afterwards and are no running averages.
+        kept: why a fold would keep the layer; None where it would not, or where that is unknown.
     """
 
     name: str
@@ -38,6 +44,11 @@ class BatchNormArrays:
     epsilon: float
     momentum: float | None
     relu_follows: bool = False
+    updates: int | None = None
+    dtype: str = "float32"
+    replicas: np.ndarray | None = None
+    measured: bool = False
+    kept: str | None = None
 
     @property
     def channels(self) -> int:

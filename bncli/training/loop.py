@@ -24,7 +24,9 @@ from bncli.data import Dataset
 from bncli.data.batches import Batch, epoch_batches, epoch_order, steps_per_epoch
 from bncli.errors import BncliError, TrainingInterruptedError
 from bncli.evaluation import evaluate
+from bncli.models import Network
 from bncli.runtime import batch_sharding, replicated
+from bncli.training.observation import LayerObserver
 from bncli.training.state import EpochMetrics, TrainState
 from bncli.training.steps import DeviceSplit, EvalStep, StepMetrics, TrainStep, scan_steps
 
@@ -131,6 +133,8 @@ class Trainer:
         train_step: not yet compiled.
         eval_step: jitted.
         learning_rate: the schedule, for the history.
+        network: what is trained.
+        observe: looks at the layers after each epoch.
         state: the training state, replicated on the mesh.
         progress: how far it is.
         timer: filled while it runs.
@@ -144,6 +148,8 @@ class Trainer:
     train_step: TrainStep
     eval_step: EvalStep
     learning_rate: optax.Schedule
+    network: Network
+    observe: LayerObserver
     state: TrainState
     progress: RunProgress = field(default_factory=RunProgress)
     timer: Timer = field(default_factory=Timer)
@@ -302,6 +308,9 @@ class Trainer:
     def _save_epoch(self, result: EpochResult) -> None:
         best = _better(self.progress.best, result, int(self.state.step))
         self.progress = RunProgress(best=best, history=(*self.progress.history, result))
+        layers = self.observe(self.state.variables)
+        # Before the save: a row too many is dropped on resume, one too few would be lost.
+        checkpoint.append_layers(self.out, {"epoch": result.epoch, "layers": [asdict(row) for row in layers]})
         self._save()
         checkpoint.append_metrics(self.out, asdict(result))
         checkpoint.prune(self.out, keep=self.config.training.keep, best_step=best.step)

@@ -11,11 +11,14 @@ import jax.numpy as jnp
 
 from bncli import checkpoint, runtime
 from bncli.config import CheckpointConfig, DatasetRecord, Preprocessing, RunConfig
-from bncli.data import Augmentation, Dataset, steps_per_epoch
+from bncli.data import Augmentation, Dataset, epoch_order, normalize, steps_per_epoch
 from bncli.errors import CheckpointError, ModelError
-from bncli.evaluation import EvalResult, evaluate
+from bncli.evaluation import EvalResult, ImageBatches, evaluate
 from bncli.models import Network, Variables, build_network, model_file_sha256
+from bncli.recalibration import BATCHES, recalibrate_measured
 from bncli.training.loop import Best, EpochResult, RunProgress, Trainer, join_state, split_state
+from bncli.training.observation import IMAGES as OBSERVED_IMAGES
+from bncli.training.observation import LayerObserver
 from bncli.training.optimizer import create_learning_rate_fn, create_optimizer
 from bncli.training.state import create_train_state
 from bncli.training.steps import StepSettings, make_eval_step, make_train_step
@@ -40,6 +43,15 @@ class Seconds:
 
 
 @dataclass(frozen=True)
+class PreciseStatistics:
+    """What population statistics over ``num_examples`` training images did to the best epoch's validation scores."""
+
+    num_examples: int
+    val_accuracy: float
+    val_loss: float
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """What a run came to.
 
@@ -47,7 +59,8 @@ class TrainResult:
         out: the checkpoint directory.
         epochs_run: epochs in the history, earlier runs' included.
         best: the epoch the test was scored on.
-        test: of the best epoch, on the test split.
+        precise: with ``--precise-bn``, what that came to.
+        test: of the best epoch, on the test split; with its population statistics where it has them.
         images_per_second: of the training steps, mean over this run's epochs; None where there were none.
         seconds: this run's.
         sha256: of the last state.
@@ -59,6 +72,7 @@ class TrainResult:
     out: Path
     epochs_run: int
     best: Best
+    precise: PreciseStatistics | None
     test: EvalResult
     images_per_second: float | None
     seconds: Seconds
@@ -115,8 +129,18 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
         train_step=make_train_step(settings),
         eval_step=eval_step,
         learning_rate=learning_rate,
+        network=network,
+        observe=LayerObserver(network, _observed_images(settings, dataset, mesh)),
         state=state,
     )
+
+
+def _observed_images(settings: StepSettings, dataset: Dataset, mesh: jax.sharding.Mesh) -> jax.Array:
+    """The training images that the layers are looked at with, normalised and not augmented."""
+    some = epoch_order(settings.seed, 0, len(dataset.train))[:OBSERVED_IMAGES]
+    preprocessing = settings.preprocessing
+    images = jax.device_put(dataset.train.images[some], runtime.replicated(mesh))
+    return normalize(images, preprocessing.mean, preprocessing.std, dtype=jnp.dtype(settings.precision))
 
 
 def _check_logits(network: Network, variables: Variables, dataset: Dataset, *, name: str) -> None:
@@ -140,6 +164,7 @@ def start(trainer: Trainer, *, overwrite: bool) -> None:
     checkpoint.create_output(trainer.out, overwrite=overwrite)
     checkpoint.write_config(trainer.out, checkpoint_config(trainer.config, trainer.dataset))
     checkpoint.write_metrics(trainer.out, [])
+    checkpoint.keep_layers(trainer.out, epochs=0)
 
 
 def resume(trainer: Trainer) -> None:
@@ -149,9 +174,16 @@ def resume(trainer: Trainer) -> None:
         CheckpointError: no save, a damaged one, or one of other data.
     """
     stored = checkpoint.read_config(trainer.out)
-    if stored.dataset.sha256 != trainer.dataset.sha256:
+    if stored.recalibrated is not None:
         raise CheckpointError(
-            f"{trainer.out} was trained on other data: {stored.dataset.name} (SHA-256 {stored.dataset.sha256[:12]}…), "
+            f"{trainer.out} was recalibrated and holds no training state",
+            remedy=f"Resume what it was made of: --out {stored.recalibrated.checkpoint}.",
+        )
+    before = stored.dataset
+    if before is None or before.sha256 != trainer.dataset.sha256:
+        was = "not known" if before is None else f"{before.name} (SHA-256 {before.sha256[:12]}…)"
+        raise CheckpointError(
+            f"{trainer.out} was trained on other data: {was}, "
             f"now {trainer.dataset.name} ({trainer.dataset.sha256[:12]}…)",
             remedy="Resume with the same data, or train into another --out.",
         )
@@ -161,6 +193,7 @@ def resume(trainer: Trainer) -> None:
     trainer.progress = RunProgress.from_json(checkpoint.read_progress(trainer.out, step))
     checkpoint.write_config(trainer.out, checkpoint_config(trainer.config, trainer.dataset))
     checkpoint.write_metrics(trainer.out, [vars(row) for row in trainer.progress.history])
+    checkpoint.keep_layers(trainer.out, epochs=trainer.progress.epochs_done)
 
 
 def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResult:
@@ -173,6 +206,7 @@ def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResu
     """
     best = trainer.progress.best
     assert best is not None  # there is at least one epoch
+    precise = _precise_statistics(trainer, best.step) if trainer.config.training.precise_bn else None
     test = evaluate(
         trainer.eval_step,
         checkpoint.load_variables(trainer.out, best.step),
@@ -186,6 +220,7 @@ def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResu
         out=trainer.out,
         epochs_run=trainer.progress.epochs_done,
         best=best,
+        precise=precise,
         test=test,
         images_per_second=sum(rates) / len(rates) if rates else None,
         seconds=Seconds(trainer.timer.compile, trainer.timer.train, time.perf_counter() - started),
@@ -198,6 +233,27 @@ def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResu
         stopped_early=trainer.stopped_early,
         config=checkpoint_config(trainer.config, trainer.dataset),
     )
+
+
+def _precise_statistics(trainer: Trainer, step: int) -> PreciseStatistics | None:
+    """Gives a save population statistics; None where the network has no BN."""
+    variables = checkpoint.load_variables(trainer.out, step)
+    if not variables.get("batch_stats"):
+        return None
+    config = checkpoint_config(trainer.config, trainer.dataset)
+    batch_size = trainer.config.training.batch_size
+    batches = ImageBatches.training(config, trainer.dataset, num_batches=BATCHES, batch_size=batch_size)
+    done = recalibrate_measured(trainer.network.logits, variables, batches)
+    checkpoint.save_precise_statistics(trainer.out, step, done.variables["batch_stats"])
+    val = evaluate(
+        trainer.eval_step,
+        done.variables,
+        trainer.dataset.val,
+        class_names=trainer.dataset.class_names,
+        batch_size=batch_size,
+        mesh=trainer.mesh,
+    )
+    return PreciseStatistics(done.num_examples, val.accuracy, val.loss)
 
 
 def checkpoint_config(config: RunConfig, dataset: Dataset) -> CheckpointConfig:

@@ -1,7 +1,11 @@
 """The commands that read a checkpoint, trained or folded."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
+from inspection.planting import plant
 from PIL import Image
 
 from cli.conftest import document, invoke, succeed
@@ -97,9 +101,41 @@ def test_inspect_stats_says_that_a_checkpoint_is_folded_and_from_what(ckpt, fold
     assert "folded from" in " ".join(succeed("inspect-stats", folded).split())
 
 
-def test_fold_document_and_report(ckpt, folded):
-    import json
+@pytest.fixture
+def sick(ckpt, tmp_path):
+    """A copy of ``ckpt`` whose step 99 has an error and a warning on one layer."""
+    copy = shutil.copytree(ckpt, tmp_path / "sick")
+    plant(copy, {"BatchNorm_2": {"var": {0: np.nan, 1: 1e-6}, "mean": {1: 0.5}}})
+    return copy
 
+
+@pytest.mark.parametrize(
+    ("options", "exit_code"),
+    [
+        ([], 0),
+        (["--fail-on", "error"], 3),
+        (["--fail-on", "error", "--ignore", "nonfinite"], 0),
+        (["--fail-on", "warning", "--ignore", "nonfinite"], 3),
+        (["--fail-on", "warning", "--ignore", "nonfinite", "--ignore", "epsilon-dominated"], 0),
+    ],
+)
+def test_inspect_stats_fails_on_findings_that_are_not_ignored(sick, options, exit_code):
+    # Half of the four channels of the last layer are dead in this small network anyway.
+    result = invoke("inspect-stats", sick, "--step", 99, "--json", "--ignore", "dead-channels", *options)
+    assert result.exit_code == exit_code, result.output
+    codes = {finding["code"] for finding in json.loads(result.stdout)["findings"] if finding["severity"] != "info"}
+    assert codes == {"nonfinite", "epsilon-dominated"} - set(options)
+
+
+def test_inspect_stats_lists_the_codes_there_are(ckpt):
+    result = invoke("inspect-stats", ckpt, "--ignore", "nonfinite", "--ignore", "dead")
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.split())
+    assert "no finding has the code 'dead'" in said
+    assert "dead-channels, dead-inputs, epsilon-differs" in said
+
+
+def test_fold_document_and_report(ckpt, folded):
     result = document("fold", ckpt, "unused", "--dry-run")
     assert result["schema"] == "bncli.fold/1"
     assert (result["folded"], result["kept"], result["out"], result["files"]) == (6, 0, None, [])

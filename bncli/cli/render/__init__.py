@@ -4,16 +4,31 @@ One module a command, each with a pair of pure functions, ``*_json`` and ``*_tex
 """
 
 from bncli.cli.render.base import emit
+from bncli.cli.render.bench import bench_json, bench_text
 from bncli.cli.render.datasets import datasets_json, datasets_text
 from bncli.cli.render.evaluate import EvalReport, eval_json, eval_text
 from bncli.cli.render.fold import fold_text
 from bncli.cli.render.predict import PredictReport, predict_json, predict_text
-from bncli.cli.render.stats import stats_json, stats_text
+from bncli.cli.render.recalibrate import recalibrate_text
+from bncli.cli.render.stats import (
+    comparison_csv,
+    comparison_json,
+    comparison_text,
+    stats_csv,
+    stats_html,
+    stats_json,
+    stats_text,
+)
 from bncli.cli.render.train import run_lines, train_json, train_text
 
 __all__ = [
     "EvalReport",
     "PredictReport",
+    "bench_json",
+    "bench_text",
+    "comparison_csv",
+    "comparison_json",
+    "comparison_text",
     "datasets_json",
     "datasets_text",
     "emit",
@@ -22,7 +37,10 @@ __all__ = [
     "fold_text",
     "predict_json",
     "predict_text",
+    "recalibrate_text",
     "run_lines",
+    "stats_csv",
+    "stats_html",
     "stats_json",
     "stats_text",
     "train_json",

@@ -38,6 +38,7 @@ def train_json(result: TrainResult) -> dict[str, Any]:
         "epochs_run": result.epochs_run,
         "stopped_early": result.stopped_early,
         "best": asdict(result.best),
+        "precise_bn": None if result.precise is None else asdict(result.precise),
         "test": {
             "accuracy": result.test.accuracy,
             "loss": result.test.loss,
@@ -75,5 +76,16 @@ def train_text(result: TrainResult) -> RenderableType:
         f"{seconds.total:.1f} s in all: {seconds.train:.1f} s training, {seconds.compile:.1f} s compiling the step\n"
         f"written to [bold]{out}[/]; next: bncli inspect-stats {out}, bncli fold {out} out"
     )
+    precise = result.precise
+    measured = (
+        [
+            Text(
+                f"population statistics of {precise.num_examples:,} images: val acc {precise.val_accuracy:.4f}, "
+                f"loss {precise.val_loss:.4f}"
+            )
+        ]
+        if precise is not None
+        else []
+    )
     early = [Text("stopped early: patience is spent")] if result.stopped_early else []
-    return Group(table, *early, summary)
+    return Group(table, *early, *measured, summary)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from bncli import checkpoint
+from bncli.errors import FoldError
 from bncli.inspection.readers.checkpoint import read_checkpoint
 from bncli.models import build_network
+from bncli.recalibration import recalibrate_checkpoint
 
 
 @pytest.mark.parametrize(("placement", "relu_follows"), [("pre", True), ("post", False)])
@@ -29,3 +31,22 @@ def test_the_step_that_is_asked_for_is_read(trained):
     steps = [str(step) for step in checkpoint.complete_steps(trained.out)]
     earlier, last = (read_checkpoint(trained.out, step=step) for step in (steps[0], steps[-1]))
     assert (earlier.layers[0].mean != last.layers[0].mean).any()
+
+
+def test_it_says_how_often_running_averages_were_updated_and_which_are_none(copied, dataset, tmp_path):
+    assert {(layer.updates, layer.measured) for layer in read_checkpoint(copied, step="12").layers} == {(12, False)}
+    recalibrate_checkpoint(checkpoint.load(copied), tmp_path / "out", dataset, num_batches=None)
+    layers = read_checkpoint(tmp_path / "out", step="best").layers
+    assert {(layer.updates, layer.measured) for layer in layers} == {(None, True)}
+
+
+def test_a_network_that_no_fold_takes_is_noted(copied, monkeypatch):
+    def refuse(apply_fn, variables, example):
+        raise FoldError("BatchNorm_0 normalises with the statistics of the batch")
+
+    monkeypatch.setattr("bncli.inspection.readers.checkpoint.fold", refuse)
+    contents = read_checkpoint(copied, step="best")
+    assert {layer.kept for layer in contents.layers} == {None}
+    assert contents.notes == (
+        "bncli fold refuses this network: BatchNorm_0 normalises with the statistics of the batch",
+    )

@@ -1,0 +1,37 @@
+"""A file that a command writes beside its result."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bncli.errors import BncliError
+
+
+def check_new(path: Path, *, overwrite: bool) -> None:
+    """Raises BncliError where writing ``path`` would replace something that must not be, or is sure to fail.
+
+    To be called before the work that makes the content.
+    """
+    if path.is_dir():
+        raise BncliError(f"{path} is a directory", remedy="Name a file.")
+    if path.exists() and not overwrite:
+        raise BncliError(f"{path} is already there", remedy="Use --overwrite to replace it, or another name.")
+    if not path.absolute().parent.is_dir():
+        raise BncliError(f"{path.parent} is no directory", remedy="Create it first.")
+
+
+def write_new(path: Path, text: str, *, overwrite: bool) -> None:
+    """Writes ``text`` to ``path``, whole or not at all.
+
+    Raises:
+        BncliError: it is already there and must not be replaced, or it cannot be written.
+    """
+    check_new(path, overwrite=overwrite)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BncliError(f"cannot write {path}: {error.strerror or error}", remedy="Choose another place.") from error

@@ -1,0 +1,62 @@
+"""``bncli recalibrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bncli.cli import options
+
+
+def recalibrate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A trained checkpoint.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new checkpoint directory.", show_default=False)],
+    batches: Annotated[int, typer.Option(help="How many batches of training images; 0 for all.", min=0)] = 200,
+    batch_size: Annotated[int, typer.Option(help="Images per call; the result does not depend on it.", min=1)] = 64,
+    max_runs: Annotated[
+        int | None,
+        typer.Option(
+            help="At most so many runs over the images, an approximation; by default as many as make it exact.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, but write nothing.")] = False,
+    data: options.Data = None,
+    data_dir: options.DataDir = None,
+    step: options.Step = "best",
+    model: options.Model = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Replace running averages by the true statistics of the training images ("precise BN").
+
+    For a network that is good in train mode and bad in eval mode, and for averaged weights.
+    """
+    from bncli import runtime
+    from bncli.checkpoint import load, read_config
+    from bncli.cli import display, render
+
+    runtime.configure(read_config(checkpoint).run.training.precision)
+    from bncli.data.configured import load_matching
+    from bncli.recalibration import recalibrate_checkpoint
+
+    opened = load(checkpoint, step=step, model=model)
+    with display.counting(quiet=quiet, unit="files") as progress:
+        dataset = load_matching(opened.config, source=data, data_dir=data_dir, progress=progress)
+    display.warn(dataset.warnings, quiet=quiet)
+    result = recalibrate_checkpoint(
+        opened,
+        out,
+        dataset,
+        num_batches=batches or None,
+        batch_size=batch_size,
+        max_runs=max_runs,
+        dry_run=dry_run,
+        overwrite=overwrite,
+    )
+    render.emit(result, as_json=as_json, to_json=lambda done: done.to_json(), to_text=render.recalibrate_text)

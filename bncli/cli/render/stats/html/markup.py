@@ -1,0 +1,39 @@
+"""HTML that is escaped by construction: text is text until an element is made of it."""
+
+from __future__ import annotations
+
+import html
+
+
+class Html(str):
+    """Markup, as opposed to ``str``, which is text and is escaped where it becomes part of an element."""
+
+    __slots__ = ()
+
+
+NOTHING = Html("")
+_EMPTY = frozenset({"br", "hr", "input", "link", "meta"})
+
+
+def element(tag: str, *children: str | None, **attributes: str | float | bool | None) -> Html:
+    """``<tag attributes>children</tag>``.
+
+    Args:
+        tag: its name.
+        children: ``Html`` as it is, any other text escaped; None is left out.
+        attributes: ``class_`` is "class", ``aria_label`` "aria-label"; True has no value, None and False are left out.
+    """
+    opening = f"<{tag}{''.join(_attribute(name, value) for name, value in attributes.items())}>"
+    return Html(opening if tag in _EMPTY else f"{opening}{join(*children)}</{tag}>")
+
+
+def join(*children: str | None) -> Html:
+    """The children one after the other."""
+    return Html("".join(child if isinstance(child, Html) else html.escape(child) for child in children if child))
+
+
+def _attribute(name: str, value: str | float | bool | None) -> str:
+    if value is None or value is False:
+        return ""
+    word = name.rstrip("_").replace("_", "-")
+    return f" {word}" if value is True else f' {word}="{html.escape(str(value))}"'

@@ -1,0 +1,58 @@
+"""A remedy is something the user of that framework can do; for bncli's own checkpoints, a command that exists."""
+
+import re
+import shlex
+
+import pytest
+import typer.main
+
+from bncli.cli.app import app
+from bncli.inspection.findings import RULES
+from bncli.inspection.remedies import PHRASES, fill_in
+from inspection.planting import layer
+
+COMMANDS = typer.main.get_command(app).commands
+OPTIONS = {name for command in COMMANDS.values() for param in command.params for name in param.opts}
+
+
+def remedies(file_format, **changes):
+    return [fill_in(rule.remedy, layer(**changes), file_format=file_format, path="my runs/7") for rule in RULES]
+
+
+def test_bnclis_own_are_commands_and_options_that_exist():
+    texts = remedies("bncli")
+    commands = [match for text in texts for match in re.findall(r"bncli ([\w-]+) (?:'my runs/7' (OUT|--[\w-]+))", text)]
+    assert {command for command, _ in commands} == {"inspect-stats", "recalibrate"}
+    for command, then in commands:
+        words = {name for param in COMMANDS[command].params for name in param.opts}
+        assert then == "OUT" or then in words
+    mentioned = {word for text in texts for word in re.findall(r"--[a-z][\w-]*", text)}
+    assert mentioned
+    assert mentioned <= OPTIONS
+
+
+@pytest.mark.parametrize("file_format", [*PHRASES, "safetensors"])
+def test_every_format_has_every_phrase(file_format):
+    for text in remedies(file_format):
+        assert not re.search(r"[{}]", text)
+        assert text == text.strip()
+    if file_format != "bncli":
+        assert not any("--" in text or "bncli inspect-stats" in text for text in remedies(file_format))
+
+
+@pytest.mark.parametrize(
+    ("file_format", "expected"),
+    [
+        ("bncli", "--bn-momentum 0.99"),
+        ("orbax", "nn.BatchNorm(momentum=0.99)"),
+        ("keras", "BatchNormalization(momentum=0.99)"),
+        ("pytorch", "BatchNorm2d(momentum=0.01)"),
+    ],
+)
+def test_a_momentum_of_the_other_convention_is_turned_round(file_format, expected):
+    assert any(expected in text for text in remedies(file_format, momentum=0.01))
+
+
+def test_the_path_is_quoted_as_a_shell_needs_it():
+    (text,) = {text for text in remedies("bncli") if text.startswith("bncli recalibrate") and text.endswith("OUT")}
+    assert shlex.split(text) == ["bncli", "recalibrate", "my runs/7", "OUT"]

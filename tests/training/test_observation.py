@@ -1,0 +1,104 @@
+"""What is kept of each layer after an epoch: percentiles of what it hands on, and of its running statistics."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from bncli import checkpoint
+from bncli.config import ModelConfig
+from bncli.errors import CheckpointError, TrainingInterruptedError
+from bncli.models import build_network
+from bncli.training.observation import PERCENTILES, LayerObserver
+
+IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(16, 8, 8, 1)), jnp.float32)
+
+
+def network_of(**model):
+    network = build_network(ModelConfig(**tiny.CNN | model), num_classes=3, image_shape=(8, 8, 1))
+    return network, network.init(jax.random.key(0), (8, 8, 1))
+
+
+def test_percentiles_of_bn_layers_in_train_mode():
+    network, variables = network_of()
+    variables["batch_stats"]["BatchNorm_0"]["mean"] += jnp.arange(4.0)
+    rows = LayerObserver(network, IMAGES)(variables)
+    assert [row.name for row in rows] == ["BatchNorm_0", "BatchNorm_1"]
+    # Normalised by the batch: a standard Gaussian, near enough, whatever the running statistics are.
+    low, middle, high = rows[0].output
+    assert low == pytest.approx(-1.0, abs=0.2)
+    assert middle == pytest.approx(0.0, abs=0.1)
+    assert high == pytest.approx(1.0, abs=0.2)
+    np.testing.assert_allclose(rows[0].mean, np.percentile([0.0, 1.0, 2.0, 3.0], PERCENTILES))
+    assert rows[0].var == (1.0, 1.0, 1.0)
+
+
+def test_without_bn_the_convolutions_and_dense_layers_are_looked_at():
+    network, variables = network_of(bn=False)
+    rows = LayerObserver(network, IMAGES)(variables)
+    assert [row.name for row in rows] == ["Conv_0", "Conv_1", "Dense_0"]
+    assert all(row.mean is None and row.var is None for row in rows)
+    logits = network.logits(variables, IMAGES)
+    np.testing.assert_allclose(rows[-1].output, np.percentile(logits, PERCENTILES), rtol=1e-5, atol=1e-6)
+
+
+def test_training_keeps_one_row_an_epoch(trained):
+    rows = checkpoint.read_layers(trained.out)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert [layer["name"] for layer in rows[0]["layers"]] == ["BatchNorm_0", "BatchNorm_1"]
+    assert rows[0]["layers"][0]["mean"] != rows[3]["layers"][0]["mean"]
+
+
+def test_a_resumed_run_has_each_epoch_once_and_the_same_numbers(dataset, tmp_path):
+    config = tiny.run_config(training={"epochs": 3})
+    tiny.train(config, dataset, tmp_path / "whole")
+    with pytest.raises(TrainingInterruptedError):
+        tiny.train(config, dataset, tmp_path / "stopped", stop_after=(2, 1))
+    # As after a crash between the row and the save: the row of an epoch that is done again.
+    checkpoint.append_layers(tmp_path / "stopped", {"epoch": 3, "layers": []})
+    tiny.train(config, dataset, tmp_path / "stopped", resume=True)
+    assert checkpoint.read_layers(tmp_path / "stopped") == checkpoint.read_layers(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("line", ["{", '{"epoch": 1}', "[]", '{"epoch": "x", "layers": []}'])
+def test_a_damaged_row_is_named(tmp_path, line):
+    checkpoint.append_layers(tmp_path, {"epoch": 1, "layers": []})
+    with (tmp_path / "layers.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(CheckpointError, match=r"layers\.jsonl: line 2 is damaged"):
+        checkpoint.read_layers(tmp_path)
+
+
+def test_precise_statistics_are_read_and_training_goes_on_from_the_others(dataset, tmp_path):
+    """A run with --precise-bn that is extended ends where one without it ends."""
+    runs = {}
+    for precise in (False, True):
+        out = tmp_path / str(precise)
+        short = tiny.run_config(
+            model=tiny.CNN, optimizer={"schedule_epochs": 3}, training={"epochs": 2, "precise_bn": precise}
+        )
+        first = tiny.train(short, dataset, out)
+        assert (first.precise is not None) == precise
+        step = first.best.step
+        raw = json.loads(json.dumps(checkpoint.has_precise_statistics(out, step)))
+        assert raw == precise
+        long = tiny.run_config(
+            model=tiny.CNN, optimizer={"schedule_epochs": 3}, training={"epochs": 3, "precise_bn": precise}
+        )
+        runs[precise] = tiny.train(long, dataset, out, resume=True)
+    assert runs[True].sha256 == runs[False].sha256
+    step = runs[True].best.step
+    stats = [checkpoint.load_variables(tmp_path / str(precise), step) for precise in (False, True)]
+    assert checkpoint.sha256_tree(stats[0]["params"]) == checkpoint.sha256_tree(stats[1]["params"])
+    assert checkpoint.sha256_tree(stats[0]["batch_stats"]) != checkpoint.sha256_tree(stats[1]["batch_stats"])
+    assert runs[True].precise.num_examples == len(dataset.train)
+
+
+def test_precise_statistics_of_a_network_without_bn_are_none(dataset, tmp_path):
+    config = tiny.run_config(model={"bn": False}, training={"epochs": 1, "precise_bn": True})
+    assert tiny.train(config, dataset, tmp_path / "out").precise is None
