@@ -1,8 +1,8 @@
 """Which BN goes which way: a plan that leaves as few of them as possible, and as little else.
 
 Each BN may go into what stands before it or after it, and one fold can spoil another: a BN that merges into the next
-one may take from it what let it pass a ReLU. So folds that cost nothing come first, those that leave a sign or a shift
-in the network last, and what is stuck is tried again after every change. Two orders are tried; the better plan wins.
+one may take from it what let it pass a ReLU. So folds that cost nothing come first and those that leave a sign or a
+shift in the network last, with all that are stuck tried again. Two orders are tried; the better plan wins.
 """
 
 from __future__ import annotations
@@ -90,27 +90,24 @@ def make_plan(draft: Draft, selected: Set[str]) -> Plan:
 
 
 def _carried_out(draft: Draft, chains: Sequence[int], tiers: Sequence[Tier]) -> Plan:
-    """Folds the chains in order, ways of the first tier first, until nothing changes any more."""
-    plan, number = Plan(draft), 0
-    while number < len(tiers):
-        pending = [index for index in chains if index not in plan.ways]
-        folded = [_fold(plan, index, tiers[number]) for index in pending]
-        number = 0 if any(folded) else number + 1
+    """Goes through the chains once for each tier, and folds those that can go a way of that tier by then."""
+    plan = Plan(draft)
+    for tier in tiers:
+        for index in chains:
+            if index not in plan.ways:
+                _fold(plan, index, tier)
     return plan
 
 
-def _fold(plan: Plan, index: int, tier: Tier) -> bool:
-    """Whether the chain could be folded in a way of this tier; if so, that is committed."""
+def _fold(plan: Plan, index: int, tier: Tier) -> None:
+    """Commits the chain's cheapest way of this tier, or notes why there is none at all."""
+    plan.stuck.pop(index, None)
     ways = _ways(plan.draft, index)
     if isinstance(ways, Stuck):
         plan.stuck[index] = ways
-        return False
-    plan.stuck.pop(index, None)
-    if not any(map(tier, ways)):
-        return False
-    plan.ways[index] = min(ways, key=lambda way: way.cost)
-    plan.draft.commit(index, plan.ways[index].edits)
-    return True
+    elif any(map(tier, ways)):
+        plan.ways[index] = min(ways, key=lambda way: way.cost)
+        plan.draft.commit(index, plan.ways[index].edits)
 
 
 def _ways(draft: Draft, index: int) -> list[Way] | Stuck:
