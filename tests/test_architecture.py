@@ -111,6 +111,7 @@ def test_only_cli_prints(path: Path) -> None:
     [
         *["--help", "train --help", "--version", "eval", "train --epochs 0", "train --nope"],
         *["bench", "bench --help", "bench ckpt --rounds 1", "bench ckpt --batch-sizes 0"],
+        *["inspect-stats --help", "inspect-stats ckpt --csv --json", "inspect-stats ckpt --other-step last"],
         "inspect-stats ckpt --ignore nope",
     ],
 )

@@ -33,5 +33,6 @@ def write_new(path: Path, text: str, *, overwrite: bool) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise BncliError(f"cannot write {path}: {error.strerror or error}", remedy="Choose another place.") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -19,8 +19,10 @@ def match_layers(names: Sequence[str], patterns: Sequence[str]) -> tuple[str, ..
     A pattern is a name, the end of one from a "." or "/" on, or has ``*`` as a wildcard.
 
     Raises:
-        UsageError: a pattern means none; lists those with a similar name.
+        UsageError: a pattern means none; names those that are called much the same.
     """
+    if not names:
+        raise UsageError("--layer: there is no BN layer", remedy="Leave --layer out to see why.")
     meant: set[str] = set()
     for pattern in patterns:
         found = _matches(names, pattern)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bncli.inspection.findings import SEVERITIES, Finding
 from bncli.inspection.history import LayerHistory
@@ -13,7 +13,7 @@ from bncli.inspection.layers import BatchNormArrays, LayerStats
 
 if TYPE_CHECKING:  # they import JAX and a validation library, which a report on a file does not need
     from bncli.config import FoldedFrom
-    from bncli.inspection.live import LiveReport
+    from bncli.inspection.live import LayerLive, LiveReport
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ class StatsReport:
         """The same with its layers called by other names, for display."""
         data = self.data
         if data is not None:
-            layers = tuple(replace(row, name=names[row.name]) for row in data.layers)
-            data = replace(data, layers=layers, first_apart=data.first_apart and names[data.first_apart])
+            first = data.first_apart and names.get(data.first_apart, data.first_apart)
+            data = replace(data, layers=_renamed(data.layers, names), first_apart=first)
         return replace(
             self,
-            layers=tuple(replace(row, name=names[row.name]) for row in self.layers),
+            layers=_renamed(self.layers, names),
             findings=tuple(replace(row, layer=names.get(row.layer, row.layer)) for row in self.findings),
-            arrays=tuple(replace(row, name=names[row.name]) for row in self.arrays),
+            arrays=_renamed(self.arrays, names),
             data=data,
-            history=self.history and tuple(replace(row, name=names.get(row.name, row.name)) for row in self.history),
+            history=self.history and _renamed(self.history, names),
         )
 
     def with_data(self, data: LiveReport, findings: Iterable[Finding]) -> StatsReport:
@@ -93,9 +93,15 @@ class StatsReport:
 
 
 NO_HISTORY = (
-    "no history: the checkpoint holds no layers.jsonl, which `bncli train` writes since the release that brought "
-    "--history; what is trained from now on has one (--resume adds the epochs to come)"
+    "no history: the checkpoint holds no layers.jsonl; `bncli train` writes it in versions after 0.1.0, for the epochs "
+    "that it trains"
 )
+
+Row = TypeVar("Row", LayerStats, BatchNormArrays, LayerHistory, "LayerLive")
+
+
+def _renamed(rows: tuple[Row, ...], names: Mapping[str, str]) -> tuple[Row, ...]:
+    return tuple(replace(row, name=names.get(row.name, row.name)) for row in rows)
 
 
 def gravest_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -63,7 +63,9 @@ def residual(layer: BatchNormArrays) -> float | None:
 
     A counter at 0 beside statistics that are not the start's is one that a conversion did not set.
     """
-    if layer.measured or layer.momentum is None or not layer.updates or not 0 <= layer.momentum <= 1:
+    if layer.measured or layer.momentum is None or layer.updates is None:
+        return None
+    if not 0 <= layer.momentum <= 1 or layer.updates <= 0:
         return None
     return float(layer.momentum**layer.updates)
 

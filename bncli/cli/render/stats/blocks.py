@@ -92,7 +92,8 @@ def counts(values: np.ndarray, bins: int) -> np.ndarray:
     if finite.size == 0:
         return np.zeros(bins, int)
     low, high = finite.min(), finite.max()
-    width = high - low
+    with np.errstate(over="ignore"):
+        width = high - low
     if not np.isfinite(width) or width <= 1e-12 * max(abs(low), abs(high)):  # too narrow, or too wide, to divide
         return np.eye(bins, dtype=int)[bins // 2] * finite.size
     return np.bincount(np.minimum(((finite - low) / width * bins).astype(int), bins - 1), minlength=bins)

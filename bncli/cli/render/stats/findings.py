@@ -83,8 +83,7 @@ def _where(rows: Sequence[tuple[Finding, ...]], rest: str) -> RenderableType:
     grid.add_column(no_wrap=True, max_width=26)
     grid.add_column(overflow="fold")
     for findings in rows:
-        names = [Name(finding.layer, "bold") for finding in findings]
-        grid.add_row(Group(*names), _what(findings[0]))
+        grid.add_row(Group(*(Name(finding.layer, "bold") for finding in findings)), _what(findings[0]))
     if rest:
         grid.add_row(Text(rest, style="dim"), "")
     return grid

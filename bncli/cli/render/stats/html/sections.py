@@ -5,6 +5,7 @@ Letters: C channels.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,8 +33,11 @@ MANY_LAYERS = 20
 MAX_OPEN = 6
 # Layers of one kind of finding that are seen without unfolding the others.
 MAX_FINDINGS = 6
+# Names longer than this get a wider column.
+LONG_NAME = 20
 # As inspection.live.PARTED, which cannot be imported without JAX.
 PARTED = 0.5
+_OPTION = re.compile(r"(--[a-z][a-z-]+)")
 TITLES = {"bias": "β bias", "gain": "gain", "mean": "mean", "scale": "γ scale", "var": "var"}
 
 
@@ -60,9 +64,15 @@ def _finding_card(report: StatsReport, group: FindingGroup) -> Html:
         "article",
         element("h3", severity_chip(group.severity), " ", element("code", visible(group.code))),
         *shown,
-        element("p", element("strong", "What to do"), " ", visible(group.remedy), class_="remedy"),
+        element("p", element("strong", "What to do"), " ", *_with_options(group.remedy), class_="remedy"),
         class_=f"finding {group.severity}",
     )
+
+
+def _with_options(text: str) -> list[str]:
+    """The text with options of commands as code, which does not break after their hyphens."""
+    parts = _OPTION.split(visible(text))
+    return [element("code", part, class_="option") if _OPTION.fullmatch(part) else part for part in parts]
 
 
 def severity_chip(severity: str) -> Html:
@@ -211,7 +221,9 @@ def layers_section(report: StatsReport) -> Html:
     head = element("tr", *map(_head, columns))
     body = element("tbody", *(_table_row(rows[number], columns) for number in order))
     caption = element("caption", "The worst layers first." if many else "In the order of the network.")
-    table = element("table", caption, element("thead", head), body, class_="layers", data_sortable=True)
+    longest = max(len(row.stats.name) for row in rows)
+    kind = "layers long" if longest > LONG_NAME else "layers"
+    table = element("table", caption, element("thead", head), body, class_=kind, data_sortable=True)
     return _section(
         "layers",
         "Table",
@@ -231,7 +243,7 @@ def _table_row(row: LayerRow, columns: Sequence[Column]) -> Html:
 
 def _sortable(column: Column, row: LayerRow) -> str:
     value = column.value(row)
-    return "" if value is None or value != value else str(value)
+    return "" if value is None or value != value else visible(str(value))
 
 
 def _median(name: str) -> Callable[[LayerRow], float | None]:
@@ -271,7 +283,13 @@ def _findings_cell(row: LayerRow) -> str:
     counted = Counter(finding.severity for finding in row.findings)
     codes = ", ".join(visible(finding.code) for finding in row.findings)
     chips = (
-        element("span", f"{MARKS[severity][0]} {count} {severity}", class_=f"chip {severity}", title=codes)
+        element(
+            "span",
+            element("span", f"{MARKS[severity][0]} {count}", aria_hidden="true"),
+            element("span", f"{count} {severity}{'s' * (count > 1)}", class_="unseen"),
+            class_=f"chip {severity}",
+            title=codes,
+        )
         for severity, count in counted.items()
     )
     return join(*(join(chip, " ") for chip in chips))
@@ -317,9 +335,13 @@ def each_layer_section(report: StatsReport) -> Html:
     rows = layer_rows(report)
     if not rows:
         return _history_of_other_layers(report)
-    grave = [row.number for row in rows if row.findings and row.findings[0].severity != "info"]
+    grave = [number for number in worst_first(report) if _is_grave(rows[number])]
     unfolded = set(grave[:MAX_OPEN]) or {0}
     return _section("each", "Each layer", *(_layer_card(row, is_open=row.number in unfolded) for row in rows))
+
+
+def _is_grave(row: LayerRow) -> bool:
+    return bool(row.findings) and row.findings[0].severity != "info"
 
 
 def _history_of_other_layers(report: StatsReport) -> Html:
