@@ -1,0 +1,89 @@
+"""What a msgpack file would become in memory, counted before it does.
+
+An empty map is one byte in the file and 64 in Python: a hundred megabytes of them are six gigabytes.
+https://github.com/msgpack/msgpack/blob/master/spec.md
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+from bncli.errors import CheckpointError
+from bncli.inspection.readers.arrays import MAX_DEPTH
+
+# A training state with Adam has a dozen for each array; a file may claim any number.
+MAX_OBJECTS = 1_000_000
+
+# First byte -> bytes in all; -> bytes of a length that follows; -> the same, and members for each of that length.
+_FIXED = {
+    **dict.fromkeys((0xCC, 0xD0), 2),
+    **dict.fromkeys((0xCD, 0xD1), 3),
+    **dict.fromkeys((0xCA, 0xCE, 0xD2), 5),
+    **dict.fromkeys((0xCB, 0xCF, 0xD3), 9),
+    **{0xA0 + length: 1 + length for length in range(32)},
+}
+_SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+_CONTAINERS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
+# Extension types by the bytes of their header; those of Flax, 1 to 3, have one object of msgpack in them.
+_EXTENSIONS = {0xC7: 3, 0xC8: 4, 0xC9: 6, **dict.fromkeys(range(0xD4, 0xD9), 2)}
+_FLAX_EXTENSIONS = (1, 2, 3)
+
+
+def check_msgpack(path: Path) -> None:
+    """Raises CheckpointError where the file holds more objects, or deeper ones, than a network has.
+
+    Whether it is sound otherwise, its reader tells.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for count, depth in enumerate(_depths(content), start=1):
+            if count > MAX_OBJECTS or depth > MAX_DEPTH:
+                raise CheckpointError(
+                    f"{path} holds more than {MAX_OBJECTS:,} objects, or more than {MAX_DEPTH} levels: no network does",
+                    remedy="Is the file damaged? Restore it from a copy.",
+                )
+
+
+def _depths(content: mmap.mmap) -> Iterator[int]:
+    """For each object how many containers it is in."""
+    pending = [1]  # members to come of each container that is open
+    offset = 0
+    while pending and offset < len(content):
+        if pending[-1] == 0:
+            pending.pop()
+            continue
+        yield len(pending)
+        pending[-1] -= 1
+        length, members = _measure(content, offset)
+        offset += length
+        pending.append(members)
+
+
+def _measure(content: mmap.mmap, offset: int) -> tuple[int, int]:
+    """(bytes up to its members or to its end, members) of the object there."""
+    kind = content[offset]
+    if 0x80 <= kind < 0x90:
+        return 1, 2 * (kind - 0x80)
+    if 0x90 <= kind < 0xA0:
+        return 1, kind - 0x90
+    if kind in _CONTAINERS:
+        width, per_length = _CONTAINERS[kind]
+        return 1 + width, per_length * _number(content, offset + 1, width)
+    if kind in _EXTENSIONS:
+        return _measure_extension(content, offset, _EXTENSIONS[kind])
+    if kind in _SIZED:
+        return 1 + _SIZED[kind] + _number(content, offset + 1, _SIZED[kind]), 0
+    return _FIXED.get(kind, 1), 0
+
+
+def _measure_extension(content: mmap.mmap, offset: int, header: int) -> tuple[int, int]:
+    if content[offset + header - 1 : offset + header] in map(bytes, ([code] for code in _FLAX_EXTENSIONS)):
+        return header, 1
+    fixed = content[offset] >= 0xD4
+    length = 1 << (content[offset] - 0xD4) if fixed else _number(content, offset + 1, header - 2)
+    return header + length, 0
+
+
+def _number(content: mmap.mmap, offset: int, width: int) -> int:
+    return int.from_bytes(content[offset : offset + width], "big")
