@@ -124,7 +124,7 @@ def fold_checkpoint(
         check_installed(export_format)
     path = original.path
     if not dry_run:
-        _check_paths(path, out, overwrite=overwrite)
+        checkpoints.check_output(out, overwrite=overwrite, source=path)
     if original.config.folded_from is not None:
         raise CheckpointError(
             f"{path} is folded already, from {original.config.folded_from.checkpoint}",
@@ -242,12 +242,6 @@ class _Sides:
         variables = jax.device_put((original.variables, folded.variables))
         before, after = jax.jit(original.apply_fn), jax.jit(forward.call)
         return cls(lambda images: before(variables[0], images), lambda images: after(variables[1], images))
-
-
-def _check_paths(path: Path, out: Path, *, overwrite: bool) -> None:
-    if path.resolve() == out.resolve():
-        raise CheckpointError(f"{out} is the checkpoint to fold", remedy="Name another directory for the result.")
-    checkpoints.check_output(out, overwrite=overwrite)
 
 
 def _verification_images(original: Checkpoint, data_dir: Path | None) -> tuple[np.ndarray, str]:

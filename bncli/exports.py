@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -79,24 +80,21 @@ class Source:
     config: CheckpointConfig
 
 
-def check_installed(format: ExportFormat) -> None:  # noqa: A002 - the option's own word
+def check_installed(export_format: ExportFormat) -> None:
     """Raises FoldError where the libraries of a format are missing: before the work, not after it."""
-    if format == "onnx":
-        try:
-            import onnx  # noqa: F401
-            import onnxruntime  # noqa: F401
-        except ImportError as error:
-            raise FoldError(f"--export onnx needs {error.name}, which is not here", remedy=NEEDS_EXTRA) from None
+    for library in ("onnx", "onnxruntime") if export_format == "onnx" else ():
+        if find_spec(library) is None:
+            raise FoldError(f"--export onnx needs {library}, which is not here", remedy=NEEDS_EXTRA)
 
 
-def make_export(format: ExportFormat, source: Source) -> Export:  # noqa: A002 - the option's own word
+def make_export(export_format: ExportFormat, source: Source) -> Export:
     """The file of one format.
 
     Raises:
         FoldError: the network has an operation that the format has no spelling for.
     """
-    content, network = MAKERS[format](source)
-    return Export(format, content, network)
+    content, network = MAKERS[export_format](source)
+    return Export(export_format, content, network)
 
 
 def _stablehlo(source: Source) -> tuple[bytes, Network]:

@@ -34,8 +34,8 @@ HEIGHT = {
 DOORS = {
     "typer": {"cli"},
     "rich": {"cli"},
-    "onnx": {"folding/export/onnx", "exports.py"},
-    "onnxruntime": {"checkpoint/onnx_file.py", "exports.py"},
+    "onnx": {"folding/export/onnx"},
+    "onnxruntime": {"checkpoint/onnx_file.py"},
     "orbax": {"checkpoint"},
     "safetensors": {"folding/export/safetensors.py"},
     "jax.extend": {"folding/graph.py"},

@@ -8,7 +8,7 @@ from bncli.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, Tr
 from bncli.data import Augmentation, Split
 from bncli.data.dataset import RawDataset, build_dataset
 from bncli.training import run
-from bncli.training.loop import StepProgress
+from bncli.training.progress import StepProgress
 
 CLASS_NAMES = ("top", "middle", "bottom")
 # Momentum 0.5: after the dozen steps of such a run nothing is left of the running statistics' start.

@@ -114,7 +114,7 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source
     With ``overwrite`` it may be an earlier checkpoint, and nothing else ever; never the one that is read, ``source``.
     """
     if source is not None and source.resolve() == out.resolve():
-        raise CheckpointError(f"{out} is the checkpoint to read", remedy="Name another directory for the result.")
+        raise CheckpointError(f"{out} is the checkpoint to work on", remedy="Name another directory for the result.")
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file", remedy="Name a directory.")
     if overwrite and out.is_symlink():

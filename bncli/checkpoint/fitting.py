@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from bncli.config import (
     validated,
 )
 from bncli.errors import CheckpointError, ModelError, UsageError
-from bncli.models import Network, Variables, build_own_network, model_file_sha256
+from bncli.models import Network, Variables, build_own_network, model_file_sha256, observing
 
 # Arrays named in one complaint; the others are counted.
 SHOWN = 3
@@ -182,15 +182,13 @@ def _check_logits(network: Network, variables: Variables, image_shape: tuple[int
     """The precision the network computes in; raises ModelError unless it makes logits [B, K] of images."""
     dtypes: set[Any] = set()
 
-    def record(next_fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:  # noqa: ANN401
-        output = next_fun(*args, **kwargs)
-        dtypes.update(leaf.dtype for leaf in jax.tree.leaves(output) if hasattr(leaf, "dtype"))
-        return output
+    def look(module: nn.Module, given: Any, made: Any) -> None:  # noqa: ANN401 - whatever a module takes and returns
+        dtypes.update(leaf.dtype for leaf in jax.tree.leaves(made) if hasattr(leaf, "dtype"))
 
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     remedy = "The model must return logits [B, num_classes]; fold others in Python with bncli.fold."
     try:
-        with nn.intercept_methods(record):
+        with observing(look):
             shape = jax.eval_shape(network.logits, variables, images).shape
     except Exception as error:
         raise ModelError(f"{name} cannot be applied in eval mode: {error}", remedy=remedy) from error

@@ -24,7 +24,7 @@ from rich.progress import (
 from bncli.errors import BncliError
 
 if TYPE_CHECKING:
-    from bncli.training.loop import EpochResult, StepProgress
+    from bncli.training.progress import EpochResult, StepProgress
 
 
 def stderr() -> Console:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -185,4 +185,4 @@ def _export_formats(option: str | None) -> tuple[ExportFormat, ...]:
     for word in wanted:
         if word not in known:
             raise UsageError(f"--export: no format {word!r}", remedy=f"It takes {', '.join(known)}.")
-    return wanted  # type: ignore[return-value]
+    return cast("tuple[ExportFormat, ...]", wanted)

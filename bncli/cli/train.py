@@ -204,7 +204,7 @@ def train(
     runtime.configure(config.training.precision)
     from bncli.data.configured import load_configured
     from bncli.training import run
-    from bncli.training.loop import EpochResult
+    from bncli.training.progress import EpochResult
 
     with display.counting(quiet=quiet, unit="files") as progress:
         dataset = load_configured(config.data, seed=config.training.seed, progress=progress)

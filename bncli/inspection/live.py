@@ -19,14 +19,14 @@ from bncli.errors import CheckpointError
 from bncli.evaluation import ImageBatches, evaluate_checkpoint
 from bncli.inspection.findings import Entry, Finding, Severity
 from bncli.inspection.moments import Drift, Observer, Variables, drift, layer_statistics, record_batch_norms
+from bncli.inspection.report import PARTED
+from bncli.runtime import make_mesh
 
 # How many images are looked at: enough for a mean that is off by 2 % of a standard deviation.
 BATCHES = 40
 BATCH_SIZE = 64
 # Batch sizes at which accuracy by batch statistics is taken: what a batch of 2 per device does to a network.
 BATCH_SIZES = (2, 8, 32, 128)
-# A healthy net's outputs in the two modes differ by 0.1 to 0.2 of their standard deviation, the noise of a batch.
-PARTED = 0.5
 # Running means half a standard deviation off, or standard deviations off by half: healthy ones are within a tenth.
 STALE_DISTANCE = 0.5
 STALE_RATIO = 1.5
@@ -122,7 +122,9 @@ def look_at_data(checkpoint: Checkpoint, dataset: Dataset) -> LiveReport:
         raise CheckpointError(
             f"{checkpoint.path} is folded and has no BN statistics left", remedy="Inspect what it was folded from."
         )
-    batches = ImageBatches.training(checkpoint.config, dataset, num_batches=BATCHES, batch_size=BATCH_SIZE)
+    devices = make_mesh().size
+    batch_size = max(BATCH_SIZE // devices, 1) * devices
+    batches = ImageBatches.training(checkpoint.config, dataset, num_batches=BATCHES, batch_size=batch_size)
     first = next(iter(batches))[0]
     observer = Observer(checkpoint.apply_fn, checkpoint.variables, jax.ShapeDtypeStruct(first.shape, first.dtype))
     measured = observer.measure(checkpoint.variables, batches)
@@ -132,9 +134,9 @@ def look_at_data(checkpoint: Checkpoint, dataset: Dataset) -> LiveReport:
         mean, var = layer_statistics(checkpoint.variables, name)
         off = drift(mean, var, measured[name], epsilon=observer.epsilons[name])
         layers.append(LayerLive(name, off, gaps[name]))
-    by_batch_size = tuple(_batch_score(checkpoint, dataset, size) for size in _batch_sizes(len(dataset.val)))
+    by_batch_size = tuple(_batch_score(checkpoint, dataset, size) for size in _batch_sizes(len(dataset.val), devices))
     running = evaluate_checkpoint(
-        checkpoint, dataset.val, class_names=dataset.class_names, stats="running", batch_size=BATCH_SIZE
+        checkpoint, dataset.val, class_names=dataset.class_names, stats="running", batch_size=batch_size
     )
     return LiveReport(
         dataset=dataset.name,
@@ -148,9 +150,10 @@ def look_at_data(checkpoint: Checkpoint, dataset: Dataset) -> LiveReport:
     )
 
 
-def _batch_sizes(num_examples: int) -> list[int]:
-    """The sizes that the split can fill, at least one."""
-    return [size for size in BATCH_SIZES if size <= num_examples] or [max(num_examples, 1)]
+def _batch_sizes(num_examples: int, devices: int) -> list[int]:
+    """The sizes that the split can fill and the devices can share, at least one."""
+    fitting = [size for size in BATCH_SIZES if size <= num_examples and size % devices == 0]
+    return fitting or [max(num_examples // devices, 1) * devices]
 
 
 def _batch_score(checkpoint: Checkpoint, dataset: Dataset, size: int) -> BatchScore:

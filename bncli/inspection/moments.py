@@ -20,8 +20,8 @@ import numpy as np
 
 from bncli.errors import ModelError
 from bncli.folding.graph import trace
+from bncli.models import Variables, observing
 
-Variables = Mapping[str, Any]  # {"params": …, "batch_stats": …}
 ApplyFn = Callable[[Variables, jax.Array], Any]
 ExampleMoments = tuple[jax.Array, jax.Array]  # mean and sum of squared deviations of each example, [B, C] both
 Recorded = dict[str, list[Any]]  # layer -> one entry for each of its calls
@@ -204,13 +204,11 @@ def record_batch_norms(
     """What ``look(module, input, output)`` says of each call of a BN layer inside ``apply_fn``."""
     recorded: Recorded = {}
 
-    def intercept(next_fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:  # noqa: ANN401
-        made = next_fun(*args, **kwargs)
-        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
-            recorded.setdefault("/".join(context.module.path), []).append(look(context.module, args[0], made))
-        return made
+    def record(module: nn.Module, given: Any, made: Any) -> None:  # noqa: ANN401 - whatever a module takes and returns
+        if isinstance(module, nn.BatchNorm):
+            recorded.setdefault("/".join(module.path), []).append(look(module, given, made))
 
-    with nn.intercept_methods(intercept):
+    with observing(record):
         apply_fn(variables, x)
     return recorded
 

@@ -92,6 +92,10 @@ class StatsReport:
         return {severity: counted[severity] for severity in SEVERITIES}
 
 
+# Output gap at which train mode and eval mode have parted: in a healthy net the outputs of the two differ by 0.1 to 0.2
+# of their standard deviation, the noise of a batch.
+PARTED = 0.5
+
 NO_HISTORY = (
     "no history: the checkpoint holds no layers.jsonl; `bncli train` writes it in versions after 0.1.0, for the epochs "
     "that it trains"

@@ -22,7 +22,7 @@ from bncli.models.cnn import MIN_SIZE as CNN_MIN_SIZE
 from bncli.models.custom import build_custom, hashable, is_custom, model_file_sha256
 from bncli.models.layers import INITIALIZERS, Dtype, NormFactory
 from bncli.models.mlp import MLP
-from bncli.models.network import BatchNormSettings, Network, Variables, as_network
+from bncli.models.network import BatchNormSettings, Network, Variables, as_network, observing
 from bncli.models.resnet import ResNet18, ResNet20, ResNet50
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "build_network",
     "build_own_network",
     "model_file_sha256",
+    "observing",
     "relu_follows_every_bn",
 ]
 

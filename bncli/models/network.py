@@ -107,14 +107,12 @@ class Network:
         """The settings of each BN layer the module calls, by path ("Block_1/BatchNorm_0"), in order of the call."""
         found: dict[str, BatchNormSettings] = {}
 
-        def record(next_fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:  # noqa: ANN401
-            if _is_batch_norm_call(context):
-                norm = context.module
-                found["/".join(norm.path)] = BatchNormSettings(float(norm.epsilon), float(norm.momentum))
-            return next_fun(*args, **kwargs)
+        def look(module: nn.Module, given: Any, made: Any) -> None:  # noqa: ANN401 - whatever a module takes and returns
+            if isinstance(module, nn.BatchNorm):
+                found["/".join(module.path)] = BatchNormSettings(float(module.epsilon), float(module.momentum))
 
         images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-        with nn.intercept_methods(record):
+        with observing(look):
             jax.eval_shape(self.logits, variables, images)
         return found
 
@@ -137,6 +135,20 @@ def as_network(module: nn.Module) -> Network:
     """The module with the way to call it, found from the signature of its ``__call__``."""
     parameters = inspect.signature(type(module).__call__).parameters
     return Network(module, next((name for name in TRAIN_ARGUMENTS if name in parameters), None))
+
+
+@contextmanager
+def observing(look: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
+    """Calls ``look(module, its input, what it returned)`` at each call of a linen module inside."""
+
+    def intercept(next_fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:  # noqa: ANN401
+        made = next_fun(*args, **kwargs)
+        if context.method_name == "__call__":
+            look(context.module, args[0] if args else kwargs.get("x"), made)
+        return made
+
+    with nn.intercept_methods(intercept):
+        yield
 
 
 def _is_batch_norm_call(context: Any) -> bool:  # noqa: ANN401 - flax's InterceptorContext

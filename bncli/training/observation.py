@@ -6,7 +6,7 @@ and without BN. Here of every layer, always on the same images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bncli.inspection.moments import layer_statistics
-from bncli.models import Network, Variables
+from bncli.models import Network, Variables, observing
 
 # The paper's: a median, and a standard deviation to either side of it were it Gaussian.
 PERCENTILES = (15.0, 50.0, 85.0)
@@ -80,13 +80,11 @@ def _outputs(network: Network, variables: Variables, images: jax.Array) -> dict[
     kinds: tuple[type[nn.Module], ...] = (nn.BatchNorm,) if variables.get("batch_stats") else (nn.Conv, nn.Dense)
     found: dict[str, tuple[int, jax.Array]] = {}
 
-    def look(next_fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:  # noqa: ANN401
-        made = next_fun(*args, **kwargs)
-        if isinstance(context.module, kinds) and context.method_name == "__call__":
-            found.setdefault("/".join(context.module.path), (len(found), _percentiles(made)))
-        return made
+    def look(module: nn.Module, given: Any, made: Any) -> None:  # noqa: ANN401 - whatever a module takes and returns
+        if isinstance(module, kinds):
+            found.setdefault("/".join(module.path), (len(found), _percentiles(made)))
 
-    with nn.intercept_methods(look):
+    with observing(look):
         network.logits_by_batch_stats(variables, images, mask=None)
     return found
 

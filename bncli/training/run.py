@@ -16,10 +16,11 @@ from bncli.errors import CheckpointError, ModelError
 from bncli.evaluation import EvalResult, ImageBatches, evaluate
 from bncli.models import Network, Variables, build_network, model_file_sha256
 from bncli.recalibration import BATCHES, recalibrate_measured
-from bncli.training.loop import Best, EpochResult, RunProgress, Trainer, join_state, split_state
+from bncli.training.loop import Trainer, join_state, split_state
 from bncli.training.observation import IMAGES as OBSERVED_IMAGES
 from bncli.training.observation import LayerObserver
 from bncli.training.optimizer import create_learning_rate_fn, create_optimizer
+from bncli.training.progress import Best, EpochResult, RunProgress
 from bncli.training.state import create_train_state
 from bncli.training.steps import StepSettings, make_eval_step, make_train_step
 

@@ -164,7 +164,7 @@ def test_fold_writes_nothing_when_the_proof_fails(ckpt, tmp_path):
 
 
 def test_fold_refuses_the_source_a_folded_checkpoint_and_a_full_directory(ckpt, folded, tmp_path):
-    assert "is the checkpoint to fold" in invoke("fold", ckpt, ckpt, "--overwrite").stderr
+    assert "is the checkpoint to work on" in invoke("fold", ckpt, ckpt, "--overwrite").stderr
     assert "folded already" in invoke("fold", folded, tmp_path / "again").stderr
     assert "already holds a checkpoint" in " ".join(invoke("fold", ckpt, folded).stderr.split())
 

@@ -9,7 +9,8 @@ import pytest
 import bncli
 from bncli.checkpoint import Checkpoint
 from bncli.errors import CheckpointError
-from bncli.inspection.live import PARTED, findings_on_data, look_at_data
+from bncli.inspection.live import findings_on_data, look_at_data
+from bncli.inspection.report import PARTED
 
 
 def with_stats(opened: Checkpoint, name: str, **changes) -> Checkpoint:

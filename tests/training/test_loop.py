@@ -17,16 +17,8 @@ from bncli import checkpoint
 from bncli.data.batches import epoch_batches
 from bncli.errors import BncliError, TrainingInterruptedError
 from bncli.training import run
-from bncli.training.loop import (
-    STEPS_PER_SCAN,
-    Best,
-    EpochResult,
-    RunProgress,
-    StepProgress,
-    Trainer,
-    _better,
-    split_state,
-)
+from bncli.training.loop import STEPS_PER_SCAN, Trainer, split_state
+from bncli.training.progress import Best, EpochResult, RunProgress, StepProgress, better
 
 TIMINGS = {"seconds", "images_per_second"}
 
@@ -154,7 +146,7 @@ def best_of(rows):
     best = None
     for epoch, (accuracy, loss) in enumerate(rows, start=1):
         result = EpochResult(epoch, 0.0, 0.0, loss, accuracy, 0.0, 0.0, 0.0)
-        best = _better(best, result, 10 * epoch)
+        best = better(best, result, 10 * epoch)
     return best
 
 

@@ -14,7 +14,7 @@ from bncli.cli.render.base import plain_table
 if TYPE_CHECKING:
     from bncli.conversion import FoldResult
     from bncli.exports import ExportReport
-    from bncli.folding import FoldReport
+    from bncli.folding import FoldReport, NormReport
 
 
 def fold_text(result: FoldResult) -> RenderableType:
@@ -52,7 +52,13 @@ def _norms_table(report: FoldReport) -> Table:
     )
     for row in report.norms:
         if row.status == "folded":
-            table.add_row(escape(row.name), "[green]folded[/]", f"{escape(', '.join(row.into))} ({row.direction})")
+            table.add_row(escape(row.name), "[green]folded[/]", _destination(row))
         else:
             table.add_row(escape(row.name), "[yellow]kept[/]", f"because {escape(row.reason or '')}")
     return table
+
+
+def _destination(row: NormReport) -> str:
+    """Where a folded BN went, and what of it stays all the same."""
+    left = f"; {row.left} stays" if row.left else ""
+    return escape(f"{', '.join(row.into)} ({row.direction}){left}")

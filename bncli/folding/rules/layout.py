@@ -151,7 +151,8 @@ def factor_groups(shape: tuple[int, ...], new_shape: tuple[int, ...]) -> list[tu
     """The finest split of both shapes into runs of axes with equal products."""
     ends = {product: end for end, product in enumerate(accumulate(shape, mul, initial=1))}
     new_ends = {product: end for end, product in enumerate(accumulate(new_shape, mul, initial=1))}
-    cuts = sorted(set(ends) & set(new_ends)) if prod(shape) else []
+    # In the order of the axes, which is that of the products; asking which of two is less, `b` or 1, has no answer.
+    cuts = [product for product in ends if product in new_ends] if prod(shape) else []
     pairs = [(0, 0)] + [(ends[cut], new_ends[cut]) for cut in cuts]
     pairs[-1] = (len(shape), len(new_shape))
     groups = [(range(a, b), range(c, d)) for (a, c), (b, d) in pairwise(pairs)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
 from bncli.folding.rules.layout import factor_groups, reshaped
 from bncli.folding.rules.rule import Stuck
@@ -87,6 +87,13 @@ def test_a_statistic_of_a_broadcast_axis_is_kept():
 )
 def test_axes_fall_into_groups_of_equal_products(shape, new_shape, groups):
     assert [(tuple(a), tuple(b)) for a, b in factor_groups(shape, new_shape)] == groups
+
+
+def test_axes_of_unknown_length_fall_into_groups_too():
+    """Their products have no order that JAX knows: a batch of `b` may be one of 1."""
+    b, h = export.symbolic_shape("b, h")
+    groups = factor_groups((b, h, 4, 1), (1, b, 4 * h))
+    assert [(tuple(ins), tuple(outs)) for ins, outs in groups] == [((), (0,)), ((0,), (1,)), ((1, 2, 3), (2,))]
 
 
 def test_a_reshape_repeats_an_array_only_where_it_has_to():

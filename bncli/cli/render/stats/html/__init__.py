@@ -1,4 +1,4 @@
-"""The report as one HTML file: ``page`` of ``sections`` of ``markup``, with plots from ``svg``."""
+"""The report as one HTML file: ``page`` of ``sections``, ``table`` and ``cards``, of ``markup`` and ``svg`` plots."""
 
 from bncli.cli.render.stats.html.page import stats_html
 

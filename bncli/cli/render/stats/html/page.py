@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import bncli
 from bncli.cli.render.stats.blocks import visible
 from bncli.cli.render.stats.findings import MARKS
-from bncli.cli.render.stats.html import sections
+from bncli.cli.render.stats.html import cards, sections, table
 from bncli.cli.render.stats.html.markup import NOTHING, Html, element, join
 from bncli.cli.render.stats.layers import settings_line
 
@@ -51,8 +51,8 @@ def stats_html(report: StatsReport) -> str:
 _SECTIONS: tuple[Callable[[StatsReport], Html], ...] = (
     sections.findings_section,
     sections.data_section,
-    sections.layers_section,
-    sections.each_layer_section,
+    table.layers_section,
+    cards.each_layer_section,
 )
 
 
