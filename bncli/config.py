@@ -24,6 +24,8 @@ from bncli.choices import BadImages, BnPlacement, Init, OptimizerName, Precision
 from bncli.errors import ConfigError
 
 SCHEMA = "bncli.config/1"
+# Under this key the metadata of an exported ONNX model hold the text of the checkpoint's ``config.json``.
+ONNX_KEY = "bncli.config"
 
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

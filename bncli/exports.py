@@ -16,7 +16,7 @@ import jax.export
 import numpy as np
 
 from bncli import config as config_module
-from bncli.checkpoint.onnx_file import CONFIG_KEY, NEEDS_EXTRA, OnnxNetwork
+from bncli.checkpoint.onnx_file import NEEDS_EXTRA, OnnxNetwork
 from bncli.choices import ExportFormat
 from bncli.config import CheckpointConfig
 from bncli.errors import FoldError
@@ -106,7 +106,7 @@ def _stablehlo(source: Source) -> tuple[bytes, Network]:
 def _onnx(source: Source) -> tuple[bytes, Network]:
     from bncli.folding.export.onnx import to_onnx
 
-    metadata = {CONFIG_KEY: config_module.to_json(source.config)}
+    metadata = {config_module.ONNX_KEY: config_module.to_json(source.config)}
     model = to_onnx(source.folded.apply, source.folded.variables, source.images, metadata=metadata)
     content = model.SerializeToString()
     network = OnnxNetwork.from_bytes(content)

@@ -32,9 +32,12 @@ HEIGHT = {
 }
 # dependency -> the only rooms or files that may import it.
 DOORS = {
+    "h5py": {"inspection/readers/hdf5.py"},
+    "keras": set(),
+    "torch": {"inspection/readers/pytorch.py"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "onnx": {"folding/export/onnx"},
+    "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py"},
     "onnxruntime": {"checkpoint/onnx_file.py"},
     "orbax": {"checkpoint"},
     "safetensors": {"folding/export/safetensors.py"},

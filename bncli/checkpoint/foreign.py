@@ -129,7 +129,7 @@ def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
         tree = serialization.msgpack_restore(content)
     except Exception as error:  # the errors of msgpack, NumPy and Flax for bytes that are no such tree
         raise CheckpointError(
-            f"{path} is damaged, or no Flax msgpack file: {type(error).__name__}: {error}",
+            f"{path} is damaged, or no Flax msgpack file: {type(error).__name__}: {str(error)[:300]}",
             remedy=f"Restore it from a copy. {READABLE}",
         ) from error
     if not isinstance(tree, Mapping):

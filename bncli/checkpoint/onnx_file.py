@@ -19,8 +19,6 @@ from bncli import config as config_module
 from bncli.config import CheckpointConfig
 from bncli.errors import CheckpointError
 
-# Under this key the model's metadata hold the text of the checkpoint's ``config.json``.
-CONFIG_KEY = "bncli.config"
 NEEDS_EXTRA = "pip install 'bncli[onnx]'"
 
 
@@ -86,9 +84,9 @@ def read_onnx(path: Path) -> tuple[CheckpointConfig, OnnxNetwork]:
         name_another = "Name a directory written by `bncli train`, or a model.onnx by `bncli fold --export onnx`."
         remedy = error.remedy or name_another
         raise CheckpointError(f"{path} {error.message}", remedy=remedy) from None
-    if CONFIG_KEY not in network.metadata:
+    if config_module.ONNX_KEY not in network.metadata:
         raise CheckpointError(
             f"{path} was not written by bncli: its metadata do not say how images are prepared for it",
             remedy="Export it anew with `bncli fold --export onnx`.",
         )
-    return config_module.from_json(network.metadata[CONFIG_KEY], path=path), network
+    return config_module.from_json(network.metadata[config_module.ONNX_KEY], path=path), network

@@ -36,6 +36,12 @@ MANIFEST = "manifest.ocdbt"
 COMMIT = "commit_success.txt"
 DEFAULT_ITEM = "default"
 
+# A network's tree is not so deep, and its metadata, 300 bytes an array, not so large; a directory may claim anything.
+MAX_DEPTH, MAX_METADATA = 64, 32 << 20
+# Numbers of training hardly compress, and the zeros of a new optimizer are two thirds of its state: what unpacks to
+# so much more than the directory takes is a bomb. Up to that many bytes, any ratio will do.
+MAX_RATIO, ANY_RATIO = 100, 128 << 20
+
 _STEP = re.compile(r"(?:.*_)?(\d+)")
 _DICT_KEY = 2
 _ARRAYS = ("jax.Array", "np.ndarray", "scalar")
@@ -121,6 +127,8 @@ def _read_item(item: Path) -> dict[str, Any]:
 
 def _read_metadata(item: Path) -> _Metadata:
     try:
+        if (size := (item / METADATA).stat().st_size) > MAX_METADATA:
+            raise ValueError(f"{size:,} bytes")
         document = json.loads((item / METADATA).read_bytes())
         return _Metadata(
             leaves=tuple(_leaves(document["tree_metadata"].values())),
@@ -130,7 +138,7 @@ def _read_metadata(item: Path) -> _Metadata:
     # No JSON, or not the fields and types that Orbax writes.
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{item / METADATA} is damaged: {type(error).__name__}: {error}", remedy=f"{_COPY}."
+            f"{item / METADATA} is damaged: {type(error).__name__}: {str(error)[:300]}", remedy=f"{_COPY}."
         ) from error
 
 
@@ -138,12 +146,14 @@ def _leaves(entries: Iterable[Mapping[str, Any]]) -> Iterator[_Leaf]:
     """The values under dict keys alone.
 
     Raises:
-        ValueError: a value stands where another has its keys.
+        ValueError: a value stands where another has its keys, or too deep.
     """
     paths = set()
     for entry in entries:
         keys = entry["key_metadata"]
         if keys and all(key["key_type"] == _DICT_KEY for key in keys):
+            if len(keys) > MAX_DEPTH:
+                raise ValueError(f"{len(keys)} levels")
             leaf = _Leaf(tuple(str(key["key"]) for key in keys), entry["value_metadata"]["value_type"])
             paths.add(leaf.path)
             yield leaf
@@ -204,6 +214,12 @@ def _require_memory(item: Path, stores: Iterable[Any]) -> None:
         raise CheckpointError(
             f"{item}: {format_bytes(needed)} of memory needed for its arrays, {format_bytes(available)} available",
             remedy=f"{_COPY} if it is not so large, or use a machine with more memory.",
+        )
+    stored = sum(file.stat().st_size for file in item.rglob("*") if file.is_file())
+    if needed > max(ANY_RATIO, MAX_RATIO * stored):
+        raise CheckpointError(
+            f"{item} is damaged: {format_bytes(stored)} in its files cannot be arrays of {format_bytes(needed)}",
+            remedy=f"{_COPY}.",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,7 @@ _OUTPUT = "Output"
 
 
 def inspect_stats(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint directory.", show_default=False)],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint of any framework.", show_default=False)],
     other: Annotated[
         Path | None,
         typer.Argument(
@@ -44,6 +45,17 @@ def inspect_stats(
     everything: Annotated[
         bool, typer.Option("--all", help="All layers, channels and findings, where there are many.")
     ] = False,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(help="ε of all layers, where the checkpoint does not store it.", show_default=False),
+    ] = None,
+    momentum: Annotated[
+        float | None,
+        typer.Option(
+            help="Weight of the old running value (1 - PyTorch's momentum), where the checkpoint does not store it.",
+            show_default=False,
+        ),
+    ] = None,
     history: Annotated[
         bool, typer.Option("--history", help="Show how each layer moved over the epochs of the training.")
     ] = False,
@@ -120,9 +132,10 @@ def inspect_stats(
     ignored = finding_codes(ignore or ())
     if html is not None:
         check_new(html, overwrite=overwrite)
-    report = _inspect(path, step).without(ignored)
+    inspect = partial(_inspect, epsilon=epsilon, momentum=momentum)
+    report = inspect(path, step).without(ignored)
     if other is not None:
-        new = _show_comparison(report, _inspect(other, other_step or step).without(ignored), form)
+        new = _show_comparison(report, inspect(other, other_step or step).without(ignored), form)
         _fail_on(fail_on, new)
         return
     if wants_data:
@@ -171,14 +184,16 @@ def _check_usage(
         raise UsageError("--data-dir is where the data of --data lie", remedy="Add --data.")
 
 
-def _inspect(path: Path, step: str) -> StatsReport:
-    from bncli import runtime
-    from bncli.checkpoint import read_config
-
-    runtime.configure(read_config(path).run.training.precision)
+def _inspect(path: Path, step: str, *, epsilon: float | None, momentum: float | None) -> StatsReport:
     from bncli.inspection import inspect_stats as inspect
+    from bncli.inspection.readers import detect
 
-    return inspect(path, step=step)
+    if detect(path) == "bncli":  # its network is traced; no other checkpoint needs JAX to be set up
+        from bncli import runtime
+        from bncli.checkpoint import read_config
+
+        runtime.configure(read_config(path).run.training.precision)
+    return inspect(path, step=step, epsilon=epsilon, momentum=momentum)
 
 
 def _with_data(
@@ -219,7 +234,8 @@ def _with_history(report: StatsReport, path: Path) -> StatsReport:
     from bncli.checkpoint import read_layers
     from bncli.inspection.history import layer_histories
 
-    return report.with_history(layer_histories(read_layers(path)))
+    rows = read_layers(path) if path.is_dir() and report.format == "bncli" else []
+    return report.with_history(layer_histories(rows))
 
 
 def _write_html(report: StatsReport, path: Path, *, overwrite: bool, quiet: bool) -> None:

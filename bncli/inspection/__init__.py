@@ -6,44 +6,48 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bncli.config import FoldedFrom
 from bncli.inspection.findings import Finding, find
-from bncli.inspection.layers import BatchNormArrays, LayerStats, layer_stats
+from bncli.inspection.layers import LayerStats, layer_stats
+from bncli.inspection.readers.settings import Asked
 from bncli.inspection.report import StatsReport
 
 __all__ = ["Finding", "LayerStats", "StatsReport", "inspect_stats"]
 
 
-def inspect_stats(variables_or_path: Mapping[str, Any] | str | Path, *, step: str = "best") -> StatsReport:
-    """The report on a checkpoint directory, or on a Flax variables dict {"params": …, "batch_stats": …}.
+def inspect_stats(
+    variables_or_path: Mapping[str, Any] | str | Path,
+    *,
+    step: str = "best",
+    epsilon: float | None = None,
+    momentum: float | None = None,
+) -> StatsReport:
+    """The report on a checkpoint of any framework, or on a Flax variables dict {"params": …, "batch_stats": …}.
 
     Args:
-        variables_or_path: what to look at.
-        step: which save of a checkpoint: "best", "last" or a number.
+        variables_or_path: what to look at: a bncli or Orbax directory, or a file of Flax, Keras, ONNX, PyTorch or
+            safetensors; which one it is says its content.
+        step: which save of a directory: "best", "last" or a number.
+        epsilon: of all layers, where the checkpoint does not store it; else its framework's default is assumed.
+        momentum: weight of the old running value (1 − PyTorch's), where the checkpoint does not store it.
 
     Raises:
-        CheckpointError: no checkpoint there, or a damaged one.
+        CheckpointError: nothing that bncli reads, or it is damaged, or the library for it is not installed.
+        UsageError: epsilon or momentum is out of range.
     """
+    from bncli.inspection.readers import read
+    from bncli.inspection.readers.variables import read_variables
+
+    asked = Asked(step, epsilon, momentum)
     if isinstance(variables_or_path, Mapping):
-        from bncli.inspection.readers.variables import read_variables
-
-        layers, notes = read_variables(variables_or_path)
-        return _report("variables", "flax-variables", layers, notes)
-    from bncli.inspection.readers.checkpoint import read_checkpoint
-
-    contents = read_checkpoint(Path(variables_or_path), step=step)
-    kind = "bncli" if contents.folded_from is None else "bncli-folded"
-    return _report(str(variables_or_path), kind, contents.layers, contents.notes, contents.folded_from)
-
-
-def _report(
-    source: str,
-    kind: str,
-    layers: tuple[BatchNormArrays, ...],
-    notes: tuple[str, ...],
-    folded_from: FoldedFrom | None = None,
-) -> StatsReport:
-    rows = tuple(layer_stats(layer) for layer in layers)
+        source, contents = "variables", read_variables(variables_or_path, asked=asked)
+    else:
+        source, contents = str(variables_or_path), read(Path(variables_or_path), asked)
     return StatsReport(
-        source, kind, rows, find(layers, file_format=kind, path=source), notes, folded_from, arrays=layers
+        source=source,
+        format=contents.format,
+        layers=tuple(layer_stats(layer) for layer in contents.layers),
+        findings=find(contents.layers, file_format=contents.framework or contents.format, path=source),
+        notes=contents.notes,
+        folded_from=contents.folded_from,
+        arrays=contents.layers,
     )

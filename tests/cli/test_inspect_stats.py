@@ -235,3 +235,42 @@ def test_options_that_do_not_go_together(options):
     result = invoke("inspect-stats", "ckpt", *options)
     assert result.exit_code == 2
     assert options[-2 if options[0] == "--csv" else 0 if options[0] != "other" else 1] in result.stderr
+
+
+# Checkpoints of other frameworks.
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    """A file of another framework's names, whose second variance is bad for any ε."""
+    import numpy as np
+    import safetensors.numpy
+
+    arrays = {f"bn.{name}": np.array([1, 2, 3], np.float32) for name in ("running_mean", "weight", "bias")}
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(arrays | {"bn.running_var": np.array([1, -1, 1], np.float32)}, path)
+    return path
+
+
+def test_a_foreign_checkpoint_is_looked_at_like_any_other(foreign):
+    result = document("inspect-stats", foreign, "--epsilon", "0.25", "--momentum", "0.5")
+    assert result["format"] == "safetensors"
+    assert [(row["name"], row["epsilon"], row["momentum"]) for row in result["layers"]] == [("bn", 0.25, 0.5)]
+    assert [(row["code"], row["channels"]) for row in result["findings"]] == [("negative-variance", [1])]
+    assert "update_bn" in result["findings"][0]["remedy"]  # PyTorch's own
+    assert invoke("inspect-stats", foreign, "--fail-on", "error").exit_code == 3
+    assert "PyTorch's default" in succeed("inspect-stats", foreign)
+
+
+@pytest.mark.parametrize("options", [["--data"], ["--history"]])
+def test_what_only_bnclis_own_checkpoints_have_is_said(foreign, options):
+    result = invoke("inspect-stats", foreign, *options)
+    assert "Traceback" not in result.output
+    assert result.exit_code == (1 if "--data" in options else 0)
+    assert "no checkpoint that bncli trained" in result.stderr or "no history" in " ".join(result.stdout.split())
+
+
+def test_a_setting_out_of_range_is_a_usage_error(foreign):
+    result = invoke("inspect-stats", foreign, "--epsilon", "-1")
+    assert result.exit_code == 2
+    assert "epsilon" in result.stderr

@@ -5,11 +5,13 @@ import json
 import pytest
 
 from bncli.training.loop import Trainer
-from cli.conftest import SMALL, document, invoke, succeed
+from cli.conftest import TINY, document, invoke, succeed
 
 
 def test_document_says_what_was_run_and_what_came_of_it(tmp_path):
-    result = document("train", "--epochs", 2, "--seed", 3, "--out", tmp_path / "ckpt", *SMALL)
+    finished = invoke("train", "--epochs", 2, "--seed", 3, "--out", tmp_path / "ckpt", "--json", *TINY)
+    assert (finished.exit_code, finished.stderr) == (0, ""), finished.output  # --quiet is among the options
+    result = json.loads(finished.stdout)
     assert result["schema"] == "bncli.train/1"
     assert [row["epoch"] for row in result["history"]] == [1, 2]
     assert result["epochs_run"] == 2
@@ -30,7 +32,7 @@ def test_document_says_what_was_run_and_what_came_of_it(tmp_path):
     "options", [["--no-bn"], ["--bn-placement", "post"], ["--model", "mlp", "--optimizer", "adamw"]]
 )
 def test_variants_train(tmp_path, options):
-    small = [] if "mlp" in options else SMALL[:2]
+    small = [] if "mlp" in options else TINY[:2]
     result = document("train", "--epochs", 1, "--out", tmp_path / "ckpt", "--quiet", *small, *options)
     assert result["epochs_run"] == 1
     expected_bn = "--no-bn" not in options
@@ -38,7 +40,7 @@ def test_variants_train(tmp_path, options):
 
 
 def test_resumed_run_ends_in_the_bytes_of_an_uninterrupted_one(tmp_path):
-    schedule = ["--schedule-epochs", 4, *SMALL]
+    schedule = ["--schedule-epochs", 4, *TINY]
     whole = document("train", "--epochs", 4, "--out", tmp_path / "whole", *schedule)
     document("train", "--epochs", 2, "--out", tmp_path / "parts", *schedule)
     parts = document("train", "--epochs", 4, "--resume", "--out", tmp_path / "parts")
@@ -54,7 +56,7 @@ def test_interrupt_saves_and_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "stop_requested", True)  # as if Ctrl-C came during compilation
     original = Trainer.__init__
     monkeypatch.setattr(Trainer, "__init__", lambda self, **fields: original(self, **fields, stop_requested=True))
-    result = invoke("train", "--epochs", 1, "--out", tmp_path / "ckpt", *SMALL)
+    result = invoke("train", "--epochs", 1, "--out", tmp_path / "ckpt", *TINY)
     assert result.exit_code == 130
     assert "--resume" in result.stderr
     monkeypatch.undo()
@@ -98,14 +100,6 @@ def test_nothing_is_overwritten_silently(ckpt, tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_overwrite_replaces_a_checkpoint(ckpt, tmp_path):
-    import shutil
-
-    copy = shutil.copytree(ckpt, tmp_path / "ckpt")
-    assert document("train", "--epochs", 1, "--overwrite", "--out", copy, *SMALL)["epochs_run"] == 1
-    assert len((copy / "metrics.jsonl").read_text().splitlines()) == 1
-
-
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
@@ -129,18 +123,16 @@ def test_a_bad_call_is_answered_with_what_is_wrong(tmp_path, options, code, word
     assert not (tmp_path / "ckpt").exists()
 
 
-def test_progress_goes_to_stderr_and_the_result_to_stdout(tmp_path):
-    result = invoke("train", "--epochs", 1, "--out", tmp_path / "ckpt", *SMALL[:2])
+def test_overwrite_replaces_a_checkpoint_and_progress_goes_to_stderr_the_result_to_stdout(ckpt, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(ckpt, tmp_path / "ckpt")
+    result = invoke("train", "--epochs", 1, "--overwrite", "--out", copy, *TINY[:2])
     assert result.exit_code == 0, result.output
+    assert len((copy / "metrics.jsonl").read_text().splitlines()) == 1
     assert "epoch 1/1" in result.stderr
     assert "epoch 1/1" not in result.stdout
     assert "test accuracy" in result.stdout
-
-
-def test_quiet_silences_stderr(tmp_path):
-    result = invoke("train", "--epochs", 1, "--out", tmp_path / "ckpt", *SMALL)
-    assert result.exit_code == 0, result.output
-    assert result.stderr == ""
 
 
 def test_the_users_own_model_and_images(tmp_path, monkeypatch):

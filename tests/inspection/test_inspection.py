@@ -56,5 +56,5 @@ def test_a_checkpoint_without_bn_says_so(copied, dataset):
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+    with pytest.raises(CheckpointError, match=r"neither bncli's config\.json nor an Orbax tree"):
         inspect_stats(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,37 +11,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from bncli.checkpoint import Checkpoint, load
-from bncli.config import FoldedFrom
 from bncli.errors import FoldError
 from bncli.folding import fold
 from bncli.inspection.layers import BatchNormArrays
+from bncli.inspection.readers.contents import Contents, folded_note
+from bncli.inspection.readers.settings import Asked
 from bncli.inspection.readers.variables import read_variables
 from bncli.models import BatchNormSettings, relu_follows_every_bn
 
 
-@dataclass(frozen=True)
-class CheckpointContents:
-    """What a checkpoint says about BN."""
+def read(path: Path, asked: Asked) -> Contents:
+    """The BN layers of one save of a checkpoint; ε and momentum are the model's own.
 
-    layers: tuple[BatchNormArrays, ...]
-    notes: tuple[str, ...]
-    folded_from: FoldedFrom | None
-
-
-def read_checkpoint(path: Path, *, step: str) -> CheckpointContents:
-    """The BN layers of one save of a checkpoint; ε and momentum are the model's own."""
-    checkpoint = load(path, step=step)
-    if checkpoint.config.folded_from is not None:
-        return CheckpointContents((), (_folded_note(checkpoint.config.folded_from),), checkpoint.config.folded_from)
+    Raises:
+        BncliError: as ``bncli.load`` does.
+    """
+    checkpoint = load(path, step=asked.step)
+    folded_from = checkpoint.config.folded_from
+    if folded_from is not None:
+        return Contents("bncli-folded", (), (folded_note(folded_from),), folded_from)
     if not checkpoint.variables.get("batch_stats"):
-        return CheckpointContents((), ("trained without BN: there is nothing to inspect",), None)
-    layers, notes = read_variables(
-        checkpoint.variables,
-        settings=_settings(checkpoint),
-        relu_follows=relu_follows_every_bn(checkpoint.config.run.model),
+        return Contents("bncli", (), ("trained without BN: there is nothing to inspect",))
+    relu_follows = relu_follows_every_bn(checkpoint.config.run.model)
+    contents = read_variables(
+        checkpoint.variables, settings=_settings(checkpoint), relu_follows=relu_follows, asked=asked
     )
-    kept, refused = _fold_verdict(checkpoint, layers)
-    return CheckpointContents(_with_history(checkpoint, layers, kept), (*notes, *refused), None)
+    kept, refused = _fold_verdict(checkpoint, contents.layers)
+    return Contents("bncli", _with_history(checkpoint, contents.layers, kept), (*contents.notes, *refused))
 
 
 def _with_history(
@@ -53,7 +49,14 @@ def _with_history(
     """
     measured = checkpoint.has_population_statistics
     updates = None if measured else checkpoint.step
-    return tuple(replace(layer, updates=updates, measured=measured, kept=kept.get(layer.name)) for layer in layers)
+    return tuple(
+        replace(layer, updates=updates, measured=measured, kept=kept.get(_unstacked(layer.name))) for layer in layers
+    )
+
+
+def _unstacked(name: str) -> str:
+    """The name of the module that has this layer among others in its arrays: ``Block/BatchNorm_0[1]``."""
+    return name.rpartition("[")[0] if name.endswith("]") else name
 
 
 def _fold_verdict(checkpoint: Checkpoint, layers: Iterable[BatchNormArrays]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -77,9 +80,3 @@ def _is_sound(layer: BatchNormArrays) -> bool:
 def _settings(checkpoint: Checkpoint) -> dict[str, BatchNormSettings]:
     assert checkpoint.network is not None  # a trained checkpoint has its network
     return checkpoint.network.batch_norms(checkpoint.variables, checkpoint.config.preprocessing.image_shape)
-
-
-def _folded_note(folded: FoldedFrom) -> str:
-    kept = f"; kept as one multiply-add each: {', '.join(folded.kept)}" if folded.kept else "; none is left"
-    names = ", ".join(folded.folded) or "none"
-    return f"folded from {folded.checkpoint} (step {folded.step}): {names}{kept}"

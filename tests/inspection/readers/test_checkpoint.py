@@ -8,7 +8,8 @@ import pytest
 
 from bncli import checkpoint
 from bncli.errors import FoldError
-from bncli.inspection.readers.checkpoint import read_checkpoint
+from bncli.inspection.readers import Asked
+from bncli.inspection.readers.checkpoint import read
 from bncli.models import build_network
 from bncli.recalibration import recalibrate_checkpoint
 
@@ -22,21 +23,21 @@ def test_the_settings_are_those_of_the_model(copied, placement, relu_follows):
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), (8, 8, 1)))
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     checkpoint.save(copied, 99, variables=variables, optimizer={"step": np.int32(99)}, progress={"best": None})
-    layers = read_checkpoint(copied, step="last").layers
+    layers = read(copied, Asked(step="last")).layers
     assert [layer.name for layer in layers] == ["BatchNorm_0", "BatchNorm_1"]
     assert {(layer.epsilon, layer.momentum, layer.relu_follows) for layer in layers} == {(0.25, 0.75, relu_follows)}
 
 
 def test_the_step_that_is_asked_for_is_read(trained):
     steps = [str(step) for step in checkpoint.complete_steps(trained.out)]
-    earlier, last = (read_checkpoint(trained.out, step=step) for step in (steps[0], steps[-1]))
+    earlier, last = (read(trained.out, Asked(step=step)) for step in (steps[0], steps[-1]))
     assert (earlier.layers[0].mean != last.layers[0].mean).any()
 
 
 def test_it_says_how_often_running_averages_were_updated_and_which_are_none(copied, dataset, tmp_path):
-    assert {(layer.updates, layer.measured) for layer in read_checkpoint(copied, step="12").layers} == {(12, False)}
+    assert {(layer.updates, layer.measured) for layer in read(copied, Asked(step="12")).layers} == {(12, False)}
     recalibrate_checkpoint(checkpoint.load(copied), tmp_path / "out", dataset, num_batches=None)
-    layers = read_checkpoint(tmp_path / "out", step="best").layers
+    layers = read(tmp_path / "out", Asked(step="best")).layers
     assert {(layer.updates, layer.measured) for layer in layers} == {(None, True)}
 
 
@@ -45,7 +46,7 @@ def test_a_network_that_no_fold_takes_is_noted(copied, monkeypatch):
         raise FoldError("BatchNorm_0 normalises with the statistics of the batch")
 
     monkeypatch.setattr("bncli.inspection.readers.checkpoint.fold", refuse)
-    contents = read_checkpoint(copied, step="best")
+    contents = read(copied, Asked(step="best"))
     assert {layer.kept for layer in contents.layers} == {None}
     assert contents.notes == (
         "bncli fold refuses this network: BatchNorm_0 normalises with the statistics of the batch",

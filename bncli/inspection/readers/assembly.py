@@ -1,0 +1,151 @@
+"""From what was found in a file to the layers of a report, with a note for each thing that was assumed.
+
+Letters: C channels, L layers stacked in one array, R replicas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from bncli.errors import CheckpointError
+from bncli.inspection.layers import BatchNormArrays
+from bncli.inspection.readers.arrays import FLOATS, MAX_VALUES, Arrays, Stored
+from bncli.inspection.readers.contents import Contents
+from bncli.inspection.readers.copies import choose
+from bncli.inspection.readers.grouping import Found, find_batch_norms
+from bncli.inspection.readers.replicas import count_replicas
+from bncli.inspection.readers.settings import Asked, settle
+
+# DenseNet-264 has 264, an ensemble of ten of them ten times as many; a stack may claim any number.
+MAX_LAYERS = 4096
+REMEDY = "Is the file damaged? Restore it from a copy."
+
+NO_LAYER = "no BN layer is in it: no running mean and variance by the names of Flax, Haiku, Keras, ONNX or PyTorch"
+_KERNELS = ("kernel", "w", "weight")
+_BIASES = ("b", "bias")
+
+
+def contents_of(arrays: Arrays, *, file_format: str, asked: Asked, notes: Iterable[str] = ()) -> Contents:
+    """The BN layers among the arrays of a file, by their names."""
+    found = find_batch_norms(arrays)
+    if found:
+        return assemble(found, arrays, file_format=file_format, asked=asked, notes=notes)
+    return Contents(file_format, (), (*notes, NO_LAYER, *looks_folded(*count_biases(arrays))))
+
+
+def assemble(
+    found: Sequence[Found], arrays: Arrays, *, file_format: str, asked: Asked, notes: Iterable[str] = ()
+) -> Contents:
+    """The layers that were found, at least one, with what is not in the file.
+
+    Raises:
+        CheckpointError: the arrays of a layer do not belong together, or are more than a network has.
+    """
+    found, chosen = choose(found)
+    _check(found)
+    found, assumed = settle(found, asked)
+    replicas = count_replicas(found, arrays)
+    layers = tuple(layer for one in found for layer in _layers(one, replicas))
+    return Contents(file_format, layers, (*notes, *chosen, *assumed), framework=found[0].convention.framework)
+
+
+def count_biases(arrays: Arrays) -> tuple[int, int]:
+    """(convolutions that have a bias, convolutions)."""
+    kernels = [path for path, array in arrays.items() if path[-1] in _KERNELS and len(array.shape) > 2]
+    return sum(any((*path[:-1], bias) in arrays for bias in _BIASES) for path in kernels), len(kernels)
+
+
+def looks_folded(biased: int, convolutions: int) -> tuple[str, ...]:
+    """What it looks like where all convolutions have a bias: a network for BN has none before it."""
+    if not convolutions or biased < convolutions:
+        return ()
+    return (f"it looks folded, or made without BN: all its convolutions, {convolutions}, have a bias",)
+
+
+def _check(found: Sequence[Found]) -> None:
+    """Raises CheckpointError unless these are the layers of a network."""
+    for layer in found:
+        shapes = {name: array.shape for name, array in layer.arrays.items()}
+        if len(set(shapes.values())) > 1:
+            told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            raise CheckpointError(f"the arrays of the BN layer {layer.label} differ in shape: {told}", remedy=REMEDY)
+        if not layer.mean.size:
+            raise CheckpointError(f"the BN layer {layer.label} has no channels", remedy=REMEDY)
+        for name, array in layer.arrays.items():
+            if array.dtype not in FLOATS:
+                raise CheckpointError(
+                    f"{name} of the BN layer {layer.label} is {array.dtype}; bncli reads {', '.join(FLOATS)}",
+                    remedy="Save the network before it is quantised, or in another dtype.",
+                )
+    values, layers = (sum(map(count, found)) for count in (_num_values, _num_layers))
+    if values > MAX_VALUES or layers > MAX_LAYERS:
+        raise CheckpointError(
+            f"{layers:,} BN layers of {values:,} values: more than {MAX_LAYERS:,} or {MAX_VALUES:,} are no network's",
+            remedy=REMEDY,
+        )
+
+
+def _num_values(layer: Found) -> int:
+    return sum(array.size for array in layer.arrays.values())
+
+
+def _num_layers(layer: Found) -> int:
+    return math.prod(_stack(layer.mean.shape))
+
+
+def _layers(found: Found, replicas: int | None) -> Iterator[BatchNormArrays]:
+    """One layer, or each of those that are stacked in its arrays, named with its number: ``Block/BatchNorm_0[1]``."""
+    arrays = {name: array.values() for name, array in found.arrays.items()}
+    updates = found.updates.values() if found.updates is not None and _is_number(found.updates) else None
+    assert found.epsilon is not None  # it is settled
+    all_statistics = None
+    if replicas is not None:
+        all_statistics = np.stack([arrays["mean"], arrays["var"]], axis=1)  # [R, 2, …, C]
+        arrays = {name: array[0] for name, array in arrays.items()}
+        updates = updates if updates is None or updates.ndim == 0 else updates[0]
+    stack = _stack(arrays["mean"].shape)
+    for index in np.ndindex(stack):
+        yield BatchNormArrays(
+            name=f"{found.label}[{','.join(map(str, index))}]" if stack else found.label,
+            mean=arrays["mean"][index].reshape(-1),
+            var=arrays["var"][index].reshape(-1),
+            scale=arrays["scale"][index].reshape(-1) if "scale" in arrays else None,
+            bias=arrays["bias"][index].reshape(-1) if "bias" in arrays else None,
+            epsilon=found.epsilon,
+            momentum=found.momentum,
+            relu_follows=found.relu_follows,
+            updates=_count(updates, index) if updates is not None else None,
+            dtype=found.mean.dtype,
+            replicas=_of_layer(all_statistics, index),
+        )
+
+
+def _stack(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes that number layers: all but the last, unless what is not of length 1 is one axis in all."""
+    return () if sum(length > 1 for length in shape) < 2 else shape[:-1]
+
+
+def _of_layer(statistics: np.ndarray | None, index: tuple[int, ...]) -> np.ndarray | None:
+    """[R, 2, C] of one layer."""
+    if statistics is None:
+        return None
+    own = statistics[np.index_exp[:, :] + index]
+    return own.reshape(*own.shape[:2], -1)
+
+
+def _is_number(array: Stored) -> bool:
+    return array.dtype.startswith(("float", "int", "uint"))
+
+
+def _count(updates: np.ndarray, index: tuple[int, ...]) -> int | None:
+    """How often a layer's statistics were updated, if that is what these numbers, one or [L], are."""
+    if updates.size == 1:
+        value = float(updates.reshape(-1)[0])
+    elif updates.ndim == len(index) and np.all(np.less(index, updates.shape)):
+        value = float(updates[index])
+    else:
+        return None
+    return int(value) if np.isfinite(value) and value >= 0 else None

@@ -1,0 +1,131 @@
+"""From arrays to BN layers, by the names that frameworks give them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from bncli.inspection.readers.arrays import Arrays, Path, Stored
+from bncli.inspection.readers.conventions import CONVENTIONS, Convention
+
+
+@dataclass(frozen=True)
+class Found:
+    """A BN layer in a file.
+
+    Attributes:
+        place: what its network is wrapped in there, such as ("state_dict",).
+        name: its path in the network.
+        convention: by which its arrays are named.
+        mean: running mean, as a rule [C].
+        var: running variance.
+        scale: γ; None where the layer has none.
+        bias: β; None where the layer has none.
+        updates: how often the statistics were updated.
+        epsilon: where the file says it.
+        momentum: weight of the old value, where the file says it.
+        relu_follows: whether the layer is known to be read by a ReLU alone.
+    """
+
+    place: Path
+    name: Path
+    convention: Convention
+    mean: Stored
+    var: Stored
+    scale: Stored | None = None
+    bias: Stored | None = None
+    updates: Stored | None = None
+    epsilon: float | None = None
+    momentum: float | None = None
+    relu_follows: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name of the layer as its framework writes it."""
+        return self.convention.separator.join(self.name)
+
+    @property
+    def arrays(self) -> dict[str, Stored]:
+        """Those with a value for each channel, by what they are."""
+        arrays = {"mean": self.mean, "var": self.var, "scale": self.scale, "bias": self.bias}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+
+def find_batch_norms(arrays: Arrays) -> tuple[Found, ...]:
+    """All BN layers in the order of their running means."""
+    file = _File(arrays)
+    found: dict[int, Found] = {}
+    for convention in CONVENTIONS:
+        for layer in _by_convention(file, convention):
+            found.setdefault(id(layer.mean), layer)
+    return tuple(found[id(array)] for array in arrays.values() if id(array) in found)
+
+
+@dataclass(frozen=True)
+class _File:
+    """The arrays, and an index for parameters that stand elsewhere than beside the statistics."""
+
+    arrays: Arrays
+
+    @cached_property
+    def params(self) -> dict[Path, list[Path]]:
+        """The path below a tree called "params" -> the paths of all arrays that stand there."""
+        index: dict[Path, list[Path]] = {}
+        for path in self.arrays:
+            for number, part in enumerate(path):
+                if part == "params":
+                    index.setdefault(path[number + 1 :], []).append(path)
+        return index
+
+
+def _by_convention(file: _File, convention: Convention) -> Iterator[Found]:
+    depth = len(convention.mean)
+    for path, mean in file.arrays.items():
+        module = path[:-depth]
+        if path[-depth:] != convention.mean or (*module, *convention.var) not in file.arrays:
+            continue
+        layer = _with_parts(file, convention, module, mean)
+        if layer is not None and _is_batch_norm(layer):
+            yield layer
+
+
+def _with_parts(file: _File, convention: Convention, module: Path, mean: Stored) -> Found | None:
+    """The layer at ``module``; None where the convention has it in a collection, and it is in none."""
+    place, name, parent = mean.place, module[len(mean.place) :], module
+    if convention.collections is not None:
+        statistics, parameters = convention.collections
+        if statistics not in module:
+            return None
+        above = len(module) - 1 - module[::-1].index(statistics)
+        place, name = module[:above], module[above + 1 :]
+        parent = (*place, parameters, *name)
+    return Found(
+        place=place,
+        name=name,
+        convention=convention,
+        mean=mean,
+        var=file.arrays[*module, *convention.var],
+        scale=_parameter(file, convention, parent, name, convention.scale),
+        bias=_parameter(file, convention, parent, name, convention.bias),
+        updates=file.arrays.get((*module, *convention.updates)) if convention.updates else None,
+    )
+
+
+def _parameter(file: _File, convention: Convention, parent: Path, name: Path, leaves: Iterable[str]) -> Stored | None:
+    """γ or β where it belongs; of two collections, also the only one that a layer of this name has anywhere."""
+    for leaf in leaves:
+        if (*parent, leaf) in file.arrays:
+            return file.arrays[*parent, leaf]
+        elsewhere = file.params.get((*name, leaf), []) if convention.collections else []
+        if len(elsewhere) == 1:
+            return file.arrays[elsewhere[0]]
+    return None
+
+
+def _is_batch_norm(layer: Found) -> bool:
+    """Whether arrays called mean and var are a BN layer's: many other things have such."""
+    pattern = layer.convention.looks_like_bn
+    if pattern is None or layer.scale is not None or layer.bias is not None:
+        return True
+    return bool(layer.name and pattern.search(layer.name[-1]))

@@ -1,0 +1,158 @@
+"""What a Keras model's configuration says of its layers: their order; of BN also ε, momentum, and which arrays it has.
+
+The configuration is the JSON of ``model.to_json()``: ``config.json`` in a ``.keras`` archive, the attribute
+``model_config`` of an ``.h5`` file (https://keras.io/guides/serialization_and_saving). A layer that holds others has
+them in its own configuration, as a rule under ``layers`` or ``layer``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bncli.errors import CheckpointError
+from bncli.inspection.readers.arrays import MAX_DEPTH, Path
+from bncli.inspection.readers.settings import non_negative
+
+_CLASS = re.compile(r"(Sync)?BatchNormalization(V[12])?")
+# What the configuration of no other layer has, and that of a subclass of the user's has as well.
+_OF_BN = "moving_variance_initializer"
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A layer of the configuration.
+
+    Attributes:
+        path: where a weights file of Keras 3 has it, without ``vars``: ("layers", "batch_normalization_1").
+        names: its own, after those of the models and layers it is in, without the whole model's.
+        variables: of BN, the names of its arrays in the order in which Keras numbers them; else ().
+        epsilon: None where it is not said.
+        momentum: weight of the old value; None where it is not said.
+    """
+
+    path: Path
+    names: Path
+    variables: tuple[str, ...] = ()
+    epsilon: float | None = None
+    momentum: float | None = None
+
+    @property
+    def is_batch_norm(self) -> bool:
+        """Whether it is a BN layer."""
+        return bool(self.variables)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """All layers in the order of the configuration, which is that of the forward pass."""
+
+    layers: tuple[Configured, ...] = ()
+
+    @cached_property
+    def _at_path(self) -> dict[Path, int]:
+        return {layer.path: number for number, layer in enumerate(self.layers)}
+
+    @cached_property
+    def _of_names(self) -> dict[Path, list[int]]:
+        index: dict[Path, list[int]] = {}
+        for number, layer in enumerate(self.layers):
+            index.setdefault(layer.names, []).append(number)
+        return index
+
+    def find(self, path: Path, names: Path) -> Configured | None:
+        """The layer at ``path`` in a file that has these names; either may be (), where the file has none."""
+        numbers = self._of_names.get(names, [])
+        number = self._at_path.get(path)
+        if number is not None and (not names or number in numbers):
+            return self.layers[number]
+        if len(numbers) > 1 or not names:
+            return None
+        exact = [self.layers[number] for number in numbers]
+        if exact and exact[0].is_batch_norm:
+            return exact[0]
+        # Keras 2 has no name of its own for a layer in a wrapper, and TensorFlow's scopes add some.
+        like = [layer for layer in self.layers if layer.is_batch_norm and _agree(layer.names, names)]
+        return like[0] if len(like) == 1 else next(iter(exact), None)
+
+    def position(self, path: Path, names: Path) -> int:
+        """Where in the order a layer stands: with the innermost layer around it that is known, or behind all."""
+        around = [self._at_path.get(path[:length]) for length in range(len(path), 0, -1)]
+        around += [self._of_names.get(names[:length], [None])[0] for length in range(len(names), 0, -1)]
+        return next((number for number in around if number is not None), len(self.layers))
+
+
+def parse(text: str | bytes) -> Configuration:
+    """The layers of a configuration.
+
+    Raises:
+        CheckpointError: it is no JSON object, is nested too deeply, or a setting is no number.
+    """
+    try:
+        return Configuration(tuple(_walk(json.loads(text), (), ())))
+    except (ValueError, RecursionError, AttributeError, TypeError, OverflowError) as error:
+        raise CheckpointError(
+            f"the configuration of the Keras model is damaged: {type(error).__name__}: {str(error)[:200]}",
+            remedy="Restore the file from a copy.",
+        ) from None
+
+
+def _walk(node: Mapping[str, Any], path: Path, names: Path) -> Iterator[Configured]:
+    """The layer that a node describes, unless it is the whole model, and those in it."""
+    if len(path) > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+    config = node.get("config")
+    if isinstance(config, list):  # as a Sequential model once was
+        config = {"layers": config}
+    if not isinstance(config, Mapping):
+        return
+    is_batch_norm = _is_batch_norm(node, config)
+    if path:
+        names = (*names, str(config.get("name") or node.get("name") or path[-1]))
+        yield Configured(path, names, **_settings(config, names) if is_batch_norm else {})
+    for place, child in () if is_batch_norm else _children(config):
+        yield from _walk(child, (*path, *place), names)
+
+
+def _children(config: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The objects in a layer, each by its path below it: those of a list by class and number, as Keras saves them."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and "class_name" in value:
+            yield (key,), value
+        counts: Counter[str] = Counter()
+        for child in value if isinstance(value, list) else ():
+            if isinstance(child, Mapping) and "class_name" in child:
+                group = _snake_case(str(child["class_name"]))
+                yield (key, f"{group}_{counts[group]}" if counts[group] else group), child
+                counts[group] += 1
+
+
+def _is_batch_norm(node: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    return _CLASS.fullmatch(str(node.get("class_name"))) is not None or _OF_BN in config
+
+
+def _settings(config: Mapping[str, Any], names: Path) -> dict[str, Any]:
+    """The part of a BN layer's ``Configured`` that no other has."""
+    flags = {"gamma": config.get("scale", True), "beta": config.get("center", True)}
+    renorm = ("moving_stddev", "renorm_mean", "renorm_stddev") if config.get("renorm") else ()
+    return {
+        "variables": (*(key for key, is_there in flags.items() if is_there), "moving_mean", "moving_variance", *renorm),
+        "epsilon": non_negative(config.get("epsilon"), f"epsilon of {'/'.join(names)}"),
+        "momentum": non_negative(config.get("momentum"), f"momentum of {'/'.join(names)}"),
+    }
+
+
+def _snake_case(name: str) -> str:
+    """The class's name as Keras writes it in a path: BatchNormalization -> batch_normalization."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name.rpartition(">")[2]))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _agree(names: Path, others: Path) -> bool:
+    """Whether one begins with the other."""
+    return all(name == other for name, other in zip(names, others, strict=False))

@@ -1,0 +1,172 @@
+"""What lies at a path is told by its content; what is something else is named, with what to do about it."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bncli.errors import CheckpointError
+from bncli.inspection.readers import READERS, detect
+from inspection.readers.hostile import HAS_TORCH, target_of, write_sound_files, zip_of
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return write_sound_files(tmp_path_factory.mktemp("sound"))
+
+
+FORMATS = {
+    "flax.msgpack": "flax-msgpack",
+    "keras.h5": "keras",
+    "keras.keras": "keras",
+    "keras.weights.h5": "keras",
+    "onnx.onnx": "onnx",
+    "onnx_external": "onnx",
+    "orbax": "orbax",
+    "orbax_zarr": "orbax",
+    "torch.pt": "pytorch",
+    "torch_legacy.pt": "pytorch",
+    "x.safetensors": "safetensors",
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_content_says_the_format_whatever_the_name(name, sound, tmp_path):
+    if FORMATS[name] == "pytorch" and not HAS_TORCH:
+        pytest.skip("torch is not installed")
+    for other in ("x", "x.onnx", "x.pt", "x.index"):
+        link = tmp_path / other
+        link.symlink_to(target_of(sound[name]))
+        assert detect(link) == FORMATS[name]
+
+
+def test_bncli_directories_are_told_by_their_config(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"schema": "bncli.config/3"}))
+    assert detect(tmp_path) == "bncli"
+    (tmp_path / "config.json").write_text("{")  # its reader says what is wrong with it
+    assert detect(tmp_path) == "bncli"
+
+
+def test_every_format_has_a_reader():
+    assert set(FORMATS.values()) | {"bncli"} == set(READERS)
+
+
+def test_any_length_of_a_safetensors_header_will_do(tmp_path):
+    """The first byte, which is of that length, is that of another format in many files."""
+    path = tmp_path / "x"
+    starts = set()
+    for length in range(1, 260):
+        safetensors.numpy.save_file({"x" * length: np.zeros(1, np.float32)}, path)
+        starts.add(path.read_bytes()[:1])
+        assert detect(path) == "safetensors"
+    assert b"\x08" in starts
+
+
+def tar():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("x"))
+    return buffer.getvalue()
+
+
+def npz():
+    buffer = io.BytesIO()
+    np.savez(buffer, mean=np.zeros(3))
+    return buffer.getvalue()
+
+
+OTHERS = {
+    "nothing": (b"", "is empty"),
+    "text": (b"hello", "is no checkpoint"),
+    "a pickle": (pickle.dumps([1]), "is a pickle"),
+    "gzip": (gzip.compress(b"x"), "compressed by gzip"),
+    "a page": (b"<!doctype html><html>", "page of a download that failed"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+    "tar": (tar(), "is a tar archive"),
+    "npz": (npz(), "is an npz of arrays"),
+    "npy": (b"\x93NUMPY\x01\x00", "is one array of NumPy"),
+    "a SavedModel": (b"\x08\x01\x12\x80\x01", "the graph of a TensorFlow SavedModel"),
+    "a list of checkpoints": (b'model_checkpoint_path: "ckpt-1"\n', "the list of TensorFlow's checkpoints"),
+    "TorchScript": (zip_of([("a/data.pkl", b""), ("a/constants.pkl", b"")]), "is a TorchScript program"),
+    "torch.export": (zip_of([("a/models/model.json", b"{}"), ("a/archive_format", b"pt2")]), "of torch.export"),
+    "older torch.export": (zip_of([("serialized_exported_program.json", b"{}")]), "of torch.export"),
+    "a zip archive": (zip_of([("model.safetensors", b"")]), "is a zip archive of neither Keras nor PyTorch"),
+    "half a zip archive": (zip_of([("a/data.pkl", bytes(100))])[:-30], "is a damaged zip archive"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_something_else_is_named(name, tmp_path):
+    content, words = OTHERS[name]
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        detect(tmp_path / "file")
+    assert str(tmp_path / "file") in caught.value.message
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["ckpt-1.index", "ckpt-1.data-00000-of-00001"])
+def test_parts_of_a_tensorflow_checkpoint_are_told_by_their_names(name, tmp_path):
+    (tmp_path / name).write_bytes(bytes(100))
+    with pytest.raises(CheckpointError, match="checkpoint of TensorFlow") as caught:
+        detect(tmp_path / name)
+    assert ".weights.h5" in caught.value.remedy
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed")
+@pytest.mark.filterwarnings("ignore")  # of torch, that TorchScript is old
+def test_real_programs_of_torch_are_named(tmp_path):
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3)).eval()
+    torch.jit.script(model).save(tmp_path / "script")
+    program = torch.export.export(model, (torch.ones(1, 3, 4, 4),))
+    with (tmp_path / "program").open("wb") as file:
+        torch.export.save(program, file)
+    for name, words in (("script", "is a TorchScript program"), ("program", "of torch.export")):
+        with pytest.raises(CheckpointError, match=words) as caught:
+            detect(tmp_path / name)
+        assert "state_dict" in caught.value.remedy
+
+
+def test_a_directory_without_a_checkpoint_says_what_would_be_one(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint") as caught:
+        detect(tmp_path)
+    assert "Orbax" in caught.value.remedy
+
+
+def test_a_directory_with_a_file_to_read_names_it(tmp_path):
+    (tmp_path / "README.md").write_text("hello")
+    (tmp_path / "config.json").write_text('{"architectures": ["ResNet"]}')
+    safetensors.numpy.save_file({"x": np.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="is a directory of files") as caught:
+        detect(tmp_path)
+    assert str(tmp_path / "model.safetensors") in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "ckpt-1.index"])
+def test_a_directory_of_tensorflow_is_named(name, tmp_path):
+    (tmp_path / name).write_bytes(b"\x08\x01\x12\x00")
+    (tmp_path / "fingerprint.pb").write_bytes(b"\x08\xd4\xe9\xa1\xf1\x0b")
+    with pytest.raises(CheckpointError, match="is TensorFlow's"):
+        detect(tmp_path)
+
+
+def test_what_is_not_there_or_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in (("none", "no such file"), ("pipe", "is no file")):
+        with pytest.raises(CheckpointError, match=words):
+            detect(tmp_path / name)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_what_may_not_be_read_is_refused(tmp_path):
+    (tmp_path / "file").touch(mode=0)
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        detect(tmp_path / "file")

@@ -1,0 +1,109 @@
+"""BN layers in what Orbax and Flax write, whoever called them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+from foreign_files import make_state, make_variables, save_item, save_msgpack, save_standard, save_steps
+
+from bncli.errors import CheckpointError
+from bncli.inspection.readers import Asked, read
+
+VARIABLES = make_variables()
+STEPS = {step: ocp.args.StandardSave(make_variables(seed=step)) for step in (2, 9)}
+
+WRITERS = {
+    "orbax": (lambda path: save_item(path, VARIABLES), "orbax"),
+    "orbax, of a state": (lambda path: save_standard(path, make_state(VARIABLES)), "orbax"),
+    "msgpack": (lambda path: save_msgpack(path, VARIABLES), "flax-msgpack"),
+    "msgpack, of a state": (lambda path: save_msgpack(path, make_state(VARIABLES)), "flax-msgpack"),
+}
+
+
+def check_against(layer, variables, name):
+    """The layer has the numbers that the variables have."""
+    for part, arrays in (("batch_stats", ("mean", "var")), ("params", ("scale", "bias"))):
+        for array in arrays:
+            np.testing.assert_array_equal(layer.stored()[array], np.asarray(variables[part][name][array]))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_layers_have_the_numbers_that_were_saved(name, tmp_path):
+    write, file_format = WRITERS[name]
+    write(tmp_path / "saved")
+    contents = read(tmp_path / "saved", Asked())
+    assert contents.format == file_format
+    (layer,) = contents.layers
+    assert layer.name == "BatchNorm_0"
+    check_against(layer, VARIABLES, "BatchNorm_0")
+
+
+def test_the_step_that_is_asked_for_is_read(tmp_path):
+    save_steps(tmp_path / "run", STEPS)
+    for step, seed in (("best", 9), ("2", 2)):
+        (layer,) = read(tmp_path / "run", Asked(step=step)).layers
+        check_against(layer, make_variables(seed=seed), "BatchNorm_0")
+    with pytest.raises(CheckpointError, match="has no step '3'"):
+        read(tmp_path / "run", Asked(step="3"))
+
+
+def test_a_file_has_no_steps(tmp_path):
+    save_msgpack(tmp_path / "saved", VARIABLES)
+    with pytest.raises(CheckpointError, match="is one save and has no step '3'"):
+        read(tmp_path / "saved", Asked(step="3"))
+
+
+class Deep(nn.Module):
+    """Twelve layers, more than single digits count."""
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(12):
+            x = nn.BatchNorm(use_running_average=False)(x)
+        return x
+
+
+def test_layers_come_in_the_order_of_their_numbers(tmp_path):
+    save_msgpack(tmp_path / "saved", Deep().init(jax.random.key(0), jnp.ones((2, 3))))
+    layers = read(tmp_path / "saved", Asked()).layers
+    assert [layer.name for layer in layers] == [f"BatchNorm_{number}" for number in range(12)]
+
+
+def test_layers_of_nn_scan_are_one_each(tmp_path):
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            x = nn.Dense(3)(x)
+            return nn.BatchNorm(use_running_average=False)(x), None
+
+    stack = nn.scan(
+        Block,
+        variable_axes={"params": 0, "batch_stats": 0},
+        split_rngs={"params": True},
+        length=4,
+        in_axes=nn.broadcast,
+    )
+    variables = stack().init(jax.random.key(0), jnp.ones((2, 3)), None)
+    variables["batch_stats"]["BatchNorm_0"]["mean"] = jnp.arange(12.0).reshape(4, 3)
+    save_msgpack(tmp_path / "saved", variables)
+    layers = read(tmp_path / "saved", Asked()).layers
+    assert [layer.name for layer in layers] == [f"BatchNorm_0[{number}]" for number in range(4)]
+    np.testing.assert_array_equal(layers[2].mean, [6, 7, 8])
+
+
+def test_a_module_of_flax_nnx_is_read(tmp_path):
+    class Net(nnx.Module):
+        def __init__(self):
+            self.conv = nnx.Conv(1, 3, (3, 3), rngs=nnx.Rngs(0))
+            self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+
+    net = Net()
+    net.norm(jnp.arange(30.0).reshape(10, 3))
+    save_item(tmp_path / "saved", nnx.to_pure_dict(nnx.state(net)))
+    (layer,) = read(tmp_path / "saved", Asked()).layers
+    assert layer.name == "norm"
+    np.testing.assert_array_equal(layer.mean, np.asarray(net.norm.mean[...]))
+    np.testing.assert_array_equal(layer.scale, np.ones(3))

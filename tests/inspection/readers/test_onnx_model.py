@@ -1,0 +1,179 @@
+"""BN layers in ONNX models: the nodes' own arrays and attributes, wherever the arrays lie."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bncli.errors import CheckpointError
+from bncli.inspection.readers import Asked
+from bncli.inspection.readers import read as read_any
+from bncli.inspection.readers.onnx_model import read
+
+RNG = np.random.default_rng(0)
+C = 3
+
+
+def arrays_of(name, dtype=np.float32):
+    """{name of an input: its values}, in the order of a node's inputs."""
+    values = {part: RNG.normal(size=C).astype(dtype) for part in ("weight", "bias", "running_mean")}
+    values["running_var"] = np.exp(RNG.normal(size=C)).astype(dtype)
+    return {f"{name}.{part}": array for part, array in values.items()}
+
+
+def node_of(name, given="x", out=None, **attributes):
+    names = [f"{name}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+    return helper.make_node(
+        "BatchNormalization", [given, *names], [out or f"{name}_y"], name=f"/{name}/BN", **attributes
+    )
+
+
+def model_of(nodes, arrays, **options):
+    tensors = [
+        array if isinstance(array, TensorProto) else numpy_helper.from_array(array, name)
+        for name, array in arrays.items()
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", C]) for name in ("x", nodes[-1].output[0]))
+    model = helper.make_model(helper.make_graph(nodes, "net", [x], [y], tensors), **options)
+    model.ir_version = 9
+    return model
+
+
+def saved(model, directory, **options):
+    path = directory / "model.bin"
+    onnx.save(model, path, **options)
+    return path
+
+
+@pytest.fixture
+def one():
+    """A model of one layer, and its arrays."""
+    arrays = arrays_of("layer1.bn")
+    return model_of([node_of("layer1.bn", epsilon=0.25, momentum=0.5)], arrays), arrays
+
+
+def check_numbers(layer, arrays, name):
+    for mine, theirs in (("mean", "running_mean"), ("var", "running_var"), ("scale", "weight"), ("bias", "bias")):
+        np.testing.assert_array_equal(layer.stored()[mine], np.asarray(arrays[f"{name}.{theirs}"], np.float64))
+
+
+def test_numbers_epsilon_and_momentum_are_the_nodes_own(one, tmp_path):
+    model, arrays = one
+    contents = read_any(saved(model, tmp_path), Asked(epsilon=1.0))
+    (layer,) = contents.layers
+    assert (contents.format, layer.name, layer.epsilon, layer.momentum) == ("onnx", "layer1.bn", 0.25, 0.5)
+    check_numbers(layer, arrays, "layer1.bn")
+    assert any("epsilon 1 is not used" in note for note in contents.notes)
+    assert any("biased" in note for note in contents.notes)
+
+
+def test_attributes_that_are_not_there_are_the_operators_defaults(tmp_path):
+    (layer,) = read(saved(model_of([node_of("bn")], arrays_of("bn")), tmp_path), Asked()).layers
+    assert (layer.epsilon, layer.momentum) == (pytest.approx(1e-5), pytest.approx(0.9))
+
+
+def test_layers_come_in_the_order_of_the_nodes_and_know_whether_a_relu_alone_follows(tmp_path):
+    nodes = [
+        node_of("z", out="a"),
+        helper.make_node("Relu", ["a"], ["b"]),
+        node_of("m", "b", out="c"),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Add", ["c", "d"], ["e"]),
+    ]
+    layers = read(saved(model_of(nodes, arrays_of("z") | arrays_of("m")), tmp_path), Asked()).layers
+    assert [(layer.name, layer.relu_follows) for layer in layers] == [("z", True), ("m", False)]
+
+
+def test_layers_that_share_a_name_are_numbered(tmp_path):
+    nodes = [node_of("bn", out="a"), node_of("bn", "a", out="b")]
+    layers = read(saved(model_of(nodes, arrays_of("bn")), tmp_path), Asked()).layers
+    assert [layer.name for layer in layers] == ["bn#1", "bn#2"]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("raw", [True, False])
+def test_every_dtype_and_field_keeps_its_numbers(dtype, raw, tmp_path):
+    arrays = arrays_of("bn", dtype)
+    tensors = arrays
+    if not raw:
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        tensors = {name: helper.make_tensor(name, kind, [C], array) for name, array in arrays.items()}
+    (layer,) = read(saved(model_of([node_of("bn")], tensors), tmp_path), Asked()).layers
+    assert layer.dtype == np.dtype(dtype).name
+    check_numbers(layer, arrays, "bn")
+
+
+def test_bfloat16_keeps_its_numbers(tmp_path):
+    arrays = {name: np.array([0.5, -3.0, 2.0**100]) for name in arrays_of("bn")}
+    tensors = {name: helper.make_tensor(name, TensorProto.BFLOAT16, [C], array) for name, array in arrays.items()}
+    (layer,) = read(saved(model_of([node_of("bn")], tensors), tmp_path), Asked()).layers
+    assert layer.dtype == "bfloat16"
+    check_numbers(layer, arrays, "bn")
+
+
+def test_constants_and_what_passes_them_on_are_found(tmp_path):
+    arrays = arrays_of("bn")
+    constants = [
+        helper.make_node("Constant", [], [f"{name}.c"], value=numpy_helper.from_array(array))
+        for name, array in arrays.items()
+    ]
+    passed = [helper.make_node("Identity", [f"{name}.c"], [name]) for name in arrays]
+    (layer,) = read(saved(model_of([*constants, *passed, node_of("bn")], {}), tmp_path), Asked()).layers
+    check_numbers(layer, arrays, "bn")
+
+
+def test_external_data_beside_the_model_are_read(one, tmp_path):
+    model, arrays = one
+    path = saved(model, tmp_path, save_as_external_data=True, location="weights.data", size_threshold=0)
+    (layer,) = read(path, Asked()).layers
+    check_numbers(layer, arrays, "layer1.bn")
+    (tmp_path / "weights.data").write_bytes(b"\0" * 8)
+    with pytest.raises(CheckpointError, match=r"weights\.data is missing or too short"):
+        read(path, Asked())
+
+
+def external(model, **entries):
+    """The model with its arrays elsewhere."""
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=value)
+    return model
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "link", "sub/../../secret"])
+def test_external_data_elsewhere_are_not_read(location, one, tmp_path):
+    inside = tmp_path / "model"
+    inside.mkdir()
+    (tmp_path / "secret").write_bytes(b"\0" * 4 * C)
+    (inside / "link").symlink_to(tmp_path / "secret")
+    path = saved(external(one[0], location=location), inside)
+    with pytest.raises(CheckpointError, match="outside of the model's directory, and is not read"):
+        read(path, Asked())
+
+
+def test_a_layer_in_train_mode_or_without_stored_arrays_is_named(tmp_path):
+    node = node_of("bn")
+    nodes = [helper.make_node("Relu", ["x"], ["bn.running_mean"]), node]
+    arrays = {name: array for name, array in arrays_of("bn").items() if name != "bn.running_mean"}
+    with pytest.raises(
+        CheckpointError, match=r"is given 'bn\.running_mean', which is computed and not stored"
+    ) as caught:
+        read(saved(model_of(nodes, arrays), tmp_path), Asked())
+    assert caught.value.remedy == "Export it in eval mode."
+
+
+def test_fewer_values_than_the_shape_says_are_an_error(one, tmp_path):
+    model, _ = one
+    model.graph.initializer[2].raw_data = b"\0" * 4
+    with pytest.raises(CheckpointError, match=r"has 1 values, and shape \[3\]"):
+        read(saved(model, tmp_path), Asked())
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_without_bn_it_says_whether_it_looks_folded(biased, tmp_path):
+    arrays = {"w": np.ones((2, C, 1, 1), np.float32)} | ({"b": np.ones(2, np.float32)} if biased else {})
+    contents = read(saved(model_of([helper.make_node("Conv", ["x", *arrays], ["y"])], arrays), tmp_path), Asked())
+    assert contents.layers == ()
+    assert any("looks folded" in note for note in contents.notes) == biased
