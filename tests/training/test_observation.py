@@ -79,17 +79,13 @@ def test_precise_statistics_are_read_and_training_goes_on_from_the_others(datase
     runs = {}
     for precise in (False, True):
         out = tmp_path / str(precise)
-        short = tiny.run_config(
-            model=tiny.CNN, optimizer={"schedule_epochs": 3}, training={"epochs": 2, "precise_bn": precise}
-        )
+        short = tiny.run_config(optimizer={"schedule_epochs": 3}, training={"epochs": 2, "precise_bn": precise})
         first = tiny.train(short, dataset, out)
         assert (first.precise is not None) == precise
         step = first.best.step
         raw = json.loads(json.dumps(checkpoint.has_precise_statistics(out, step)))
         assert raw == precise
-        long = tiny.run_config(
-            model=tiny.CNN, optimizer={"schedule_epochs": 3}, training={"epochs": 3, "precise_bn": precise}
-        )
+        long = tiny.run_config(optimizer={"schedule_epochs": 3}, training={"epochs": 3, "precise_bn": precise})
         runs[precise] = tiny.train(long, dataset, out, resume=True)
     assert runs[True].sha256 == runs[False].sha256
     step = runs[True].best.step

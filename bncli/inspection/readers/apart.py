@@ -31,7 +31,7 @@ from bncli.inspection.readers.settings import Asked
 # What the process may use beyond what it has when its library is loaded: for any file, and for each byte of it.
 MEMORY = 512 << 20
 MEMORY_PER_BYTE = 3
-CPU_SECONDS = 2.0
+CPU_SECONDS = 3.0
 BYTES_PER_CPU_SECOND = 50e6
 # Against a process that waits for ever, which takes no CPU time: a slow disk may take its time.
 WALL_SECONDS = 600.0

@@ -21,6 +21,8 @@ from bncli.inspection.readers.contents import Contents
 from bncli.inspection.readers.copies import WRAPPER
 from bncli.inspection.readers.settings import Asked
 
+# Before, files could be made that run code in spite of weights_only: CVE-2025-32434.
+OLDEST = (2, 6)
 NEEDS_EXTRA = "pip install 'bncli[torch]', or save the weights by safetensors, for which torch is not needed"
 _SAVE_ANEW = "Save the weights alone, torch.save(model.state_dict(), PATH), or by safetensors.torch.save_file."
 # A tensor takes 150 bytes in the pickle of a state dict; what is in it is built by Python, ten times as large.
@@ -28,11 +30,16 @@ MAX_PICKLE = 64 << 20
 
 
 def require_library() -> None:
-    """Raises CheckpointError where torch is not installed."""
+    """Raises CheckpointError where torch is not installed, or so old that it can be made to run what a file holds."""
     try:
-        import torch  # noqa: F401
+        import torch
     except ImportError:
         raise CheckpointError("a PyTorch file needs torch, which is not here", remedy=NEEDS_EXTRA) from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST:
+        raise CheckpointError(
+            f"PyTorch {torch.__version__} can run code that a file holds (CVE-2025-32434), so it opens none here",
+            remedy="pip install 'torch>=2.6'",
+        )
 
 
 def read(path: FilePath, asked: Asked) -> Contents:

@@ -10,7 +10,7 @@ import pytest
 from bncli.errors import CheckpointError
 from bncli.inspection.readers import Asked
 from bncli.inspection.readers import read as read_any
-from bncli.inspection.readers.pytorch import read
+from bncli.inspection.readers.pytorch import read, require_library
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -90,6 +90,14 @@ def test_a_whole_module_is_not_opened_and_what_it_needs_is_named(net, tmp_path):
     with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.container\.Sequential") as caught:
         read_any(path, Asked())
     assert "state_dict" in caught.value.remedy
+
+
+def test_a_pytorch_that_can_be_made_to_run_code_opens_nothing(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(CheckpointError, match=r"PyTorch 2\.5\.1\+cpu can run code"):
+        require_library()
+    monkeypatch.undo()
+    require_library()
 
 
 def test_a_member_that_claims_more_than_the_file_is_refused(net, tmp_path):
