@@ -19,10 +19,13 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 MAX_VALUES = 1 << 23
 # How deep a tree may be: deeper is no network, and Python's stack ends somewhere.
 MAX_DEPTH = 64
+# Of an array's path in characters: sorting a few megabytes of one would take gigabytes.
+MAX_NAME = 4096
 
 # What Flax NNX and TensorFlow put behind the name of a variable.
 _SUFFIX = re.compile(r":0$")
 _WRAPPED = ("value", "raw_value")
+_NUMBER = re.compile(r"0*(\d+)")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,13 @@ def _stored(array: Any) -> Stored:  # noqa: ANN401 - a JAX or NumPy array
 
 
 def canonical(path: Path) -> Path:
-    """The path without what frameworks add to a variable's name, and with one part for each level."""
+    """The path without what frameworks add to a variable's name, and with one part for each level.
+
+    Raises:
+        CheckpointError: it is longer than any network's.
+    """
+    if sum(map(len, path)) > MAX_NAME or sum(key.count("/") for key in path) > MAX_DEPTH:
+        raise CheckpointError("it holds a name longer than any network's", remedy="Is the file damaged?")
     if len(path) > 1 and path[-1] in _WRAPPED:
         path = path[:-1]
     parts = [part for key in path for part in key.split("/")]  # Haiku's modules are keys with slashes
@@ -96,14 +105,12 @@ def split_name(name: str) -> Path:
     return canonical(tuple(re.split(r"[./]", name)))
 
 
-def naturally(path: Path) -> list[list[tuple[int, str]]]:
-    """A key to sort paths by in the order of numbers in them: ``BatchNorm_2`` before ``BatchNorm_10``."""
-    return [[_word_key(word) for word in re.split(r"(\d+)", part)] for part in path]
+def naturally(path: Path) -> Path:
+    """A key to sort paths by in the order of numbers in them: ``BatchNorm_2`` before ``BatchNorm_10``.
 
-
-def _word_key(word: str) -> tuple[int, str]:
-    digits = word.lstrip("0")
-    return (len(digits), digits) if word.isdecimal() else (-1, word)
+    A number is preceded by how many digits it has, as a character.
+    """
+    return tuple(_NUMBER.sub(lambda match: chr(len(match[1])) + match[1], part) for part in path)
 
 
 def bfloat16_bits(bits: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def _check(found: Sequence[Found]) -> None:
     for layer in found:
         shapes = {name: array.shape for name, array in layer.arrays.items()}
         if len(set(shapes.values())) > 1:
-            told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            told = ", ".join(f"{name} {str(list(shape))[:80]}" for name, shape in shapes.items())
             raise CheckpointError(f"the arrays of the BN layer {layer.label} differ in shape: {told}", remedy=REMEDY)
         if not layer.mean.size:
             raise CheckpointError(f"the BN layer {layer.label} has no channels", remedy=REMEDY)

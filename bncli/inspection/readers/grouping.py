@@ -43,7 +43,8 @@ class Found:
     @property
     def label(self) -> str:
         """The name of the layer as its framework writes it."""
-        return self.convention.separator.join(self.name)
+        label = self.convention.separator.join(self.name)
+        return label.encode("utf-8", "backslashreplace").decode()  # JSON can spell what no terminal can
 
     @property
     def arrays(self) -> dict[str, Stored]:

@@ -56,7 +56,7 @@ def read(path: FilePath, asked: Asked) -> Contents:
     """
     import onnx
 
-    model = onnx.load(str(path), load_external_data=False)
+    model = onnx.load(str(path), format="protobuf", load_external_data=False)
     graphs = [_Graph(graph, path.absolute().parent) for graph in _graphs(model.graph)]
     found = [layer for graph in graphs for layer in _batch_norms(graph)]
     if found:

@@ -21,8 +21,8 @@ from bncli.inspection.readers.contents import Contents
 from bncli.inspection.readers.copies import WRAPPER
 from bncli.inspection.readers.settings import Asked
 
-# Before, files could be made that run code in spite of weights_only: CVE-2025-32434.
-OLDEST = (2, 6)
+# Before, files could be made that run code in spite of weights_only: CVE-2025-32434, CVE-2026-24747.
+OLDEST = (2, 10)
 NEEDS_EXTRA = "pip install 'bncli[torch]', or save the weights by safetensors, for which torch is not needed"
 _SAVE_ANEW = "Save the weights alone, torch.save(model.state_dict(), PATH), or by safetensors.torch.save_file."
 # A tensor takes 150 bytes in the pickle of a state dict; what is in it is built by Python, ten times as large.
@@ -37,8 +37,8 @@ def require_library() -> None:
         raise CheckpointError("a PyTorch file needs torch, which is not here", remedy=NEEDS_EXTRA) from None
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST:
         raise CheckpointError(
-            f"PyTorch {torch.__version__} can run code that a file holds (CVE-2025-32434), so it opens none here",
-            remedy="pip install 'torch>=2.6'",
+            f"PyTorch {torch.__version__} can run code that a file holds (CVE-2026-24747), so it opens none here",
+            remedy="pip install 'torch>=2.10'",
         )
 
 
@@ -80,11 +80,11 @@ def _load(path: FilePath, *, mmap: bool) -> Any:  # noqa: ANN401 - any container
     except MemoryError:
         raise
     except Exception as error:  # of any class: the unpickler's, the archive's, or that of a tensor it cannot make
-        refused = re.search(r"[Gg]lobal:? (?:GLOBAL )?([\w.]+)", str(error))
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"holds {refused[1]} beside tensors, and is not opened" if refused else "is damaged, or no state dict"
-        reason = (
-            "" if refused else f": {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
-        )
+        # Without PyTorch's advice to open it with weights_only=False.
+        told = re.split(r"trusted source\.\s*|WeightsUnpickler error: ", str(error))[-1].partition("\n")[0]
+        reason = "" if refused else f": {type(error).__name__}: {told[:200]}"
         raise CheckpointError(f"{path} {what}{reason}", remedy=_SAVE_ANEW) from None
 
 

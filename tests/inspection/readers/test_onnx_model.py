@@ -40,8 +40,8 @@ def model_of(nodes, arrays, **options):
 
 
 def saved(model, directory, **options):
-    path = directory / "model.bin"
-    onnx.save(model, path, **options)
+    path = directory / "model.json"  # a name by which onnx would choose another parser
+    onnx.save(model, path, format="protobuf", **options)
     return path
 
 

@@ -61,6 +61,13 @@ def test_every_dtype_of_the_library_has_its_size(path):
             assert (header["x"]["dtype"], header["x"]["data_offsets"]) == (name, [0, 3 * itemsize])
 
 
+def test_a_name_that_is_no_text_can_be_printed(path):
+    safetensors.numpy.save_file(named("bnX"), path)
+    rewrite(path, lambda header: [header.update({n.replace("X", "\ud800"): header.pop(n)}) for n in list(header)])
+    (layer,) = read(path, Asked()).layers
+    assert layer.name == r"bn\ud800"
+
+
 def test_what_bncli_folded_says_so(path):
     safetensors.numpy.save_file({"conv.weight": np.ones((2, 1, 3, 3), np.float32)}, path, metadata={"format": "bncli"})
     contents = read(path, Asked())
