@@ -204,6 +204,7 @@ def test_debug_shows_the_traceback(tmp_path):
     assert type(result.exception).__name__ == "CheckpointError"
 
 
+@pytest.mark.slow  # three processes, each of which compiles
 def test_bfloat16_goes_all_the_way(tmp_path):
     """In processes of its own: XLA reads its flags once, and bfloat16 needs others (see ``runtime``)."""
     import json
