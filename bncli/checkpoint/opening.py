@@ -17,7 +17,7 @@ from bncli.checkpoint.onnx_file import read_onnx
 from bncli.checkpoint.saves import find_step, has_precise_statistics, load_variables, read_progress
 from bncli.config import CheckpointConfig
 from bncli.errors import ModelError
-from bncli.models import Network, Variables, build_network, build_own_network, model_file_sha256
+from bncli.models import Network, Variables, build_network, build_own_network, model_file_sha256, source_file
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
     progress = read_progress(directory, number)
     if config.folded_from is not None:
         return Checkpoint(directory, number, config, variables, progress, None, read_forward(directory))
-    network = _network(config, model)
+    network = _network(directory, config, model)
     return Checkpoint(
         directory,
         number,
@@ -89,13 +89,20 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
     )
 
 
-def _network(config: CheckpointConfig, model: str | None) -> Network:
+def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Network:
     """The network of a trained checkpoint.
 
     A name stored in a checkpoint is only imported if the file behind it is the very file that was trained: opening a
-    checkpoint must not run code that someone put in its place.
+    checkpoint must not run code that someone put in its place, or sent along with it.
     """
     stored = config.run.model
+    if model is None and config.model_sha256 is not None:
+        source = source_file(stored.name)
+        if source is not None and source.resolve().is_relative_to(directory.resolve()):
+            raise ModelError(
+                f"the code of {stored.name} lies inside the checkpoint: who made the one can have made the other",
+                remedy=f"If you trust it, name it: --model {stored.name}",
+            )
     if model is None and model_file_sha256(stored.name) != config.model_sha256:
         raise ModelError(
             f"the code of {stored.name} is missing or has changed since training",

@@ -85,6 +85,19 @@ def test_other_code_is_not_run_unless_it_is_named(of_custom_model, change):
         assert trap.exists()
 
 
+def test_code_that_comes_with_a_checkpoint_is_not_run_unless_it_is_named(copied, dataset):
+    trap = copied / "was_run"
+    file = copied / "net.py"
+    file.write_text(f"open({str(trap)!r}, 'w').close()\n" + NET)
+    checkpoint.write_config(
+        copied, checkpoint_config(run_config(model={**CNN, "args": {}, "name": f"{file}:Net"}), dataset)
+    )
+    with pytest.raises(ModelError, match="lies inside the checkpoint"):
+        checkpoint.load(copied)
+    assert not trap.exists()
+    assert checkpoint.load(copied, model=f"{file}:Net").model is not None
+
+
 def test_a_model_that_has_moved_is_loaded_from_where_it_is_named(of_custom_model, tmp_path):
     out, file = of_custom_model
     moved = file.rename(tmp_path / "moved.py")
