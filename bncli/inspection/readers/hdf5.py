@@ -46,7 +46,7 @@ class Hdf5:
 def require_h5py() -> None:
     """Raises CheckpointError where h5py is not installed."""
     try:
-        import h5py  # noqa: F401
+        import h5py  # noqa: F401 - loaded here, before the limits of ``apart``
     except ImportError:
         raise CheckpointError("a Keras file needs h5py, which is not here", remedy=NEEDS_EXTRA) from None
 

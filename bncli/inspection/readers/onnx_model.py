@@ -42,7 +42,7 @@ _EXTERNAL = 1
 def require_library() -> None:
     """Raises CheckpointError where onnx is not installed."""
     try:
-        import onnx  # noqa: F401
+        import onnx  # noqa: F401 - loaded here, before the limits of ``apart``
     except ImportError:
         raise CheckpointError("an ONNX model needs onnx, which is not here", remedy=NEEDS_EXTRA) from None
 

@@ -51,7 +51,7 @@ def read(path: FilePath, asked: Asked) -> Contents:
     is_zip = zipfile.is_zipfile(path)
     if is_zip:
         _check_archive(path)
-    return contents_of(dict(_arrays(_load(path, mmap=is_zip), (), path)), file_format="pytorch", asked=asked)
+    return contents_of(dict(_arrays(_load(path, mmap=is_zip), ())), file_format="pytorch", asked=asked)
 
 
 def _check_archive(path: FilePath) -> None:
@@ -88,7 +88,7 @@ def _load(path: FilePath, *, mmap: bool) -> Any:  # noqa: ANN401 - any container
         raise CheckpointError(f"{path} {what}{reason}", remedy=_SAVE_ANEW) from None
 
 
-def _arrays(node: Any, place: Path, path: FilePath) -> Iterator[tuple[Path, Stored]]:  # noqa: ANN401 - any container
+def _arrays(node: Any, place: Path) -> Iterator[tuple[Path, Stored]]:  # noqa: ANN401 - any container
     """The tensors by where they are: the keys of the dicts, and the name in the state dict."""
     import torch
 
@@ -98,7 +98,7 @@ def _arrays(node: Any, place: Path, path: FilePath) -> Iterator[tuple[Path, Stor
         if isinstance(child, torch.Tensor):
             yield (*place, *split_name(str(key))), _stored(child, _wrapper(place))
         else:
-            yield from _arrays(child, (*place, str(key)), path)
+            yield from _arrays(child, (*place, str(key)))
 
 
 def _wrapper(place: Path) -> Path:
