@@ -27,6 +27,7 @@ HEIGHT = {
     "data": 1,
     "models": 1,
     "runtime": 1,
+    "ops": 0,
     "choices": 0,
     "errors": 0,
 }

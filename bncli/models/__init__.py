@@ -24,6 +24,7 @@ from bncli.models.layers import INITIALIZERS, Dtype, NormFactory
 from bncli.models.mlp import MLP
 from bncli.models.network import BatchNormSettings, Network, Variables, as_network, observing
 from bncli.models.resnet import ResNet18, ResNet20, ResNet50
+from bncli.ops import BatchNorm
 
 __all__ = [
     "MODELS",
@@ -158,4 +159,4 @@ def _arguments(
 def _norm_factory(config: ModelConfig, dtype: Dtype) -> NormFactory | None:
     if not config.bn:
         return None
-    return partial(nn.BatchNorm, momentum=config.bn_momentum, epsilon=config.bn_epsilon, dtype=dtype)
+    return partial(BatchNorm, momentum=config.bn_momentum, epsilon=config.bn_epsilon, dtype=dtype)

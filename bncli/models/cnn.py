@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bncli.models.layers import Dtype, Initializer, NormFactory, max_pool_2x2, norm_and_activation, norm_for
+from bncli.models.layers import Dtype, Initializer, NormFactory, conv_for, norm_and_activation, norm_for
+from bncli.ops import Dropout, max_pool_2x2
 
 MIN_SIZE = 8  # three poolings of 2
 
@@ -40,12 +41,12 @@ class CNN(nn.Module):
         """Logits [B, num_classes] of normalised images x [B, H, W, C]."""
         # A bias before BN would be removed by its mean; before ReLU it is wanted.
         use_bias = self.norm is None or self.bn_placement == "post"
-        norm = norm_for(self.norm, train=train)
+        conv, norm = conv_for(train=train), norm_for(self.norm, train=train)
         for features in self.features:
             for _ in range(2):
-                x = nn.Conv(features, (3, 3), use_bias=use_bias, kernel_init=self.kernel_init, dtype=self.dtype)(x)
+                x = conv(features, (3, 3), use_bias=use_bias, kernel_init=self.kernel_init, dtype=self.dtype)(x)
                 x = norm_and_activation(x, norm=norm, activation=nn.relu, placement=self.bn_placement)
             x = max_pool_2x2(x)
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout, deterministic=not train)(x)
         x = x.reshape(x.shape[0], -1)
         return nn.Dense(self.num_classes, kernel_init=self.kernel_init, dtype=self.dtype)(x)

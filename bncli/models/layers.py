@@ -1,4 +1,4 @@
-"""Pieces the networks share: initialisers, the norm factory, pooling.
+"""Pieces the networks share: initialisers, the factories of layers, pooling.
 
 Letters: B batch, H W spatial, C channels. Images are NHWC, kernels HWIO.
 """
@@ -13,8 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bncli.ops import train_conv_general_dilated
+
 Initializer = Callable[..., jax.Array]
 NormFactory = Callable[..., nn.BatchNorm]
+ConvFactory = Callable[..., nn.Conv]
 Dtype = Any  # what flax.linen accepts as a dtype
 
 # name -> (initialiser of kernels, source)
@@ -32,6 +35,11 @@ def norm_for(norm: NormFactory | None, *, train: bool) -> NormFactory | None:
     return None if norm is None else partial(norm, use_running_average=not train)
 
 
+def conv_for(*, train: bool) -> ConvFactory:
+    """``nn.Conv``; in train mode with the gradient that is cheap on a CPU."""
+    return partial(nn.Conv, conv_general_dilated=train_conv_general_dilated) if train else nn.Conv
+
+
 def norm_and_activation(
     x: jax.Array,  # [B, ..., C]
     *,
@@ -45,19 +53,6 @@ def norm_and_activation(
     if placement == "post":
         return norm()(activation(x))
     return activation(norm()(x))
-
-
-def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """Maximum over non-overlapping 2×2 windows, [B, H, W, C] -> [B, H//2, W//2, C].
-
-    An odd last row or column is dropped: the same values as ``nn.max_pool(x, (2, 2), (2, 2))``. Written as a reshape
-    because the gradient of a windowed maximum (``select_and_scatter``) takes 15 % of the step on a CPU; where values
-    tie, this form's gradient is shared among them.
-    """
-    b, h, w, c = x.shape
-    # Not by indexing, which a symbolic batch size turns into a gather that no fold rule can look through.
-    x = jax.lax.slice(x, (0, 0, 0, 0), (b, h // 2 * 2, w // 2 * 2, c))
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
 def global_mean_pool(x: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bncli.models.layers import Dtype, Initializer, NormFactory, norm_and_activation, norm_for
+from bncli.ops import Dropout
 
 
 class MLP(nn.Module):
@@ -38,5 +39,5 @@ class MLP(nn.Module):
         for features in self.features:
             x = nn.Dense(features, kernel_init=self.kernel_init, dtype=self.dtype)(x)
             x = norm_and_activation(x, norm=norm, activation=nn.sigmoid, placement=self.bn_placement)
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=self.kernel_init, dtype=self.dtype)(x)

@@ -7,16 +7,14 @@ the block's last kernel starts at zero, to the same end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bncli.models.layers import Dtype, Initializer, NormFactory, global_mean_pool, norm_for
-
-ConvFactory = Callable[..., nn.Conv]
+from bncli.models.layers import ConvFactory, Dtype, Initializer, NormFactory, conv_for, global_mean_pool, norm_for
+from bncli.ops import Dropout
 
 
 class ResNetBlock(nn.Module):
@@ -102,7 +100,9 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Logits [B, num_classes] of normalised images x [B, H, W, C]."""
-        conv = partial(nn.Conv, use_bias=self.norm is None, kernel_init=self.kernel_init, dtype=self.dtype)
+        conv = partial(
+            conv_for(train=train), use_bias=self.norm is None, kernel_init=self.kernel_init, dtype=self.dtype
+        )
         norm = norm_for(self.norm, train=train)
         if self.small_images:
             x = nn.relu(_normalize(conv(self.features, (3, 3), name="conv_init")(x), norm))
@@ -115,7 +115,7 @@ class ResNet(nn.Module):
                 strides = 2 if stage > 0 and index == 0 else 1
                 x = self.block(self.features * 2**stage, strides, conv=conv, norm=norm)(x)
         x = global_mean_pool(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=self.kernel_init, dtype=self.dtype)(x)
 
 

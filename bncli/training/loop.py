@@ -25,7 +25,7 @@ from bncli.data.batches import Batch, epoch_batches, epoch_order, steps_per_epoc
 from bncli.errors import BncliError, TrainingInterruptedError
 from bncli.evaluation import evaluate
 from bncli.models import Network
-from bncli.runtime import batch_sharding, replicated
+from bncli.runtime import batch_sharding, compile_step, replicated, step_compiler_options
 from bncli.training.observation import LayerObserver
 from bncli.training.progress import EpochResult, RunProgress, StepProgress, better
 from bncli.training.state import EpochMetrics, TrainState
@@ -170,9 +170,15 @@ class Trainer:
         if key not in self._compiled:
             step = self.train_step if len(group) == 1 else scan_steps(self.train_step)
             jitted = jax.jit(step, donate_argnums=0)
-            self._compiled[key] = self.timer.timed_compile(lambda: jitted.lower(self.state, *arguments).compile())
+            self._compiled[key] = self.timer.timed_compile(
+                lambda: compile_step(jitted, (self.state, *arguments), self._compiler_options)
+            )
         self.state, metrics = self._compiled[key](self.state, *arguments)
         return metrics
+
+    @property
+    def _compiler_options(self) -> dict[str, bool]:
+        return step_compiler_options(precision=self.config.training.precision, image_shape=self.dataset.image_shape)
 
     def _device_arguments(self, split: DeviceSplit, epoch: int, group: list[Batch]) -> tuple[Any, ...]:
         one = len(group) == 1

@@ -1,4 +1,4 @@
-"""Laws of the shared pieces: BN is its formula, the pool is Flax's, each initialiser has its variance."""
+"""Laws of the shared pieces: BN is its formula, each initialiser has its variance."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bncli.models.layers import INITIALIZERS, global_mean_pool, max_pool_2x2, norm_and_activation, norm_for
+from bncli.models.layers import INITIALIZERS, global_mean_pool, norm_and_activation, norm_for
 
 EPSILON, MOMENTUM = 1e-2, 0.7
 KEY = jax.random.key(0)
@@ -64,21 +64,6 @@ def test_placement_is_before_or_after_the_activation(placement, expected):
     result = norm_and_activation(x, norm=minus_one, activation=nn.relu, placement=placement)
     np.testing.assert_array_equal(result, expected)
     np.testing.assert_array_equal(norm_and_activation(x, norm=None, activation=nn.relu, placement=placement), [0, 0, 2])
-
-
-@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 3), (4, 7), (5, 2), (1, 4)])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_max_pool_is_that_of_flax(height, width, dtype):
-    x = jax.random.normal(KEY, (2, height, width, 3)).astype(dtype)
-    pooled = max_pool_2x2(x)
-    assert pooled.dtype == dtype
-    np.testing.assert_array_equal(pooled, nn.max_pool(x, (2, 2), (2, 2)))
-
-
-def test_the_gradient_of_a_window_sums_to_one_and_ties_share_it():
-    x = jnp.array([[0, 1, 5, 5], [3, 2, 5, 5]], jnp.float32).reshape(1, 2, 4, 1)
-    gradient = jax.grad(lambda x: max_pool_2x2(x).sum())(x)
-    np.testing.assert_array_equal(gradient[0, ..., 0], [[0, 0, 0.25, 0.25], [1, 0, 0.25, 0.25]])
 
 
 def test_global_mean_pool_is_the_mean_over_positions(x):
