@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""Training throughput of bncli beside PyTorch: the same networks, batches, optimizer, augmentation and data.
+
+bncli runs its own loop, ``Trainer.epochs()``; PyTorch one of its kind (``torch_peer.py``), eager and compiled, in both
+memory formats, of which the fastest is the peer. How they are interleaved: ``contest.py``. Prints tables, or with
+``--json`` one document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contest import Contest, ContestError, Worker, add_options, check_torch, tell, torch_worker
+from contest_report import Outcome, document, print_tables
+from contest_worker import CASES, NUM_CLASSES, Case, Recipe, Work, serve, synthetic_images
+
+if TYPE_CHECKING:
+    from bncli.config import RunConfig
+    from bncli.data import Dataset
+    from bncli.training.loop import Trainer
+
+TORCH = {
+    "eager": {"compiled": False, "channels_last": False},
+    "eager channels_last": {"compiled": False, "channels_last": True},
+    "compiled": {"compiled": True, "channels_last": False},
+    "compiled channels_last": {"compiled": True, "channels_last": True},
+}
+# A GPU is so much faster than a CPU that its epoch must be longer to not end under way.
+LONGER_ON = {"cpu": 1, "cuda": 12}
+HELD_OUT = 256  # images of the validation and the test split, which are not used
+SHARE_OF_GPU = "0.3"  # for JAX, which takes most of the memory by default; the others are there too
+
+
+class BncliTraining:
+    """bncli's own training loop, pulled event by event."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        """Makes the data and the trainer.
+
+        Args:
+            spec: the fields of ``case``, and ``precision``.
+        """
+        from bncli import runtime
+        from bncli.training import run
+
+        runtime.configure(spec["precision"])
+        self.case = Case(**spec["case"])
+        self.dataset = synthetic_dataset(self.case)
+        self.directory = tempfile.TemporaryDirectory()
+        start = time.perf_counter()
+        config = run_config(self.case, spec["precision"])
+        self.trainer = run.create_trainer(config, self.dataset, Path(self.directory.name) / "ckpt")
+        run.start(self.trainer, overwrite=False)
+        self.events: Iterator[Any] = self.trainer.epochs()
+        self.building = time.perf_counter() - start
+
+    def facts(self) -> dict[str, Any]:
+        import jax
+
+        from bncli import runtime
+
+        return {
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.trainer.state.params)),
+            "versions": runtime.versions(),
+            "hardware": asdict(runtime.hardware()),
+            "recipe": asdict(recipe(self.trainer)),
+        }
+
+    def first(self, batch_size: int) -> Work:
+        assert batch_size == self.case.batch_size
+        work = self.turn(1)  # a few steps, which the loop keeps under way
+        return Work(self.building + work.seconds, work.images)
+
+    def turn(self, amount: int) -> Work:
+        import jax
+
+        from bncli.training.progress import StepProgress
+
+        before, start = int(self.trainer.state.step), time.perf_counter()
+        for _ in range(amount):
+            if not isinstance(next(self.events), StepProgress):
+                raise ContestError("the epoch ended under way: give --train-steps")
+        jax.block_until_ready(self.trainer.state)
+        seconds, after = time.perf_counter() - start, int(self.trainer.state.step)
+        steps_an_event = max(1, (after - before) // amount)
+        left = (self.trainer.steps_per_epoch - after) // steps_an_event - 1
+        return Work(seconds, (after - before) * self.case.batch_size, left)
+
+
+def synthetic_dataset(case: Case) -> Dataset:
+    """Noise, with the augmentation of the data set that it stands for."""
+    from bncli.data import KNOWN, Split
+    from bncli.data.dataset import RawDataset, build_dataset
+
+    num_images = case.train_steps * case.batch_size
+    raw = RawDataset(
+        name="synthetic",
+        class_names=tuple(map(str, range(NUM_CLASSES))),
+        train=Split(*synthetic_images(num_images, case.image_shape)),
+        val=Split(*synthetic_images(HELD_OUT, case.image_shape)),
+        test=Split(*synthetic_images(HELD_OUT, case.image_shape)),
+        augmentation=KNOWN[case.like].augmentation,
+        source="synthetic",
+    )
+    return build_dataset(raw, val_fraction=0.1, seed=0)
+
+
+def run_config(case: Case, precision: str) -> RunConfig:
+    """One epoch with bncli's own settings."""
+    from bncli.config import ModelConfig, RunConfig, TrainingConfig, validated
+
+    training = validated(TrainingConfig, epochs=1, batch_size=case.batch_size, precision=precision)
+    return RunConfig(model=ModelConfig(name=case.model), training=training)
+
+
+def recipe(trainer: Trainer) -> Recipe:
+    """What the peer is to do likewise."""
+    config, dataset = trainer.config, trainer.dataset
+    return Recipe(
+        model=config.model.name,
+        image_shape=dataset.image_shape,
+        num_images=len(dataset.train),
+        batch_size=config.training.batch_size,
+        dropout=trainer.network.module.dropout,
+        bn_momentum=1 - config.model.bn_momentum,
+        bn_epsilon=config.model.bn_epsilon,
+        learning_rate=config.optimizer.peak_learning_rate,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+        max_shift=dataset.augmentation.max_shift,
+        pad_mode=dataset.augmentation.pad_mode,
+        horizontal_flip=dataset.augmentation.horizontal_flip,
+        precision=config.training.precision,
+    )
+
+
+def measure(name: str, options: argparse.Namespace, caches: Path) -> tuple[Outcome, dict[str, Any]]:
+    """One case: what came of it, and hardware and versions."""
+    case = CASES[name]
+    steps = options.train_steps or case.train_steps * LONGER_ON[options.device]
+    case = replace(case, train_steps=steps)
+    tell(name)
+    contest = Contest(rounds=options.rounds, seconds=options.seconds)
+    with ExitStack() as stack:
+        bncli = stack.enter_context(bncli_worker(options.device))
+        facts = contest.admit(bncli, {"case": asdict(case), "precision": options.precision})
+        for number, (variant, settings) in enumerate(TORCH.items()):
+            peer = stack.enter_context(
+                torch_worker(variant, "train", python=options.torch_python, cache=caches / f"{name}-{number}")
+            )
+            contest.admit(peer, {"recipe": facts["recipe"], "device": options.device, **settings})
+        contest.check_parameters()
+        outcome = contest.measure(name, case.batch_size)
+        return outcome, contest.about()
+
+
+def bncli_worker(device: str) -> Worker:
+    """bncli's process."""
+    environment = {"JAX_PLATFORMS": device, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    if device != "cpu":
+        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = SHARE_OF_GPU
+    return Worker("bncli", [sys.executable, __file__, "--worker"], is_peer=False, environment=environment)
+
+
+def main() -> None:
+    """Measures and prints."""
+    if sys.argv[1:] == ["--worker"]:
+        serve(BncliTraining)
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, seconds=3.0)
+    parser.add_argument("--device", choices=LONGER_ON, default="cpu", help="default: cpu")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="default: float32")
+    parser.add_argument("--train-steps", type=int, help="in an epoch, which must not end while it is measured")
+    options = parser.parse_args()
+    outcomes: list[Outcome] = []
+    about: dict[str, Any] = {}
+    try:
+        check_torch(options.torch_python)
+        with tempfile.TemporaryDirectory() as caches:
+            for name in options.case or CASES:
+                outcome, about = measure(name, options, Path(caches))
+                outcomes.append(outcome)
+    except ContestError as error:
+        sys.exit(f"error: {error}")
+    if options.json:
+        settings = {"device": options.device, "precision": options.precision, "turn_seconds": options.seconds}
+        print(json.dumps(document(outcomes, about | settings), indent=2))
+    else:
+        print_tables(outcomes)
+
+
+if __name__ == "__main__":
+    main()
