@@ -131,6 +131,8 @@ class TrainingConfig:
         patience: stop after this many epochs without a better validation accuracy; None never stops early.
         precise_bn: whether the best epoch gets population statistics at the end.
         keep: how many of the last saves stay on disk, beside the best.
+        ema_decay: weight of the old value in a moving average of the parameters, which is then what is scored and
+            saved, with BN statistics of its own; None keeps none.
     """
 
     epochs: Positive = 20
@@ -140,6 +142,7 @@ class TrainingConfig:
     patience: Positive | None = None
     precise_bn: bool = False
     keep: Positive = 2
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)

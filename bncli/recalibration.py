@@ -8,7 +8,7 @@ exact; after fewer it is an approximation, and one more run measures what is lef
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from bncli.inspection.moments import (
     drift,
     layer_statistics,
 )
+from bncli.models import Network
 
 Batches = Iterable[tuple[jax.Array, int]]  # inputs [B, ...], and how many of them count: those after are padding
 
@@ -121,6 +122,28 @@ def recalibrate_measured(
         num_examples=sum(num_real for _, num_real in batches),
         runs=done + 1,
     )
+
+
+def batch_statistics_of(
+    network: Network, image_shape: tuple[int, int, int], variables: Variables, batches: Batches
+) -> Callable[[Variables], Variables]:
+    """A function that gives variables the statistics of ``batches``, found in one run whatever the depth.
+
+    Each layer normalises by its batch in that run, as in training, so that no layer waits for another's statistics.
+    Each batch being a sample, they are less exact than those of ``recalibrate``.
+
+    Args:
+        network: whose variables they are.
+        image_shape: (H, W, C).
+        variables: of the shapes that will be given.
+        batches: images, and how many of each count.
+    """
+
+    def by_batch(variables: Variables, images: jax.Array) -> jax.Array:
+        return network.logits_by_batch_stats(variables, images, mask=None)
+
+    observer = Observer(by_batch, variables, jax.ShapeDtypeStruct((2, *image_shape), jnp.float32))
+    return lambda variables: with_statistics(variables, observer.measure(variables, batches))
 
 
 def with_statistics(variables: Variables, moments: Mapping[str, Moments]) -> Variables:

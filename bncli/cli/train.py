@@ -30,6 +30,7 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "data_dir": ("data", "data_dir"),
     "decay_all": ("optimizer", "decay_all"),
     "dropout": ("model", "dropout"),
+    "ema_decay": ("training", "ema_decay"),
     "epochs": ("training", "epochs"),
     "image_size": ("data", "image_size"),
     "init": ("model", "init"),
@@ -163,6 +164,14 @@ def train(
     warmup_epochs: Annotated[
         float, typer.Option(help="Linear rise; at most a quarter of the schedule.", rich_help_panel=_OPTIMIZER)
     ] = 1.0,
+    ema_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Score and save a moving average of the weights, with BN statistics of its own; 0.999, say.",
+            rich_help_panel=_OPTIMIZER,
+            show_default=False,
+        ),
+    ] = None,
     precise_bn: Annotated[
         bool,
         typer.Option(

@@ -24,7 +24,7 @@ from bncli.data import Dataset
 from bncli.data.batches import Batch, epoch_batches, epoch_order, steps_per_epoch
 from bncli.errors import BncliError, TrainingInterruptedError
 from bncli.evaluation import evaluate
-from bncli.models import Network
+from bncli.models import Network, Variables
 from bncli.runtime import batch_sharding, compile_step, replicated, step_compiler_options
 from bncli.training.observation import LayerObserver
 from bncli.training.progress import EpochResult, RunProgress, StepProgress, better
@@ -66,6 +66,7 @@ class Trainer:
         learning_rate: the schedule, for the history.
         network: what is trained.
         observe: looks at the layers after each epoch.
+        averaged: from the moving average of the parameters, the variables that are scored and saved in their place.
         state: the training state, replicated on the mesh.
         progress: how far it is.
         timer: filled while it runs.
@@ -81,11 +82,13 @@ class Trainer:
     learning_rate: optax.Schedule
     network: Network
     observe: LayerObserver
+    averaged: Callable[[Variables], Variables]
     state: TrainState
     progress: RunProgress = field(default_factory=RunProgress)
     timer: Timer = field(default_factory=Timer)
     stop_requested: bool = False
     _compiled: dict[tuple[bool, int], Callable[..., Any]] = field(default_factory=dict)
+    _scored: tuple[int, Variables] | None = None  # by step
 
     def epochs(self) -> Iterator[StepProgress | EpochResult]:
         """Trains to the end, yielding progress within an epoch and a result after each.
@@ -212,7 +215,7 @@ class Trainer:
             raise self._diverged(epoch)
         result = evaluate(
             self.eval_step,
-            self.state.variables,
+            self._scored_variables(),
             self.dataset.val,
             class_names=self.dataset.class_names,
             batch_size=self.config.training.batch_size,
@@ -245,7 +248,7 @@ class Trainer:
     def _save_epoch(self, result: EpochResult) -> None:
         best = better(self.progress.best, result, int(self.state.step))
         self.progress = RunProgress(best=best, history=(*self.progress.history, result))
-        layers = self.observe(self.state.variables)
+        layers = self.observe(self._scored_variables())
         # Before the save: a row too many is dropped on resume, one too few would be lost.
         checkpoint.append_layers(self.out, {"epoch": result.epoch, "layers": [asdict(row) for row in layers]})
         self._save()
@@ -265,7 +268,7 @@ class Trainer:
         )
 
     def _save(self) -> None:
-        variables, optimizer = split_state(self.state)
+        variables, optimizer = split_state(self.state, scored=self._scored_variables())
         checkpoint.save(
             self.out,
             int(self.state.step),
@@ -274,22 +277,37 @@ class Trainer:
             progress=self.progress.to_json(),
         )
 
+    def _scored_variables(self) -> Variables:
+        """What this step's network is scored and saved by: the trained variables, or the averaged ones."""
+        if not self.state.ema:
+            return self.state.variables
+        step = int(self.state.step)
+        if self._scored is None or self._scored[0] != step:
+            self._scored = step, self.averaged({"batch_stats": self.state.batch_stats, "params": self.state.ema})
+        return self._scored[1]
+
     def _patience_is_spent(self) -> bool:
         patience, best = self.config.training.patience, self.progress.best
         return patience is not None and best is not None and self.progress.epochs_done - best.epoch >= patience
 
 
-def split_state(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(variables, the rest) of a state: the two array items of a save, apart so that a reader takes the first alone."""
-    return (
-        {"batch_stats": state.batch_stats, "params": state.params},
-        {"metrics": state.metrics, "opt_state": state.opt_state, "step": state.step},
-    )
+def split_state(state: TrainState, *, scored: Variables) -> tuple[Variables, dict[str, Any]]:
+    """(variables, the rest) of a state: the two array items of a save, apart so that a reader takes the first alone.
+
+    Args:
+        state: of a run.
+        scored: what readers are to take: the trained variables, or where there is a moving average that one.
+    """
+    rest = {"metrics": state.metrics, "opt_state": state.opt_state, "step": state.step}
+    return (scored, {**rest, "trained": state.variables}) if state.ema else (state.variables, rest)
 
 
-def join_state(variables: Mapping[str, Any], rest: Mapping[str, Any]) -> TrainState:
+def join_state(variables: Variables, rest: Mapping[str, Any]) -> TrainState:
     """The inverse of ``split_state``."""
-    return TrainState(**variables, **rest)
+    if "trained" not in rest:
+        return TrainState(**variables, **rest)
+    others = {name: value for name, value in rest.items() if name != "trained"}
+    return TrainState(**rest["trained"], **others, ema=variables["params"])
 
 
 class _Throughput:

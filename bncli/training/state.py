@@ -40,15 +40,21 @@ class TrainState:
     batch_stats: Mapping[str, Any]  # empty where the network has no BN
     opt_state: optax.OptState
     metrics: EpochMetrics
+    ema: Mapping[str, Any] = struct.field(default_factory=dict)  # moving average of params; empty where none is kept
 
     @property
     def variables(self) -> Variables:
-        """What the network is applied to."""
+        """What is trained: params, and their batch_stats."""
         return {"batch_stats": self.batch_stats, "params": self.params}
 
 
 def create_train_state(
-    network: Network, optimizer: optax.GradientTransformation, *, image_shape: tuple[int, int, int], seed: int
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    *,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    keep_ema: bool = False,
 ) -> TrainState:
     """The state before the first step: a pure function of the seed.
 
@@ -57,6 +63,7 @@ def create_train_state(
         optimizer: whose state starts here.
         image_shape: (H, W, C).
         seed: of the initial weights.
+        keep_ema: whether a moving average of the parameters is kept.
     """
     variables = network.init(jax.random.fold_in(jax.random.key(seed), _INIT_STREAM), image_shape)
     return TrainState(
@@ -65,7 +72,19 @@ def create_train_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
         metrics=EpochMetrics.zero(),
+        ema=jax.tree.map(jnp.copy, variables["params"]) if keep_ema else {},  # not the same buffers: they are donated
     )
+
+
+def moving_average(ema: Mapping[str, Any], params: Mapping[str, Any], *, step: jax.Array, decay: float) -> Any:  # noqa: ANN401 - a pytree
+    """``ema`` one step on: decay · ema + (1 − decay) · params, with a smaller decay in the first steps.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that the initial weights are soon forgotten
+    (TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``).
+    """
+    t = step.astype(jnp.float32)
+    share = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
+    return jax.tree.map(lambda old, new: old + share * (new - old), ema, params)
 
 
 def dropout_key(seed_key: jax.Array, step: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from bncli.data import Augmentation
 from bncli.data.augment import augment, normalize
 from bncli.data.batches import example_keys
 from bncli.models import Network, Variables
-from bncli.training.state import EpochMetrics, TrainState, dropout_key
+from bncli.training.state import EpochMetrics, TrainState, dropout_key, moving_average
 
 TOP_K = 5
 
@@ -65,6 +65,7 @@ class StepSettings:
     label_smoothing: float
     precision: str
     seed: int
+    ema_decay: float | None = None
 
 
 def make_train_step(settings: StepSettings) -> TrainStep:
@@ -98,13 +99,17 @@ def make_train_step(settings: StepSettings) -> TrainStep:
 
         (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         metrics = _accumulate(state.metrics, loss, logits, labels, weights)
         new_state = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
             metrics=metrics,
+            ema={}
+            if settings.ema_decay is None
+            else moving_average(state.ema, params, step=state.step, decay=settings.ema_decay),
         )
         return new_state, _averages(metrics)
 

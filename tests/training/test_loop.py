@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny import run_config, train
 
 from bncli import checkpoint
+from bncli.checkpoint import sha256_tree
 from bncli.data.batches import epoch_batches
 from bncli.errors import BncliError, TrainingInterruptedError
 from bncli.training import run
@@ -33,11 +34,11 @@ def metrics_of(out):
 
 
 def config_of(epochs):
-    """Everything random is on: augmentation, dropout, an order; 11 steps an epoch, the last of them padded."""
+    """Everything is on: augmentation, dropout, averaged weights; 11 steps an epoch, the last of them padded."""
     return run_config(
         model={"dropout": 0.2},
         optimizer={"schedule_epochs": 4, "label_smoothing": 0.1, "clip_norm": 1.0},
-        training={"epochs": epochs, "batch_size": 8},
+        training={"epochs": epochs, "batch_size": 8, "ema_decay": 0.9},
     )
 
 
@@ -215,5 +216,20 @@ def test_progress_comes_back_from_json(straight):
 
 def test_a_save_holds_all_of_the_state(dataset, tmp_path):
     state = run.create_trainer(run_config(), dataset, tmp_path).state
-    parts = split_state(state)
+    parts = split_state(state, scored=state.variables)
     assert len(jax.tree.leaves(parts)) == len(jax.tree.leaves(state))
+
+
+def test_averaged_weights_are_what_is_saved_with_statistics_of_their_own(straight, dataset, tmp_path):
+    trainer = run.create_trainer(config_of(4), dataset, shutil.copytree(straight.out, tmp_path / "ckpt"))
+    run.resume(trainer)
+    saved = checkpoint.load(straight.out, step="last").variables
+    jax.tree.map(np.testing.assert_array_equal, saved["params"], trainer.state.ema)
+    assert sha256_tree(trainer.state.ema) == straight.sha256.ema != straight.sha256.params
+    # The first BN's inputs by hand: its statistics are those of the averaged weights on training images.
+    images = dataset.train.images.reshape(len(dataset.train), -1) / 255
+    x = (images - dataset.mean[0]) / dataset.std[0]
+    inputs = x @ np.asarray(saved["params"]["Dense_0"]["kernel"]) + np.asarray(saved["params"]["Dense_0"]["bias"])
+    stats = saved["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(stats["mean"], inputs.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats["var"], inputs.var(axis=0), rtol=1e-4)

@@ -10,7 +10,7 @@ from bncli.checkpoint import sha256_tree
 from bncli.config import ModelConfig, OptimizerConfig
 from bncli.models import build_network
 from bncli.training.optimizer import create_optimizer
-from bncli.training.state import create_train_state, dropout_key
+from bncli.training.state import create_train_state, dropout_key, moving_average
 
 SHAPE = (8, 8, 1)
 
@@ -40,6 +40,18 @@ def test_it_starts_at_step_0_with_the_statistics_that_flax_starts_with():
     np.testing.assert_array_equal(stats["mean"], np.zeros(8))
     np.testing.assert_array_equal(stats["var"], np.ones(8))
     assert state.variables == {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def test_the_moving_average_forgets_the_start_and_then_moves_by_its_decay():
+    values, decay = np.random.default_rng(0).normal(size=(300, 2)), 0.9
+    ema, expected = {"w": jnp.full(2, 1e3)}, np.full(2, 1e3)
+    for t, value in enumerate(values):
+        ema = moving_average(ema, {"w": jnp.asarray(value)}, step=jnp.int32(t), decay=decay)
+        weight = min(decay, (1 + t) / (10 + t))
+        expected = weight * expected + (1 - weight) * value
+    np.testing.assert_allclose(ema["w"], expected, rtol=1e-4, atol=1e-5)
+    weights = decay ** np.arange(len(values))[::-1]
+    np.testing.assert_allclose(expected, weights @ values / weights.sum(), atol=1e-6)
 
 
 def test_without_bn_there_are_no_statistics():
