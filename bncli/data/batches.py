@@ -27,6 +27,11 @@ class Batch:
     mask: np.ndarray | None  # bool [B]
 
     @property
+    def real(self) -> np.ndarray:
+        """The mask, bool [B], made up where all are real."""
+        return np.ones(len(self.indices), bool) if self.mask is None else self.mask
+
+    @property
     def num_real(self) -> int:
         """How many of the examples count."""
         return len(self.indices) if self.mask is None else int(self.mask.sum())

@@ -87,7 +87,7 @@ class Trainer:
     progress: RunProgress = field(default_factory=RunProgress)
     timer: Timer = field(default_factory=Timer)
     stop_requested: bool = False
-    _compiled: dict[tuple[bool, int], Callable[..., Any]] = field(default_factory=dict)
+    _compiled: dict[int, Callable[..., Any]] = field(default_factory=dict)
     _scored: tuple[int, Variables] | None = None  # by step
 
     def epochs(self) -> Iterator[StepProgress | EpochResult]:
@@ -151,32 +151,21 @@ class Trainer:
             yield self._step_progress(*pending.popleft(), clock)
 
     def _groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
-        """Batches by what one dispatch takes: one on a CPU, several full ones where a scan over steps is fast."""
+        """Batches by what one dispatch takes: one on a CPU, several where a scan over steps is fast."""
         size = 1 if self.mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
-        group: list[Batch] = []
-        for batch in batches:
-            if batch.mask is not None:
-                yield from [[full] for full in group]
-                group = []
-                yield [batch]
-                continue
-            group.append(batch)
-            if len(group) == size:
-                yield group
-                group = []
-        yield from [[full] for full in group]
+        while group := list(islice(batches, size)):
+            yield from [group] if len(group) == size else [[batch] for batch in group]
 
     def _run(self, split: DeviceSplit, epoch: int, group: list[Batch]) -> StepMetrics:
         """Runs the steps of one group; compiles on first use."""
         arguments = self._device_arguments(split, epoch, group)
-        key = (group[0].mask is not None, len(group))
-        if key not in self._compiled:
+        if len(group) not in self._compiled:
             step = self.train_step if len(group) == 1 else scan_steps(self.train_step)
             jitted = jax.jit(step, donate_argnums=0)
-            self._compiled[key] = self.timer.timed_compile(
+            self._compiled[len(group)] = self.timer.timed_compile(
                 lambda: compile_step(jitted, (self.state, *arguments), self._compiler_options)
             )
-        self.state, metrics = self._compiled[key](self.state, *arguments)
+        self.state, metrics = self._compiled[len(group)](self.state, *arguments)
         return metrics
 
     @property
@@ -185,15 +174,22 @@ class Trainer:
 
     def _device_arguments(self, split: DeviceSplit, epoch: int, group: list[Batch]) -> tuple[Any, ...]:
         one = len(group) == 1
-        indices = group[0].indices if one else np.stack([batch.indices for batch in group])  # [B] or [S, B]
         sharding = batch_sharding(self.mesh, axis=0 if one else 1)
-        mask = group[0].mask
+
+        def put(arrays: list[np.ndarray]) -> jax.Array:
+            return jax.device_put(arrays[0] if one else np.stack(arrays), sharding)  # [B] or [S, B]
+
         return (
             split,
             jax.device_put(np.int32(epoch), replicated(self.mesh)),
-            jax.device_put(indices, sharding),
-            None if mask is None else jax.device_put(mask, sharding),
+            put([batch.indices for batch in group]),
+            put([batch.real for batch in group]) if self._has_padding else None,
         )
+
+    @property
+    def _has_padding(self) -> bool:
+        """Whether some batch of an epoch is padded; then each gets a mask, so that there is one program to compile."""
+        return len(self.dataset.train) % self.config.training.batch_size != 0
 
     def _step_progress(self, step: int, metrics: StepMetrics, clock: _Throughput) -> StepProgress:
         loss, accuracy = float(metrics.loss), float(metrics.accuracy)  # waits for an old step, not for the newest

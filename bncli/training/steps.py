@@ -117,7 +117,7 @@ def make_train_step(settings: StepSettings) -> TrainStep:
 
 
 def scan_steps(train_step: TrainStep) -> TrainStep:
-    """``train_step`` over stacked full batches, ``indices`` [S, B]: one dispatch for S steps, for GPU and TPU.
+    """``train_step`` over stacked batches, ``indices`` and ``mask`` [S, B]: one dispatch for S steps, for GPU and TPU.
 
     On a CPU a step inside a scan runs up to 50 times slower than a call of its own; there the loop makes calls.
     """
@@ -125,10 +125,10 @@ def scan_steps(train_step: TrainStep) -> TrainStep:
     def steps(
         state: TrainState, split: DeviceSplit, epoch: jax.Array, indices: jax.Array, mask: jax.Array | None
     ) -> tuple[TrainState, StepMetrics]:
-        def body(state: TrainState, indices: jax.Array) -> tuple[TrainState, StepMetrics]:
-            return train_step(state, split, epoch, indices, mask)
+        def body(state: TrainState, batch: tuple[jax.Array, jax.Array | None]) -> tuple[TrainState, StepMetrics]:
+            return train_step(state, split, epoch, *batch)
 
-        state, metrics = jax.lax.scan(body, state, indices)
+        state, metrics = jax.lax.scan(body, state, (indices, mask))
         return state, jax.tree.map(lambda values: values[-1], metrics)
 
     return steps

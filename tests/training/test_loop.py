@@ -92,8 +92,8 @@ def test_events_come_in_order(dataset, tmp_path):
 
 
 def test_steps_in_one_dispatch_are_so_many_steps(dataset, tmp_path, monkeypatch):
-    """What a GPU gets, several full batches in one scan, comes to the numbers of one call a batch."""
-    config = run_config(training={"epochs": 1, "batch_size": 28})
+    """What a GPU gets, several batches in one scan, comes to the numbers of one call a batch."""
+    config = run_config(training={"epochs": 1, "batch_size": 32})  # the last two batches are padded
     one_by_one = train(config, dataset, tmp_path / "calls")
     monkeypatch.setattr(Trainer, "_groups", lambda self, batches: [list(batches)])
     scanned = train(config, dataset, tmp_path / "scan")
@@ -109,7 +109,6 @@ def test_groups_hold_every_batch_in_order_and_are_one_or_full(num_examples, batc
     groups = list(Trainer._groups(SimpleNamespace(mesh=mesh), iter(batches)))
     assert [id(batch) for group in groups for batch in group] == [id(batch) for batch in batches]
     assert {len(group) for group in groups} <= {1, 1 if platform == "cpu" else STEPS_PER_SCAN}
-    assert all(batch.mask is None for group in groups if len(group) > 1 for batch in group)
     if platform == "gpu":
         assert sum(len(group) == 1 and group[0].mask is None for group in groups) < STEPS_PER_SCAN
 
