@@ -26,6 +26,7 @@ HEIGHT = {
     "config": 1,
     "data": 1,
     "models": 1,
+    "recipes": 1,
     "runtime": 1,
     "ops": 0,
     "choices": 0,

@@ -125,6 +125,14 @@ def train(
     augment: Annotated[
         bool, typer.Option("--augment/--no-augment", help="Shift and flip training images.", rich_help_panel=_DATA)
     ] = True,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Defaults found for a data set: cifar10, cifar100, fashion-mnist, or none. By default that of --data.",
+            rich_help_panel=_OPTIMIZER,
+            show_default=False,
+        ),
+    ] = None,
     optimizer: Annotated[
         OptimizerName, typer.Option(help="sgd: Nesterov momentum.", rich_help_panel=_OPTIMIZER)
     ] = "sgd",
@@ -202,7 +210,8 @@ def train(
     started = time.perf_counter()
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
-    config = _config(ctx)  # first: a mistake in the call is answered before JAX is imported
+    chosen = {} if resume else _recipe(ctx)
+    config = _config(ctx, chosen)  # first: a mistake in the call is answered before JAX is imported
     from bncli import checkpoint, runtime
     from bncli.cli import display, render
 
@@ -225,6 +234,8 @@ def train(
         run.start(trainer, overwrite=overwrite)
     epochs_before = trainer.progress.epochs_done
     display.note(render.run_lines(trainer), quiet=quiet)
+    if chosen:
+        display.note(render.recipe_line(chosen), quiet=quiet)
     shown = display.TrainingDisplay(epochs=config.training.epochs, quiet=quiet)
     with display.interrupts(trainer.request_stop, quiet=quiet), shown.running():
         for event in trainer.epochs():
@@ -236,9 +247,24 @@ def train(
     render.emit(result, as_json=as_json, to_json=render.train_json, to_text=render.train_text)
 
 
-def _config(ctx: typer.Context) -> RunConfig:
-    """The run's settings from the command's options."""
-    return _validated(_sections(ctx.params))
+def _config(ctx: typer.Context, chosen: dict[str, Any]) -> RunConfig:
+    """The run's settings from the command's options, those of its recipe among them."""
+    return _validated(_sections({**ctx.params, **chosen}))
+
+
+def _recipe(ctx: typer.Context) -> dict[str, Any]:
+    """The recipe's options that were not given in the call."""
+    from bncli.recipes import recipe_options
+
+    params = ctx.params
+    options = recipe_options(
+        params["recipe"],
+        data=params["data"],
+        model=params["model"],
+        bn=params["bn"],
+        optimizer=params["optimizer"],
+    )
+    return {name: value for name, value in options.items() if not _is_given(ctx, name)}
 
 
 def _resumed_config(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:

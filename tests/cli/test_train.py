@@ -135,6 +135,16 @@ def test_overwrite_replaces_a_checkpoint_and_progress_goes_to_stderr_the_result_
     assert "test accuracy" in result.stdout
 
 
+def test_a_recipe_gives_what_the_call_does_not_and_is_shown(tmp_path):
+    result = invoke(
+        "train", "--epochs", 1, "--out", tmp_path, "--recipe", "cifar10", "--batch-size", 32, *TINY[:-1], "--overwrite"
+    )
+    assert result.exit_code == 0, result.output
+    assert "by its recipe: --learning-rate 0.1\n" in result.stderr
+    run = json.loads((tmp_path / "config.json").read_text())["run"]
+    assert (run["optimizer"]["learning_rate"], run["training"]["batch_size"]) == (0.1, 32)
+
+
 def test_the_users_own_model_and_images(tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image

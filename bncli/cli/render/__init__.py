@@ -19,7 +19,7 @@ from bncli.cli.render.stats import (
     stats_json,
     stats_text,
 )
-from bncli.cli.render.train import run_lines, train_json, train_text
+from bncli.cli.render.train import recipe_line, run_lines, train_json, train_text
 
 __all__ = [
     "EvalReport",
@@ -38,6 +38,7 @@ __all__ = [
     "predict_json",
     "predict_text",
     "recalibrate_text",
+    "recipe_line",
     "run_lines",
     "stats_csv",
     "stats_html",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,12 @@ def run_lines(trainer: Trainer) -> str:
     )
 
 
+def recipe_line(chosen: Mapping[str, Any]) -> str:
+    """The options that a recipe chose, as they would be given."""
+    options = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in chosen.items())
+    return f"by its recipe: {options}"
+
+
 def train_json(result: TrainResult) -> dict[str, Any]:
     """The ``bncli.train/1`` document."""
     return {
@@ -46,7 +53,7 @@ def train_json(result: TrainResult) -> dict[str, Any]:
         },
         "images_per_second": result.images_per_second,
         "seconds": asdict(result.seconds),
-        "sha256": asdict(result.sha256),
+        "sha256": {name: digest for name, digest in asdict(result.sha256).items() if digest is not None},
         "history": [asdict(row) for row in result.history],
         "config": jsonable(result.config.run),
         "dataset": jsonable(result.config.dataset),

@@ -1,0 +1,70 @@
+"""How to train on a data set that is known by name: the options that ``bncli train`` takes where none are given.
+
+They were found for the `cnn` and are a good start for the others. What each reaches is in the README.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bncli.errors import UsageError
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options by the names of their parameters; what is not in it has the option's own default.
+
+    Attributes:
+        options: of every run.
+        without_bn: of a run without BN, which bears a lower learning rate, beside or in place of those.
+    """
+
+    options: Mapping[str, Any]
+    without_bn: Mapping[str, Any]
+
+
+_SMALL_PHOTOGRAPHS = Recipe(
+    options={"batch_size": 128, "learning_rate": 0.1, "dropout": 0.0},
+    without_bn={"learning_rate": 0.02, "clip_norm": 1.0},
+)
+RECIPES: dict[str, Recipe] = {
+    "cifar10": _SMALL_PHOTOGRAPHS,
+    "cifar100": _SMALL_PHOTOGRAPHS,
+    "fashion-mnist": Recipe(
+        options={"batch_size": 128, "learning_rate": 0.1, "dropout": 0.1},
+        without_bn={"learning_rate": 0.02, "clip_norm": 1.0},
+    ),
+}
+# Those of one optimizer and of one network alone: they go where another one is asked for.
+_OF_SGD = ("learning_rate", "weight_decay")
+_OF_CNN = ("dropout",)
+
+
+def recipe_options(name: str | None, *, data: str, model: str, bn: bool, optimizer: str) -> Mapping[str, Any]:
+    """The options of a recipe, by the names of their parameters.
+
+    Args:
+        name: of the recipe, "none", or None for that of the data set, if there is one.
+        data: what is trained on.
+        model: which network.
+        bn: whether with BN.
+        optimizer: by which optimizer.
+
+    Raises:
+        UsageError: there is no such recipe.
+    """
+    if name not in (None, NONE, *RECIPES):
+        close = difflib.get_close_matches(str(name), RECIPES, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise UsageError(f"--recipe {name}: no such recipe", remedy=f"Choose {NONE} or {', '.join(RECIPES)}.{hint}")
+    recipe = RECIPES.get(data if name is None else name)
+    if recipe is None:
+        return {}
+    options = recipe.options if bn else {**recipe.options, **recipe.without_bn}
+    left_out = (*(_OF_SGD if optimizer != "sgd" else ()), *(_OF_CNN if model != "cnn" else ()))
+    return {name: value for name, value in options.items() if name not in left_out}

@@ -1,0 +1,45 @@
+"""Laws of the recipes: what is given in the call goes before them, and each is one that `bncli train` takes."""
+
+import pytest
+
+from bncli.cli.train import _SETTINGS
+from bncli.config import ModelConfig, OptimizerConfig, TrainingConfig
+from bncli.data.known import KNOWN
+from bncli.errors import UsageError
+from bncli.recipes import NONE, RECIPES, recipe_options
+
+RUN = {"data": "cifar10", "model": "cnn", "bn": True, "optimizer": "sgd"}
+SECTIONS = {"model": ModelConfig, "optimizer": OptimizerConfig, "training": TrainingConfig}
+
+
+@pytest.mark.parametrize("bn", [True, False])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_of_a_known_data_set_and_of_settings_that_exist(name, bn):
+    assert name in KNOWN
+    options = recipe_options(None, **RUN | {"data": name, "bn": bn})
+    for option, value in options.items():
+        section, field = _SETTINGS[option]
+        SECTIONS[section](**{field: value})  # raises where it is out of range
+    assert recipe_options(name, **RUN | {"data": "elsewhere", "bn": bn}) == options
+
+
+def test_other_data_have_none_and_none_can_be_asked_for():
+    assert recipe_options(None, **RUN | {"data": "digits"}) == {}
+    assert recipe_options(NONE, **RUN) == {}
+
+
+def test_without_bn_the_rate_is_lower():
+    with_bn, without = (recipe_options(None, **RUN | {"bn": bn})["learning_rate"] for bn in (True, False))
+    assert without < with_bn
+
+
+def test_what_belongs_to_another_optimizer_or_network_is_left_out():
+    assert "learning_rate" not in recipe_options(None, **RUN | {"optimizer": "adamw"})
+    assert "dropout" not in recipe_options(None, **RUN | {"model": "resnet20"})
+    assert {"learning_rate", "dropout"} <= recipe_options(None, **RUN).keys()
+
+
+def test_an_unknown_recipe_is_refused_with_the_like():
+    with pytest.raises(UsageError, match="no such recipe") as caught:
+        recipe_options("cifar-10", **RUN)
+    assert "Did you mean cifar10?" in caught.value.remedy
