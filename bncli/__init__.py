@@ -9,7 +9,8 @@ The map of the package; imports point downwards only::
     ├── inspection/  BN layers in numbers, and what those numbers mean
     ├── folding/     merges BN into its neighbours in any JAX function; knows no Flax
     └── checkpoint/  saves, restores, verifies: the only importer of orbax
-    models/ data/ config runtime   networks, images, settings, the process before JAX starts
+    models/ data/ config recipes runtime   networks, images, settings, the process before JAX starts
+    ops/             the operations of a training step with gradients that are cheap on a CPU; knows nothing of bncli
     errors           every exception raised on purpose
 
 Importing ``bncli`` imports none of this: the public names below load on first use (PEP 562).
