@@ -45,8 +45,7 @@ def assert_like_flax(x_shape, **settings):
         np.testing.assert_allclose(got, flax_got, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3))])
-@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize(("padding", "strides"), [("SAME", 1), ("VALID", 2), (((2, 1), (0, 3)), 1)])
 def test_like_flax(padding, strides):
     assert_like_flax((4, 9, 6, 3), features=5, kernel_size=(3, 3), padding=padding, strides=strides)
 
@@ -54,10 +53,8 @@ def test_like_flax(padding, strides):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kernel_size": (3, 3), "kernel_dilation": 2},
-        {"kernel_size": (3, 3), "input_dilation": 2, "padding": ((1, 1), (1, 1))},
-        {"kernel_size": (3, 3), "feature_group_count": 2},
-        {"kernel_size": (1, 1), "use_bias": False},
+        {"kernel_size": (3, 3), "kernel_dilation": 2, "input_dilation": 2, "padding": ((1, 1), (1, 1))},
+        {"kernel_size": (3, 3), "feature_group_count": 2, "use_bias": False},
         {"kernel_size": (3,)},
         {"kernel_size": (2, 3), "padding": "CIRCULAR"},
     ],
@@ -95,11 +92,11 @@ def test_an_image_smaller_than_the_kernel_is_one_product():
     assert "conv_general_dilated" not in jaxpr
 
 
-@pytest.mark.parametrize("batch", [16, 12, 7])
+@pytest.mark.parametrize("batch", [16, 7])
 def test_the_weight_gradient_in_parts_is_the_gradient(batch, monkeypatch):
     monkeypatch.setattr(convolution, "_MIN_PART_BYTES", 1)
     shape = (batch, 8, 8, 3)
-    parts = {16: 8, 12: 4, 7: 1}[batch]
+    parts = {16: 8, 7: 1}[batch]
     assert convolution._num_parts(jnp.zeros(shape), jnp.zeros((batch, 8, 8, 5))) == parts
     assert_like_flax(shape, features=5, kernel_size=(3, 3))
 

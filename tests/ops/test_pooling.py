@@ -8,10 +8,8 @@ import pytest
 
 from bncli.ops import max_pool_2x2
 
-SIZES = pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 3), (4, 7), (5, 2), (1, 4), (8, 8)])
 
-
-@SIZES
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (3, 3), (4, 7), (5, 2), (1, 4)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_like_flax(height, width, dtype):
     x = jax.random.normal(jax.random.key(0), (2, height, width, 3)).astype(dtype)
@@ -20,7 +18,7 @@ def test_like_flax(height, width, dtype):
     np.testing.assert_array_equal(pooled, nn.max_pool(x, (2, 2), (2, 2)))
 
 
-@SIZES
+@pytest.mark.parametrize(("height", "width"), [(4, 7), (1, 4)])
 def test_the_gradient_is_flaxs_ties_included(height, width):
     # Few values, so that most windows have their maximum more than once.
     x = jax.random.randint(jax.random.key(0), (3, height, width, 4), 0, 3).astype(jnp.float32)
