@@ -76,24 +76,30 @@ def configure(precision: Precision = "float32") -> None:
 
 def _append_xla_flags(jaxlib_version: str, precision: Precision = "float32") -> None:
     """Appends the flags tried on this version to ``XLA_FLAGS``; a flag the user has set stays theirs."""
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
+    if not _is_linux_x86():
         return  # tried nowhere else
     present = os.environ.get("XLA_FLAGS", "")
     if jaxlib_version in _TRIED_VERSIONS and _YNN_FLAG not in present:
         os.environ["XLA_FLAGS"] = f"{present} {_YNN_FLAG}={_YNN_FUSIONS[precision]}".strip()
 
 
+def _is_linux_x86() -> bool:
+    return platform.system() == "Linux" and platform.machine() == "x86_64"
+
+
 def step_compiler_options(*, precision: Precision, image_shape: tuple[int, int, int]) -> dict[str, bool]:
     """XLA's options for the step that trains on images of ``image_shape`` = (H, W, C); none for most.
 
-    Unlike a flag in ``XLA_FLAGS``, an unknown option of a program raises an error instead of ending the process.
+    Unlike a flag in ``XLA_FLAGS``, an unknown option of a program raises an error instead of ending the process. A flag
+    that the user has set there stays theirs.
     """
     import jax
 
-    version = importlib.metadata.version("jaxlib")
-    tried = platform.machine() == "x86_64" and jax.default_backend() == "cpu" and version in _ONEDNN_TRIED
+    tried = _is_linux_x86() and importlib.metadata.version("jaxlib") in _ONEDNN_TRIED
     pays = precision == "float32" and image_shape[0] * image_shape[1] >= _ONEDNN_MIN_PIXELS
-    return {_ONEDNN_FLAG: True} if tried and pays else {}
+    if not (tried and pays and jax.default_backend() == "cpu") or _ONEDNN_FLAG in os.environ.get("XLA_FLAGS", ""):
+        return {}
+    return {_ONEDNN_FLAG: True}
 
 
 def compile_step(

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How long a user waits for bncli to begin: ``--help``, the first training step, ``eval`` of a small checkpoint.
 
-Each time a process of its own, the interpreter's start included; a step is done when its loss is on the host. Cold: with
-an empty cache directory, as at the first call ever; warm: with what an earlier call left there. Prints a table, or with
-``--json`` one document.
+Each time a process of its own, the interpreter's start included; a step is done when its loss is on the host. Cold:
+with an empty cache directory, as at the first call ever; warm: with what an earlier call left there. Prints a table, or
+with ``--json`` one document.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def measure(rounds: int) -> dict[str, list[float]]:
             "first training step, warm": lambda number: first_step(room / f"warm{number}", room / "cache"),
             "bncli eval": lambda number: seconds("-m", "bncli", "eval", room / "ckpt", cache=room / "cache"),
         }
-        for name, wait in waits.items():
+        for wait in waits.values():
             wait(-1)  # the files come into the system's cache
         for number in range(rounds):
             for name, wait in waits.items():

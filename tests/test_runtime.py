@@ -88,6 +88,74 @@ def run_python(code, **environment):
     return json.loads(result.stdout)
 
 
+OPTIONS = {"precision": "float32", "image_shape": (32, 32, 3)}
+
+
+@on_linux_x86
+@pytest.mark.parametrize(
+    ("version", "changed", "given"),
+    [
+        (TRIED, {}, True),
+        (TRIED, {"image_shape": (8, 8, 1)}, False),  # nothing to win, and a compile cache to lose
+        (TRIED, {"precision": "bfloat16"}, False),
+        ("99.0", {}, False),
+    ],
+)
+def test_onednn_is_for_images_and_versions_where_it_pays(monkeypatch, version, changed, given):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert runtime.step_compiler_options(**OPTIONS | changed) == ({runtime._ONEDNN_FLAG: True} if given else {})
+
+
+def test_onednn_is_not_asked_for_where_the_user_has_decided(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: TRIED)
+    monkeypatch.setenv("XLA_FLAGS", f"--{runtime._ONEDNN_FLAG}=false")
+    assert runtime.step_compiler_options(**OPTIONS) == {}
+
+
+def test_a_program_by_onednn_computes_the_same_and_does_not_go_to_the_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    options = runtime.step_compiler_options(**OPTIONS)
+    if not options:
+        pytest.skip("not with this jaxlib on this machine")
+    x, kernel = jax.random.normal(jax.random.key(0), (4, 16, 16, 8)), jax.random.normal(jax.random.key(1), (3, 3, 8, 8))
+
+    def gradients(x, kernel):
+        def loss(x, kernel):
+            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            return (jax.numpy.sin(y) ** 2).sum()
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(x, kernel)
+
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    compiled = runtime.compile_step(jax.jit(gradients), (x, kernel), options)
+    assert "__onednn$convolution" in compiled.as_text()
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == before
+    for mine, plain in zip(*map(jax.tree.leaves, (compiled(x, kernel), jax.jit(gradients)(x, kernel))), strict=True):
+        np.testing.assert_allclose(mine, plain, rtol=1e-4, atol=1e-4)
+
+
+FAULTS = """
+import json, platform, resource
+import numpy as np
+from bncli import runtime
+runtime._keep_freed_memory()
+faults = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(1 << 23).sum()  # 64 MiB
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(json.dumps({"glibc": platform.libc_ver()[0] == "glibc", "faults": faults}))
+"""
+
+
+def test_memory_that_was_freed_is_not_asked_for_again():
+    seen = run_python(FAULTS)
+    if not seen["glibc"]:
+        pytest.skip("another C library")
+    assert max(seen["faults"][1:]) < seen["faults"][0] / 10
+
+
 CONFIGURED = """
 import json, os, sys
 os.umask(0)
