@@ -147,11 +147,19 @@ def as_network(module: nn.Module) -> Network:
 @contextmanager
 def observing(look: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
     """Calls ``look(module, its input, what it returned)`` at each call of a linen module inside."""
+    under_way: list[nn.Module] = []
 
     def intercept(next_fun: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:  # noqa: ANN401
-        made = next_fun(*args, **kwargs)
-        if context.method_name == "__call__":
-            look(context.module, args[0] if args else kwargs.get("x"), made)
+        module = context.module
+        # A subclass that calls its parent's method comes by twice.
+        if context.method_name != "__call__" or any(module is other for other in under_way):
+            return next_fun(*args, **kwargs)
+        under_way.append(module)
+        try:
+            made = next_fun(*args, **kwargs)
+        finally:
+            under_way.pop()
+        look(module, args[0] if args else kwargs.get("x"), made)
         return made
 
     with nn.intercept_methods(intercept):

@@ -89,7 +89,7 @@ def test_inspect_stats_document(ckpt):
     result = document("inspect-stats", ckpt)
     assert result["schema"] == "bncli.inspect-stats/1"
     assert [row["name"] for row in result["layers"]] == [f"BatchNorm_{k}" for k in range(6)]
-    assert all(row["channels"] == 4 and row["momentum"] == 0.9 and row["nonfinite"] == 0 for row in result["layers"])
+    assert all(row["channels"] == 8 and row["momentum"] == 0.9 and row["nonfinite"] == 0 for row in result["layers"])
 
 
 def test_inspect_stats_says_that_a_checkpoint_is_folded_and_from_what(ckpt, folded):

@@ -115,7 +115,7 @@ def test_data_are_for_what_bncli_trained(folded):
 @pytest.mark.parametrize("name", ["BatchNorm_1", "*_1"])
 def test_layer_is_channel_by_channel(ckpt, name):
     text = succeed("inspect-stats", ckpt, "--layer", name)
-    assert text.startswith("BatchNorm_1: 4 channels, ε = 1e-05, momentum 0.9")
+    assert text.startswith("BatchNorm_1: 8 channels, ε = 1e-05, momentum 0.9")
     (row,) = document("inspect-stats", ckpt, "--layer", name)["layers"]
     (layer,) = (layer for layer in bncli.inspect_stats(ckpt).arrays if layer.name == "BatchNorm_1")
     assert row["values"]["gain"] == layer.gain.tolist()
