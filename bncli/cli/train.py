@@ -128,7 +128,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Defaults found for a data set: cifar10, cifar100, fashion-mnist, or none. By default that of --data.",
+            help="Defaults for a data set: cifar10, cifar100, or none. By default that of --data.",
             rich_help_panel=_OPTIMIZER,
             show_default=False,
         ),
