@@ -8,17 +8,18 @@ to pay: on a CPU. On GPU and TPU, and outside training, the networks run Flax's 
     pooling.py        2×2 max-pooling that remembers where its maxima were
     dropout.py        nn.Dropout at half of the random bits
 
-What each is worth, in ms of a step on 2 cores (AVX-512, JAX 0.12.0.1), added one after the other; batch 128::
+About what each is worth, in ms of a step on 2 cores (AVX-512, JAX 0.12.0.1), added one after the other; batch 128. Each
+is the median of 8 to 15 steps of one run, and runs differ by a tenth; compared side by side they are in the README::
 
     step                             cnn 32×32×3   resnet20 32×32×3
     Flax's own operations                  310            623
-    + convolution                          283            410
-    + pooling                              262              —
-    + normalization                        250            348
-    + weight gradient in parts             225            345
-    + oneDNN (see runtime.py)              206            305
-    + memory kept (see runtime.py)         199            260
-    PyTorch 2.13 eager, channels_last      200            241
+    + convolution                          282            408
+    + pooling                              266              —
+    + normalization                        253            348
+    + weight gradient in parts             225            347
+    + oneDNN (see runtime.py)              206            319
+    + memory kept (see runtime.py)         188            276
+    PyTorch 2.13 eager, channels_last      195            268
 """
 
 from bncli.ops.convolution import train_conv_general_dilated
