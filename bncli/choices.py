@@ -30,6 +30,8 @@ FindingCode = Literal[
     "train-eval-gap",
 ]
 Init = Literal["he", "glorot", "lecun", "orthogonal", "normal"]
+OnNan = Literal["stop", "skip", "rollback"]
+OnSaveError = Literal["stop", "continue"]
 OptimizerName = Literal["sgd", "adamw"]
 Precision = Literal["float32", "bfloat16"]
 ScheduleName = Literal["cosine", "one-cycle", "step", "constant"]

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bncli.choices import BadImages, BnPlacement, Init, OptimizerName, Precision, ScheduleName
+from bncli.choices import BadImages, BnPlacement, Init, OnNan, OnSaveError, OptimizerName, Precision, ScheduleName
 from bncli.errors import ConfigError
 
 SCHEMA = "bncli.config/1"
@@ -133,6 +133,10 @@ class TrainingConfig:
         keep: how many of the last saves stay on disk, beside the best.
         ema_decay: weight of the old value in a moving average of the parameters, which is then what is scored and
             saved, with BN statistics of its own; None keeps none.
+        save_every: steps, or seconds as "60s", from one save to the next within an epoch; None saves after epochs.
+        on_save_error: whether a save that fails ends the run.
+        on_nan: what a step that comes to NaN or infinity means: the run ends, goes on without that step, or goes back
+            to its last save with half of the learning rate.
     """
 
     epochs: Positive = 20
@@ -143,6 +147,9 @@ class TrainingConfig:
     precise_bn: bool = False
     keep: Positive = 2
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}s?$")] | None = None
+    on_save_error: OnSaveError = "stop"
+    on_nan: OnNan = "stop"
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)

@@ -9,14 +9,17 @@
       steps/<step>/          one Orbax save: variables, optimizer, progress
       steps/<step>.sha256    every file of that save; written last, so a save without it is not complete
       steps/<step>.precise/  population statistics for that save (train --precise-bn), with a manifest too
+      files.sha256           a folded checkpoint only: the files beside its save
       forward.stablehlo      a folded checkpoint only: its forward pass, (variables, images) -> logits
       fold_report.json       a folded checkpoint only
 
-``directory`` knows the files, ``saves`` the steps, ``opening`` makes a ``Checkpoint`` of both. ``foreign`` reads what
+``directory`` knows the files, ``saves`` the steps, ``manifest`` and ``integrity`` what each file must be, ``background``
+writes saves while the training goes on, ``locking`` keeps two trainings apart, ``opening`` makes a ``Checkpoint`` of both. ``foreign`` reads what
 other programs write (``orbax_layout`` the directories among it), ``fitting`` makes a ``Checkpoint`` of that. The only
 room that imports orbax and tensorstore.
 """
 
+from bncli.checkpoint.background import BackgroundSaver
 from bncli.checkpoint.directory import (
     CONFIG,
     FOLD_REPORT,
@@ -25,7 +28,6 @@ from bncli.checkpoint.directory import (
     METRICS,
     STEPS,
     append_layers,
-    append_metrics,
     check_output,
     create_output,
     keep_layers,
@@ -38,6 +40,8 @@ from bncli.checkpoint.fitting import open_foreign
 from bncli.checkpoint.folded import write_folded
 from bncli.checkpoint.foreign import ForeignCheckpoint, find_variables, is_foreign, read_foreign
 from bncli.checkpoint.hashing import sha256_tree
+from bncli.checkpoint.integrity import FileReport, VerifyReport, verify_checkpoint
+from bncli.checkpoint.locking import locked
 from bncli.checkpoint.opening import Checkpoint, load
 from bncli.checkpoint.saves import (
     complete_steps,
@@ -49,6 +53,7 @@ from bncli.checkpoint.saves import (
     restore_training,
     save,
     save_precise_statistics,
+    sweep,
     verify,
 )
 
@@ -59,10 +64,12 @@ __all__ = [
     "LAYERS",
     "METRICS",
     "STEPS",
+    "BackgroundSaver",
     "Checkpoint",
+    "FileReport",
     "ForeignCheckpoint",
+    "VerifyReport",
     "append_layers",
-    "append_metrics",
     "check_output",
     "complete_steps",
     "create_output",
@@ -73,6 +80,7 @@ __all__ = [
     "keep_layers",
     "load",
     "load_variables",
+    "locked",
     "open_foreign",
     "prune",
     "read_config",
@@ -83,7 +91,9 @@ __all__ = [
     "save",
     "save_precise_statistics",
     "sha256_tree",
+    "sweep",
     "verify",
+    "verify_checkpoint",
     "write_config",
     "write_folded",
     "write_metrics",

@@ -20,6 +20,10 @@ LAYERS = "layers.jsonl"
 STEPS = "steps"
 FORWARD = "forward.stablehlo"
 FOLD_REPORT = "fold_report.json"
+FILES_MANIFEST = "files.sha256"
+TEMPORARY = ".tmp"
+LOCK = ".lock"
+LOCK_OWNER = ".lock.json"
 
 
 def is_checkpoint(directory: Path) -> bool:
@@ -59,13 +63,8 @@ def write_config(directory: Path, config: CheckpointConfig) -> None:
 
 
 def write_metrics(directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes ``metrics.jsonl`` anew: after a resume it must hold each epoch once."""
+    """Writes ``metrics.jsonl`` anew: it holds each epoch once, whatever was saved, lost or resumed before."""
     _write_lines(directory / METRICS, rows)
-
-
-def append_metrics(directory: Path, row: Mapping[str, Any]) -> None:
-    """Appends one epoch to ``metrics.jsonl``."""
-    _append_line(directory / METRICS, row)
 
 
 def append_layers(directory: Path, row: Mapping[str, Any]) -> None:
@@ -74,7 +73,7 @@ def append_layers(directory: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_layers(directory: Path) -> list[dict[str, Any]]:
-    """The epochs in ``layers.jsonl``; none where there is no such file.
+    """The epochs in ``layers.jsonl``; none where there is no such file. A last line that was cut short is left out.
 
     Raises:
         CheckpointError: a line is no such row.
@@ -83,7 +82,8 @@ def read_layers(directory: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    whole, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    for number, line in enumerate(whole.splitlines(), start=1):
         try:
             row = json.loads(line)
             rows.append({"epoch": int(row["epoch"]), "layers": list(row["layers"])})
@@ -104,8 +104,12 @@ def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _append_line(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    """Appends a line, in place of one that was cut short."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source: Path | None = None) -> None:
@@ -119,7 +123,7 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source
         raise CheckpointError(f"{out} is a file", remedy="Name a directory.")
     if overwrite and out.is_symlink():
         raise CheckpointError(f"{out} is a symbolic link", remedy="Name the directory that it points to.")
-    if out.is_dir() and any(out.iterdir()):
+    if not _is_vacant(out):
         holds_checkpoint = is_checkpoint(out)
         if not overwrite or not holds_checkpoint:
             what = "already holds a checkpoint" if holds_checkpoint else "is not empty and holds no checkpoint"
@@ -128,17 +132,32 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source
             raise CheckpointError(f"{out} {what}", remedy=f"Use {resume}{replace}another directory.")
 
 
-def create_output(out: Path, *, overwrite: bool) -> None:
-    """Makes ``out`` an empty checkpoint directory; with ``overwrite`` an earlier checkpoint there is removed.
+def _is_vacant(out: Path) -> bool:
+    """Whether nothing lies there but what a process killed at its very start can have left."""
+    return not out.is_dir() or all(
+        path.name in (LOCK, LOCK_OWNER) or path.name.endswith(TEMPORARY) for path in out.iterdir()
+    )
+
+
+def create_output(out: Path, *, overwrite: bool, config: CheckpointConfig | None = None) -> None:
+    """Makes ``out`` a checkpoint directory without saves; with ``overwrite`` an earlier checkpoint there is removed.
+
+    Where ``config`` is given it is never without one: a process that is killed in between leaves a run that can be
+    resumed, the earlier one at its start or the new one.
 
     Raises:
         CheckpointError: something else is there, or the directory cannot be created.
     """
     check_output(out, overwrite=overwrite)
+    keeps = (LOCK, LOCK_OWNER, *((CONFIG,) if config is not None else ()))
     try:
-        if out.exists():
-            shutil.rmtree(out)
-        (out / STEPS).mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
+        for path in out.iterdir():
+            if path.name not in keeps:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if config is not None:
+            write_config(out, config)
+        (out / STEPS).mkdir()
     except OSError as error:
         raise CheckpointError(
             f"cannot create {out}: {error.strerror or error}", remedy="Choose another directory."
@@ -147,9 +166,13 @@ def create_output(out: Path, *, overwrite: bool) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

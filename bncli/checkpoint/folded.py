@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from bncli.checkpoint.directory import FOLD_REPORT, FORWARD, write_atomically, write_config
+from bncli.checkpoint.directory import FILES_MANIFEST, FOLD_REPORT, FORWARD, write_atomically, write_config
+from bncli.checkpoint.manifest import digests_of, first_difference, manifest_text, parse_manifest
 from bncli.checkpoint.saves import save
 from bncli.config import CheckpointConfig
 from bncli.errors import CheckpointError
@@ -39,10 +40,30 @@ def write_folded(
         report: the ``bncli.fold/1`` document.
     """
     save(out, step, variables=variables, optimizer={"step": np.int32(step)}, progress={})
-    for name, content in {FORWARD: forward, **exports}.items():
+    files = {FORWARD: forward, **exports, FOLD_REPORT: (json.dumps(report, indent=2) + "\n").encode()}
+    for name, content in files.items():
         write_atomically(out / name, content)
-    write_atomically(out / FOLD_REPORT, (json.dumps(report, indent=2) + "\n").encode())
+    write_atomically(out / FILES_MANIFEST, manifest_text(digests_of(out, files)).encode())
     write_config(out, config)
+
+
+def verify_files(directory: Path, *names: str) -> None:
+    """Compares the files beside the saves of a folded checkpoint with their manifest: ``names``, or all of them.
+
+    Raises:
+        CheckpointError: a file is missing or changed; names it.
+    """
+    manifest = directory / FILES_MANIFEST
+    if not manifest.is_file():
+        return  # written before there was one
+    expected = parse_manifest(manifest.read_bytes())
+    chosen = names or tuple(expected)
+    difference = first_difference(expected, digests_of(directory, chosen), chosen)
+    if difference is not None:
+        raise CheckpointError(
+            f"{directory / difference}: its SHA-256 is not that of {manifest.name}",
+            remedy="Fold the original checkpoint again.",
+        )
 
 
 def read_forward(directory: Path) -> Callable[[Variables, jax.Array], jax.Array]:
@@ -53,6 +74,7 @@ def read_forward(directory: Path) -> Callable[[Variables, jax.Array], jax.Array]
     """
     import jax.export
 
+    verify_files(directory, FORWARD)
     try:
         return jax.export.deserialize(bytearray((directory / FORWARD).read_bytes())).call
     except Exception as error:

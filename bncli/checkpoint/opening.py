@@ -14,7 +14,7 @@ from bncli import config as config_module
 from bncli.checkpoint.directory import read_config
 from bncli.checkpoint.folded import read_forward
 from bncli.checkpoint.onnx_file import read_onnx
-from bncli.checkpoint.saves import find_step, has_precise_statistics, load_variables, read_progress
+from bncli.checkpoint.saves import has_precise_statistics, read_save
 from bncli.config import CheckpointConfig
 from bncli.errors import ModelError
 from bncli.models import Network, Variables, build_network, build_own_network, model_file_sha256, source_file
@@ -33,6 +33,7 @@ class Checkpoint:
         network: the model and the way to call it; None for a folded checkpoint, which has only a function.
         apply_fn: (variables, normalised images [B, H, W, C]) -> logits [B, K], in inference mode.
         notes: what was assumed where bncli did not write it.
+        warnings: which damaged saves were passed over.
         has_population_statistics: whether its BN statistics were measured on data and are no running averages.
     """
 
@@ -44,6 +45,7 @@ class Checkpoint:
     network: Network | None
     apply_fn: Callable[[Variables, jax.Array], jax.Array]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     has_population_statistics: bool = False
 
     @property
@@ -71,11 +73,11 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
         step_of_origin = config.folded_from.step if config.folded_from else 0
         return Checkpoint(directory, step_of_origin, config, {}, {}, None, onnx)
     config = read_config(directory)
-    number = find_step(directory, step)
-    variables = load_variables(directory, number)
-    progress = read_progress(directory, number)
+    warnings: list[str] = []
+    number, variables, progress = read_save(directory, step, warn=warnings.append)
     if config.folded_from is not None:
-        return Checkpoint(directory, number, config, variables, progress, None, read_forward(directory))
+        forward = read_forward(directory)
+        return Checkpoint(directory, number, config, variables, progress, None, forward, warnings=tuple(warnings))
     network = _network(directory, config, model)
     return Checkpoint(
         directory,
@@ -85,6 +87,7 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
         progress,
         network,
         network.logits,
+        warnings=tuple(warnings),
         has_population_statistics=config.recalibrated is not None or has_precise_statistics(directory, number),
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from bncli.checkpoint.directory import STEPS, write_atomically
+from bncli.checkpoint.directory import STEPS, TEMPORARY, write_atomically
+from bncli.checkpoint.manifest import digests_below, first_difference, manifest_text, parse_manifest
 from bncli.errors import CheckpointError
 from bncli.models import Variables
 
 Tree = Any  # a pytree of arrays
+
+# How often a save is looked for anew that a training removes while it is read.
+_ATTEMPTS = 5
 
 
 def save(out: Path, step: int, *, variables: Tree, optimizer: Tree, progress: Mapping[str, Any]) -> None:
@@ -45,9 +49,7 @@ def _save(
 ) -> None:
     """Writes the items that are given."""
     target = _step_path(out, step)
-    if target.exists():
-        _manifest_path(out, step).unlink(missing_ok=True)  # first: without it the save does not count
-        shutil.rmtree(target)
+    _remove(out, step)
     items: dict[str, Any] = {"variables": ocp.args.PyTreeSave(variables)}
     if optimizer is not None:
         items["optimizer"] = ocp.args.PyTreeSave(optimizer)
@@ -56,8 +58,10 @@ def _save(
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(target.absolute(), args=ocp.args.Composite(**items))
-        write_atomically(_manifest_path(out, step), _manifest(target).encode())
+        write_atomically(_manifest_path(out, step), manifest_text(digests_below(target)).encode())
     except (OSError, ValueError) as error:  # a ValueError is how tensorstore says that the disk is full
+        with contextlib.suppress(OSError):
+            _remove(out, step)
         raise CheckpointError(
             f"cannot save {target}: {getattr(error, 'strerror', None) or error}",
             remedy="Free some space, then go on with --resume.",
@@ -154,22 +158,26 @@ def complete_steps(directory: Path) -> list[int]:
     return sorted(int(path.stem) for path in manifests if path.stem.isdigit() and path.with_suffix("").is_dir())
 
 
-def find_step(directory: Path, step: str) -> int:
+def find_step(directory: Path, step: str, *, warn: Callable[[str], None] | None = None) -> int:
     """The number of step "best", "last" or "N".
 
+    Where the best or the last save is damaged it is the newest good one.
+
+    Args:
+        directory: of the checkpoint.
+        step: see above.
+        warn: is told of each damaged save that was passed over.
+
     Raises:
-        CheckpointError: the directory has no such save.
+        CheckpointError: the directory has no such save, or none that is not damaged.
     """
     steps = complete_steps(directory)
     if not steps:
         raise CheckpointError(
             f"{directory} holds no complete save", remedy="The training ended before its first save: train again."
         )
-    if step == "last":
-        return steps[-1]
-    if step == "best":
-        best = read_progress(directory, steps[-1]).get("best")
-        return best["step"] if best and best["step"] in steps else steps[-1]
+    if step in ("best", "last"):
+        return _find_good_step(directory, best=step == "best", warn=warn)
     if step.isdecimal() and int(step) in steps:
         return int(step)
     raise CheckpointError(
@@ -177,13 +185,96 @@ def find_step(directory: Path, step: str) -> int:
     )
 
 
+def _find_good_step(directory: Path, *, best: bool, warn: Callable[[str], None] | None) -> int:
+    damaged: dict[int, CheckpointError] = {}
+    newest = _newest_good(directory, damaged)
+    found = newest
+    if best:
+        document = read_progress(directory, newest).get("best")
+        wanted = document["step"] if document else newest
+        if wanted in complete_steps(directory) and wanted not in damaged and _is_good(directory, wanted, damaged):
+            found = wanted
+    for error in damaged.values():
+        if warn is not None:
+            warn(f"{error.message}; step {found} is read in its place")
+    return found
+
+
+def _newest_good(directory: Path, damaged: dict[int, CheckpointError]) -> int:
+    for _ in range(_ATTEMPTS):
+        for number in reversed(complete_steps(directory)):
+            if number not in damaged and _is_good(directory, number, damaged):
+                return number
+        if damaged:
+            break
+    first = next(iter(damaged.values()), None)
+    if first is None:
+        raise CheckpointError(f"{directory}: its saves are removed as they are read", remedy="Try again.")
+    raise CheckpointError(f"{first.message}; no other save is whole", remedy="Restore one from a copy.")
+
+
+def _is_good(directory: Path, step: int, damaged: dict[int, CheckpointError]) -> bool:
+    """Whether a save is whole; a damaged one is noted, one that a training has removed meanwhile is not."""
+    try:
+        verify(directory, step)
+    except (CheckpointError, OSError) as error:
+        if step in complete_steps(directory):
+            damaged[step] = error if isinstance(error, CheckpointError) else CheckpointError(str(error))
+        return False
+    return True
+
+
+def read_save(
+    directory: Path, step: str, *, warn: Callable[[str], None] | None = None
+) -> tuple[int, Variables, dict[str, Any]]:
+    """(number, variables, progress) of step "best", "last" or "N"; see ``find_step``.
+
+    A training may go on and remove the save meanwhile: then it is looked for anew.
+
+    Raises:
+        CheckpointError: no such save, or it is damaged.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        warnings: list[str] = []
+        number = find_step(directory, step, warn=warnings.append)
+        try:
+            variables, progress = load_variables(directory, number), read_progress(directory, number)
+        except Exception:
+            if number in complete_steps(directory):
+                raise
+            continue
+        for warning in warnings:
+            if warn is not None:
+                warn(warning)
+        return number, variables, progress
+    raise CheckpointError(f"{directory}: its saves are removed as they are read", remedy="Try again.")
+
+
 def prune(out: Path, *, keep: int, best_step: int | None) -> None:
     """Removes all saves but the last ``keep`` and the best."""
     for step in complete_steps(out)[:-keep]:
         if step != best_step:
-            for name in (step, _precise(step)):
-                _manifest_path(out, name).unlink(missing_ok=True)  # first: without it the save does not count
-                shutil.rmtree(_step_path(out, name), ignore_errors=name != step)
+            _remove(out, step)
+            _remove(out, _precise(step))
+
+
+def _remove(out: Path, step: int | str) -> None:
+    """Removes a save, and what an attempt to write it has left."""
+    _manifest_path(out, step).unlink(missing_ok=True)  # first: without it the save does not count
+    for path in (_step_path(out, step), *(out / STEPS).glob(f"{step}.orbax-checkpoint-tmp*")):
+        if path.exists():
+            shutil.rmtree(path)
+
+
+def sweep(out: Path) -> None:
+    """Removes what saves that were cut short have left; for the one who has the directory to itself."""
+    (out / STEPS).mkdir(exist_ok=True)
+    complete = {path.stem for path in (out / STEPS).glob("*.sha256")}
+    for path in (out / STEPS).iterdir():
+        if path.is_dir() and path.name not in complete:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name.endswith(TEMPORARY):
+            path.unlink(missing_ok=True)
 
 
 def verify(directory: Path, step: int | str) -> None:
@@ -194,17 +285,20 @@ def verify(directory: Path, step: int | str) -> None:
     """
     target = _step_path(directory, step)
     manifest = _manifest_path(directory, step)
-    expected, actual = _parsed(manifest.read_bytes()), _parsed(_manifest(target).encode())
-    for name in sorted(expected.keys() | actual.keys()):
-        if expected.get(name) != actual.get(name):
-            what = (
-                "is missing" if name not in actual else "is not of this save" if name not in expected else "is damaged"
-            )
-            others = [str(other) for other in complete_steps(directory) if other != step]
-            raise CheckpointError(
-                f"{target / name} {what}: its SHA-256 is not that of {manifest.name}",
-                remedy=f"Read another save: --step {others[-1]}." if others else "Restore it from a copy.",
-            )
+    try:
+        expected, actual = parse_manifest(manifest.read_bytes()), digests_below(target)
+    except FileNotFoundError:
+        raise CheckpointError(f"{target} was removed while it was read", remedy="Try again.") from None
+    difference = first_difference(expected, actual, expected.keys() | actual.keys())
+    if difference is None:
+        return
+    if not manifest.is_file():
+        raise CheckpointError(f"{target} was removed while it was read", remedy="Try again.")
+    others = [str(other) for other in complete_steps(directory) if other != step]
+    raise CheckpointError(
+        f"{target / difference}: its SHA-256 is not that of {manifest.name}",
+        remedy=f"Read another save: --step {others[-1]}." if others else "Restore it from a copy.",
+    )
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -227,19 +321,3 @@ def _step_path(directory: Path, step: int | str) -> Path:
 def _manifest_path(directory: Path, step: int | str) -> Path:
     return directory / STEPS / f"{step}.sha256"
 
-
-def _manifest(target: Path) -> str:
-    """One line a file, as ``sha256sum`` writes it, paths relative to ``target``."""
-    files = sorted(path for path in target.rglob("*") if path.is_file())
-    return "".join(f"{_file_sha256(path)}  {path.relative_to(target).as_posix()}\n" for path in files)
-
-
-def _parsed(manifest: bytes) -> dict[str, str]:
-    """File name -> SHA-256; a line that is damaged makes a file that no save has."""
-    lines = manifest.decode(errors="replace").splitlines()
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,9 @@
 """The training loop: takes batches to the step, epochs to the validation split, and state to the disk.
 
 ``Trainer.epochs()`` is a generator of events. It computes and saves but prints nothing: the command draws the bar.
+
+A step that comes to NaN or infinity halts on the device (``steps.make_train_step``), with the state from before it; the
+loop sees that one step later, and recovers as ``--on-nan`` says.
 """
 
 from __future__ import annotations
@@ -8,13 +11,14 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -22,19 +26,23 @@ from bncli import checkpoint
 from bncli.config import RunConfig
 from bncli.data import Dataset
 from bncli.data.batches import Batch, epoch_batches, epoch_order, steps_per_epoch
-from bncli.errors import BncliError, TrainingInterruptedError
+from bncli.errors import BncliError, CheckpointError, TrainingInterruptedError
 from bncli.evaluation import evaluate
 from bncli.models import Network, Variables
 from bncli.runtime import batch_sharding, compile_step, replicated, step_compiler_options
 from bncli.training.observation import LayerObserver
-from bncli.training.progress import EpochResult, RunProgress, StepProgress, better
+from bncli.training.progress import EpochResult, Notice, RunProgress, StepProgress, better
+from bncli.training.saving import RunSaver, restore
 from bncli.training.state import EpochMetrics, TrainState
-from bncli.training.steps import DeviceSplit, EvalStep, StepMetrics, TrainStep, scan_steps
+from bncli.training.steps import DeviceSplit, EvalStep, StepMetrics, TrainStep, all_finite, scan_steps
 
 # Steps given to the device beside the one it is at: it never idles, and Ctrl-C is answered soon.
 STEPS_AHEAD = 1
 # Steps in one dispatch where a scan over steps is fast (GPU and TPU).
 STEPS_PER_SCAN = 32
+# Steps in a row that `--on-nan skip` leaves out, and times that `rollback` goes back, before the run ends after all.
+MAX_SKIPPED_IN_A_ROW = 10
+MAX_ROLLBACKS = 3
 
 
 @dataclass
@@ -66,11 +74,14 @@ class Trainer:
         learning_rate: the schedule, for the history.
         network: what is trained.
         observe: looks at the layers after each epoch.
+        find_cause: from (state, split, epoch, indices, mask), what in that step is not finite, in words.
+        initial_state: makes the state before the first step.
         averaged: from the moving average of the parameters, the variables that are scored and saved in their place.
         state: the training state, replicated on the mesh.
         progress: how far it is.
         timer: filled while it runs.
-        stop_requested: see ``request_stop``.
+        exit_code: of a run that is stopped, see ``request_stop``.
+        stop_requested: whether it was.
     """
 
     config: RunConfig
@@ -82,30 +93,42 @@ class Trainer:
     learning_rate: optax.Schedule
     network: Network
     observe: LayerObserver
+    find_cause: Callable[..., str]
+    initial_state: Callable[[], TrainState]
+    saver: RunSaver
     averaged: Callable[[Variables], Variables]
     state: TrainState
     progress: RunProgress = field(default_factory=RunProgress)
     timer: Timer = field(default_factory=Timer)
+    exit_code: int = TrainingInterruptedError.exit_code
     stop_requested: bool = False
     _compiled: dict[int, Callable[..., Any]] = field(default_factory=dict)
     _scored: tuple[int, Variables] | None = None  # by step
 
-    def epochs(self) -> Iterator[StepProgress | EpochResult]:
-        """Trains to the end, yielding progress within an epoch and a result after each.
+    def epochs(self) -> Iterator[StepProgress | EpochResult | Notice]:
+        """Trains to the end, yielding progress within an epoch and a result after each. All is saved when it ends.
 
         Raises:
-            TrainingInterruptedError: ``stop_requested`` was set; the state has been saved.
-            BncliError: the loss is no longer finite; earlier saves are untouched.
-            CheckpointError: a save failed.
+            TrainingInterruptedError: a stop was requested; the state has been saved.
+            BncliError: a step came to NaN or infinity; the state before it has been saved.
+            CheckpointError: a save failed; earlier ones are untouched.
         """
+        try:
+            yield from self._epochs()
+            yield from self._last_save()
+        finally:
+            self.saver.wait()  # of a run that ends by an error, which is what is to be told
+
+    def _epochs(self) -> Iterator[StepProgress | EpochResult | Notice]:
         self.state = jax.device_put(self.state, replicated(self.mesh))
         train = self.dataset.train
         split = DeviceSplit(*jax.device_put((train.images, train.labels), replicated(self.mesh)))
         while self.progress.epochs_done < self.config.training.epochs and not self._patience_is_spent():
             yield from self._epoch(split)
 
-    def request_stop(self) -> None:
-        """Has the run saved and stopped after the step under way."""
+    def request_stop(self, exit_code: int = TrainingInterruptedError.exit_code) -> None:
+        """Has the run saved and stopped after the step under way; the error then has this exit code."""
+        self.exit_code = exit_code
         self.stop_requested = True
 
     @property
@@ -118,37 +141,109 @@ class Trainer:
         """Whether patience ended the run before its last epoch."""
         return self.progress.epochs_done < self.config.training.epochs and self._patience_is_spent()
 
-    def _epoch(self, split: DeviceSplit) -> Iterator[StepProgress | EpochResult]:
+    def _epoch(self, split: DeviceSplit) -> Iterator[StepProgress | EpochResult | Notice]:
         compiling_before = self.timer.compile
         start = time.perf_counter()
-        yield from self._train_steps(split)
+        if not (yield from self._train_steps(split)):
+            return  # back at a save: another epoch, perhaps
         train_seconds = time.perf_counter() - start - (self.timer.compile - compiling_before)
         result = self._finish_epoch(train_seconds)
         seconds = time.perf_counter() - start - (self.timer.compile - compiling_before)
         result = replace(result, seconds=seconds)
         self.timer.train += seconds
-        self._save_epoch(result)
+        yield from self._save_epoch(result)
         yield result
 
-    def _train_steps(self, split: DeviceSplit) -> Iterator[StepProgress]:
-        """The steps of the epoch under way that are still to do."""
+    def _train_steps(self, split: DeviceSplit) -> Generator[StepProgress | Notice, None, bool]:
+        """The steps of the epoch under way that are still to do; False where the run went back to a save."""
+        while (yield from self._steps_until_halt(split)):
+            rollbacks = self.progress.rollbacks
+            yield self._recover(split)
+            if self.progress.rollbacks != rollbacks:
+                return False
+        return True
+
+    def _steps_until_halt(self, split: DeviceSplit) -> Generator[StepProgress | Notice, None, bool]:
+        """Steps to the end of the epoch; True where one of them halted."""
         epoch = self.progress.epochs_done  # from 0: it seeds order and augmentation
-        order = epoch_order(self.config.training.seed, epoch, len(self.dataset.train))
-        batches = epoch_batches(order, self.config.training.batch_size)
         done = self.progress.steps_into_epoch
         pending: deque[tuple[int, StepMetrics]] = deque()
         clock = _Throughput()
-        for group in self._groups(islice(batches, done, None)):
-            if self.stop_requested:
-                self._stop(steps_into_epoch=done)
+        for group in self._groups(islice(self._batches(epoch), done, None)):
+            if self.stop_requested or self.saver.is_due(epoch * self.steps_per_epoch + done):
+                if (yield from self._drain(pending, clock)):
+                    return True
+                if self.stop_requested:
+                    self._stop(steps_into_epoch=done)
+                yield from self._save(steps_into_epoch=done)
             metrics = self._run(split, epoch, group)
             done += len(group)
             pending.append((done, metrics))
             clock.count(sum(batch.num_real for batch in group))
-            if len(pending) > STEPS_AHEAD:
-                yield self._step_progress(*pending.popleft(), clock)
-        while pending:
-            yield self._step_progress(*pending.popleft(), clock)
+            if (yield from self._drain(pending, clock, leave=STEPS_AHEAD)):
+                return True
+            yield from self._told(self.saver.failure())
+        return (yield from self._drain(pending, clock))
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        order = epoch_order(self.config.training.seed, epoch, len(self.dataset.train))
+        return epoch_batches(order, self.config.training.batch_size)
+
+    def _drain(
+        self, pending: deque[tuple[int, StepMetrics]], clock: _Throughput, *, leave: int = 0
+    ) -> Generator[StepProgress, None, bool]:
+        """Waits for all steps but the last ``leave``; True where one of them halted."""
+        while len(pending) > leave:
+            step, metrics = pending.popleft()
+            if bool(metrics.halted):
+                return True
+            yield self._step_progress(step, metrics, clock)
+        return False
+
+    def _recover(self, split: DeviceSplit) -> Notice:
+        """Goes on after a halt as ``--on-nan`` says; to be told.
+
+        Raises:
+            BncliError: the run ends; the state before the step has been saved.
+        """
+        epoch, step = self.progress.epochs_done, int(self.state.step)
+        self.state = replace(self.state, halted=self._scalar(False))
+        at = step - epoch * self.steps_per_epoch
+        batch = next(islice(self._batches(epoch), at, None))
+        cause = self.find_cause(self.state, *self._device_arguments(split, epoch, [batch]))
+        what = f"step {step + 1} (epoch {epoch + 1}): {cause} is not finite"
+        if self.config.training.on_nan == "rollback" and self.progress.rollbacks < MAX_ROLLBACKS:
+            return Notice(f"{what}; {self._roll_back()}")
+        skipped = self.progress.skipped
+        in_a_row = skipped[-MAX_SKIPPED_IN_A_ROW:] == tuple(range(step - MAX_SKIPPED_IN_A_ROW + 1, step + 1))
+        if self.config.training.on_nan == "skip" and not in_a_row:
+            self.state = replace(self.state, step=self._scalar(np.int32(step + 1)))
+            self.progress = replace(self.progress, skipped=(*skipped, step + 1), steps_into_epoch=at + 1)
+            return Notice(f"{what}; the step is left out")
+        self.progress = replace(self.progress, steps_into_epoch=at)
+        raise self._diverged(what)
+
+    def _roll_back(self) -> str:
+        """Puts the run back to its last good save, or to its start, with half of the learning rate."""
+        self.saver.wait()
+        rollbacks = self.progress.rollbacks + 1
+        if checkpoint.complete_steps(self.out):
+            save = checkpoint.find_step(self.out, "last")
+            self.state, progress = restore(self.out, save, self.state)
+            where = f"the save of step {save}"
+        else:
+            self.state, progress = jax.device_put(self.initial_state(), replicated(self.mesh)), RunProgress()
+            where = "the start"
+        scale = np.float32(0.5**rollbacks)
+        self.state = replace(self.state, rate_scale=self._scalar(scale))
+        self.progress = replace(progress, rollbacks=rollbacks)
+        self.saver.last_step = int(self.state.step)
+        checkpoint.write_metrics(self.out, progress.to_json()["history"])
+        checkpoint.keep_layers(self.out, epochs=progress.epochs_done)
+        return f"back to {where}, with {scale:g} of the learning rate"
+
+    def _scalar(self, value: np.generic | bool) -> jax.Array:
+        return jax.device_put(jnp.asarray(value), replicated(self.mesh))
 
     def _groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
         """Batches by what one dispatch takes: one on a CPU, several where a scan over steps is fast."""
@@ -207,8 +302,8 @@ class Trainer:
         metrics = jax.device_get(self.state.metrics)
         train_loss = float(metrics.loss_sum / metrics.num_examples)
         epoch = self.progress.epochs_done + 1
-        if not math.isfinite(train_loss):
-            raise self._diverged(epoch)
+        if not math.isfinite(train_loss):  # every step was left out
+            raise self._diverged(f"epoch {epoch}: no step came to a finite loss")
         result = evaluate(
             self.eval_step,
             self._scored_variables(),
@@ -226,52 +321,73 @@ class Trainer:
             train_accuracy=float(metrics.num_correct / metrics.num_examples),
             val_loss=result.loss,
             val_accuracy=result.accuracy,
-            lr=float(self.learning_rate(int(self.state.step) - 1)),
+            lr=float(self.learning_rate(int(self.state.step) - 1)) * float(self.state.rate_scale),
             seconds=0.0,
             images_per_second=trained_now / train_seconds,
         )
 
-    def _diverged(self, epoch: int) -> BncliError:
-        steps = checkpoint.complete_steps(self.out)
-        saved = f" The save of step {steps[-1]} is from before it." if steps else ""
+    def _diverged(self, what: str) -> BncliError:
+        self._save_and_wait()
         rate = self.config.optimizer.peak_learning_rate
         return BncliError(
-            f"the loss is not finite in epoch {epoch}: the training has diverged.{saved}",
-            remedy=f"Start again with a lower --learning-rate (it was {rate:g}), a longer --warmup-epochs "
-            "or --clip-norm 1.",
+            f"{what}: the training has diverged. The save of step {int(self.state.step)} is from before it.",
+            remedy=f"Start again with a lower --learning-rate (it was {rate:g}), a longer --warmup-epochs or "
+            "--clip-norm 1; or have the run go on with --on-nan skip or rollback.",
         )
 
-    def _save_epoch(self, result: EpochResult) -> None:
+    def _save_epoch(self, result: EpochResult) -> Iterator[Notice]:
         best = better(self.progress.best, result, int(self.state.step))
-        self.progress = RunProgress(best=best, history=(*self.progress.history, result))
-        layers = self.observe(self._scored_variables())
-        # Before the save: a row too many is dropped on resume, one too few would be lost.
-        checkpoint.append_layers(self.out, {"epoch": result.epoch, "layers": [asdict(row) for row in layers]})
-        self._save()
-        checkpoint.append_metrics(self.out, asdict(result))
-        checkpoint.prune(self.out, keep=self.config.training.keep, best_step=best.step)
+        history = (*self.progress.history, result)
+        self.progress = replace(self.progress, best=best, history=history, steps_into_epoch=0)
+        variables = self._scored_variables()
+        layers = self.observe(variables)
+        yield from self._told(self.saver.start(self.state, variables, self.progress, layers=layers))
+
+    def _save(self, *, steps_into_epoch: int) -> Iterator[Notice]:
+        """Begins a save within an epoch."""
+        progress = replace(self.progress, steps_into_epoch=steps_into_epoch)
+        yield from self._told(self.saver.start(self.state, self._scored_variables(), progress))
+
+    def _told(self, error: CheckpointError | None) -> Iterator[Notice]:
+        """Tells of a save that failed; where it was that of the best epoch, the best is the one before again."""
+        if error is None:
+            return
+        if self.config.training.on_save_error == "stop":
+            raise error
+        self.progress = replace(self.progress, best=self.saver.best)
+        yield Notice(f"{error.message}; the training goes on")
+
+    def _last_save(self) -> Iterator[Notice]:
+        """Waits for the save of the last epoch; where the training was to go on without it, it is tried once more."""
+        error = self.saver.wait()
+        yield from self._told(error)
+        if error is not None or self.progress.best is None:
+            last = self.progress.history[-1]
+            self.progress = replace(self.progress, best=better(self.progress.best, last, int(self.state.step)))
+            self._save_and_wait()
+
+    def _save_and_wait(self) -> None:
+        """Saves the state as it is, unless it is saved already.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        self.saver.wait()
+        if int(self.state.step) in checkpoint.complete_steps(self.out):
+            return
+        self.saver.start(self.state, self._scored_variables(), self.progress)
+        if error := self.saver.wait():
+            raise error
 
     def _stop(self, *, steps_into_epoch: int) -> None:
-        if not math.isfinite(float(self.state.metrics.loss_sum)):
-            raise self._diverged(self.progress.epochs_done + 1)  # a save of it would be the last one, and useless
         self.progress = replace(self.progress, steps_into_epoch=steps_into_epoch)
-        step = int(self.state.step)
-        if step not in checkpoint.complete_steps(self.out):
-            self._save()
-        raise TrainingInterruptedError(
-            f"interrupted in epoch {self.progress.epochs_done + 1}; saved at step {step} in {self.out}",
+        self._save_and_wait()
+        error = TrainingInterruptedError(
+            f"interrupted in epoch {self.progress.epochs_done + 1}; saved at step {int(self.state.step)} in {self.out}",
             remedy=f"Go on with: bncli train --resume --out {self.out}",
         )
-
-    def _save(self) -> None:
-        variables, optimizer = split_state(self.state, scored=self._scored_variables())
-        checkpoint.save(
-            self.out,
-            int(self.state.step),
-            variables=variables,
-            optimizer=optimizer,
-            progress=self.progress.to_json(),
-        )
+        error.exit_code = self.exit_code
+        raise error
 
     def _scored_variables(self) -> Variables:
         """What this step's network is scored and saved by: the trained variables, or the averaged ones."""
@@ -279,31 +395,16 @@ class Trainer:
             return self.state.variables
         step = int(self.state.step)
         if self._scored is None or self._scored[0] != step:
-            self._scored = step, self.averaged({"batch_stats": self.state.batch_stats, "params": self.state.ema})
+            averaged = {"batch_stats": self.state.batch_stats, "params": self.state.ema}
+            with np.errstate(over="ignore", invalid="ignore"):
+                measured = self.averaged(averaged)
+            # Weights on their way to infinity have statistics beyond it, and no save is to hold those.
+            self._scored = step, measured if bool(all_finite(measured)) else averaged
         return self._scored[1]
 
     def _patience_is_spent(self) -> bool:
         patience, best = self.config.training.patience, self.progress.best
         return patience is not None and best is not None and self.progress.epochs_done - best.epoch >= patience
-
-
-def split_state(state: TrainState, *, scored: Variables) -> tuple[Variables, dict[str, Any]]:
-    """(variables, the rest) of a state: the two array items of a save, apart so that a reader takes the first alone.
-
-    Args:
-        state: of a run.
-        scored: what readers are to take: the trained variables, or where there is a moving average that one.
-    """
-    rest = {"metrics": state.metrics, "opt_state": state.opt_state, "step": state.step}
-    return (scored, {**rest, "trained": state.variables}) if state.ema else (state.variables, rest)
-
-
-def join_state(variables: Variables, rest: Mapping[str, Any]) -> TrainState:
-    """The inverse of ``split_state``."""
-    if "trained" not in rest:
-        return TrainState(**variables, **rest)
-    others = {name: value for name, value in rest.items() if name != "trained"}
-    return TrainState(**rest["trained"], **others, ema=variables["params"])
 
 
 class _Throughput:

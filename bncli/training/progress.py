@@ -21,6 +21,13 @@ class StepProgress:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """Something went wrong, and the run goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class EpochResult:
     """One row of the history, and one line of ``metrics.jsonl``."""
 
@@ -52,11 +59,15 @@ class RunProgress:
         steps_into_epoch: batches of the epoch under way that are done; 0 between epochs.
         best: None before the first epoch's end.
         history: one result per finished epoch.
+        skipped: the steps that were left out, from 1, since they came to values that are not finite.
+        rollbacks: how often the run went back to a save for that.
     """
 
     steps_into_epoch: int = 0
     best: Best | None = None
     history: tuple[EpochResult, ...] = ()
+    skipped: tuple[int, ...] = ()
+    rollbacks: int = 0
 
     @property
     def epochs_done(self) -> int:
@@ -75,6 +86,8 @@ class RunProgress:
             steps_into_epoch=document["steps_into_epoch"],
             best=Best(**best) if best else None,
             history=tuple(EpochResult(**row) for row in document["history"]),
+            skipped=tuple(document["skipped"]),
+            rollbacks=document["rollbacks"],
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -17,12 +18,14 @@ from bncli.errors import CheckpointError, ModelError
 from bncli.evaluation import EvalResult, ImageBatches, evaluate
 from bncli.models import Network, Variables, build_network, model_file_sha256
 from bncli.recalibration import BATCHES, batch_statistics_of, recalibrate_measured
-from bncli.training.loop import Trainer, join_state, split_state
+from bncli.training.divergence import first_not_finite
+from bncli.training.loop import Trainer
 from bncli.training.observation import IMAGES as OBSERVED_IMAGES
 from bncli.training.observation import LayerObserver
 from bncli.training.optimizer import create_learning_rate_fn, create_optimizer
-from bncli.training.progress import Best, EpochResult, RunProgress
-from bncli.training.state import create_train_state
+from bncli.training.progress import Best, EpochResult
+from bncli.training.saving import RunSaver, restore
+from bncli.training.state import TrainState, create_train_state
 from bncli.training.steps import StepSettings, make_eval_step, make_train_step
 
 # Batches of training images that the BN statistics of averaged parameters are taken from, after each epoch: at 128
@@ -127,13 +130,17 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
             precision=config.training.precision,
         )
     )
-    state = create_train_state(
-        network,
-        optimizer,
-        image_shape=dataset.image_shape,
-        seed=config.training.seed,
-        keep_ema=config.training.ema_decay is not None,
-    )
+
+    def initial_state() -> TrainState:
+        return create_train_state(
+            network,
+            optimizer,
+            image_shape=dataset.image_shape,
+            seed=config.training.seed,
+            keep_ema=config.training.ema_decay is not None,
+        )
+
+    state = initial_state()
     _check_logits(network, state.variables, dataset, name=config.model.name)
     return Trainer(
         config=config,
@@ -145,6 +152,9 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
         learning_rate=learning_rate,
         network=network,
         observe=LayerObserver(network, _observed_images(settings, dataset, mesh)),
+        find_cause=partial(first_not_finite, settings),
+        initial_state=initial_state,
+        saver=RunSaver(out, config.training),
         averaged=_statistics_of_averages(config, dataset, network, state.variables),
         state=state,
     )
@@ -192,17 +202,21 @@ def _check_logits(network: Network, variables: Variables, dataset: Dataset, *, n
 
 def start(trainer: Trainer, *, overwrite: bool) -> None:
     """Makes the output directory ready for a new run and records the run's configuration there."""
-    checkpoint.create_output(trainer.out, overwrite=overwrite)
-    checkpoint.write_config(trainer.out, checkpoint_config(trainer.config, trainer.dataset))
+    config = checkpoint_config(trainer.config, trainer.dataset)
+    checkpoint.create_output(trainer.out, overwrite=overwrite, config=config)
     checkpoint.write_metrics(trainer.out, [])
     checkpoint.keep_layers(trainer.out, epochs=0)
 
 
-def resume(trainer: Trainer) -> None:
-    """Puts the trainer where the run in its output directory was last saved.
+def resume(trainer: Trainer, *, warn: Callable[[str], None] | None = None) -> None:
+    """Puts the trainer where the run in its output directory was last saved: at its start, where it never was.
+
+    Args:
+        trainer: at the start of its run.
+        warn: is told of damaged saves that were passed over.
 
     Raises:
-        CheckpointError: no save, a damaged one, or one of other data.
+        CheckpointError: no save that is not damaged, or the run was on other data or of another network.
     """
     stored = checkpoint.read_config(trainer.out)
     if stored.recalibrated is not None:
@@ -218,13 +232,14 @@ def resume(trainer: Trainer) -> None:
             f"now {trainer.dataset.name} ({trainer.dataset.sha256[:12]}…)",
             remedy="Resume with the same data, or train into another --out.",
         )
-    step = checkpoint.find_step(trainer.out, "last")
-    state = jax.device_put(trainer.state, runtime.replicated(trainer.mesh))
-    variables, rest = split_state(state, scored=state.variables)  # their shapes and places
-    trainer.state = join_state(*checkpoint.restore_training(trainer.out, step, variables=variables, optimizer=rest))
-    trainer.progress = RunProgress.from_json(checkpoint.read_progress(trainer.out, step))
+    checkpoint.sweep(trainer.out)
+    if checkpoint.complete_steps(trainer.out):
+        step = checkpoint.find_step(trainer.out, "last", warn=warn)
+        state = jax.device_put(trainer.state, runtime.replicated(trainer.mesh))  # its shapes and places
+        trainer.state, trainer.progress = restore(trainer.out, step, state)
+        trainer.saver.last_step, trainer.saver.best = step, trainer.progress.best
     checkpoint.write_config(trainer.out, checkpoint_config(trainer.config, trainer.dataset))
-    checkpoint.write_metrics(trainer.out, [vars(row) for row in trainer.progress.history])
+    checkpoint.write_metrics(trainer.out, trainer.progress.to_json()["history"])
     checkpoint.keep_layers(trainer.out, epochs=trainer.progress.epochs_done)
 
 

@@ -40,6 +40,8 @@ class TrainState:
     batch_stats: Mapping[str, Any]  # empty where the network has no BN
     opt_state: optax.OptState
     metrics: EpochMetrics
+    halted: jax.Array  # bool [], a step came to values that are not finite: the state is that before it, and stays so
+    rate_scale: jax.Array  # float32 [], factor of the learning rate: 1, halved by each rollback
     ema: Mapping[str, Any] = struct.field(default_factory=dict)  # moving average of params; empty where none is kept
 
     @property
@@ -72,6 +74,8 @@ def create_train_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(variables["params"]),
         metrics=EpochMetrics.zero(),
+        halted=jnp.zeros((), bool),
+        rate_scale=jnp.ones((), jnp.float32),
         ema=jax.tree.map(jnp.copy, variables["params"]) if keep_ema else {},  # not the same buffers: they are donated
     )
 

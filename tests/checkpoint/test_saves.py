@@ -96,13 +96,36 @@ def test_damage_to_any_file_of_a_save_is_named(copied, damage, what):
         assert path.stat().st_size > 0, path
         original = path.read_bytes()
         damage(path)
+        with pytest.raises(CheckpointError) as caught:
+            checkpoint.load(copied, step=str(last))
+        assert caught.value.message.startswith(f"{path} {what}")
+        assert caught.value.remedy == f"Read another save: --step {others[-1]}."
         for step in ("best", "last"):  # "best" is looked up in the last save
-            with pytest.raises(CheckpointError) as caught:
-                checkpoint.load(copied, step=step)
-            assert caught.value.message.startswith(f"{path} {what}")
-            assert caught.value.remedy == f"Read another save: --step {others[-1]}."
+            opened = checkpoint.load(copied, step=step)
+            assert opened.step in others
+            assert opened.warnings[0].startswith(f"{path} {what}")
+            assert opened.warnings[0].endswith(f"; step {opened.step} is read in its place")
         path.write_bytes(original)
-    checkpoint.load(copied, step="last")
+    assert checkpoint.load(copied, step="last").warnings == ()
+
+
+def test_where_no_save_is_whole_the_newest_is_named(copied):
+    steps = checkpoint.complete_steps(copied)
+    for step in steps:
+        flip(files_of(copied / "steps" / str(step))[0])
+    with pytest.raises(CheckpointError, match=rf"steps/{steps[-1]}/.* is damaged.*no other save is whole"):
+        checkpoint.load(copied)
+
+
+def test_a_damaged_best_save_is_replaced_by_the_newest_whole_one(copied):
+    *_, last = checkpoint.complete_steps(copied)
+    progress = checkpoint.read_progress(copied, last)
+    best = progress["best"]["step"]
+    if best == last:
+        pytest.skip("the best epoch is the last one")
+    flip(files_of(copied / "steps" / str(best))[0])
+    opened = checkpoint.load(copied)
+    assert (opened.step, len(opened.warnings)) == (last, 1)
 
 
 def test_an_added_file_is_named(copied):
@@ -110,7 +133,7 @@ def test_an_added_file_is_named(copied):
     added = copied / "steps" / str(last) / "variables" / "more"
     added.touch()
     with pytest.raises(CheckpointError, match="variables/more is not of this save"):
-        checkpoint.load(copied, step="last")
+        checkpoint.load(copied, step=str(last))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\xfe\n\n", b"0" * 64 + b"  variables/gone\n"])
@@ -119,7 +142,7 @@ def test_a_damaged_manifest_is_named(copied, content):
     manifest = copied / "steps" / f"{last}.sha256"
     manifest.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"its SHA-256 is not that of {manifest.name}"):
-        checkpoint.load(copied, step="last")
+        checkpoint.load(copied, step=str(last))
 
 
 def test_a_save_without_a_manifest_is_incomplete_and_does_not_count(copied):

@@ -18,8 +18,9 @@ from bncli.checkpoint import sha256_tree
 from bncli.data.batches import epoch_batches
 from bncli.errors import BncliError, TrainingInterruptedError
 from bncli.training import run
-from bncli.training.loop import STEPS_PER_SCAN, Trainer, split_state
+from bncli.training.loop import STEPS_PER_SCAN, Trainer
 from bncli.training.progress import Best, EpochResult, RunProgress, StepProgress, better
+from bncli.training.saving import split_state
 
 TIMINGS = {"seconds", "images_per_second"}
 
@@ -189,12 +190,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_saves(straight, d
     config = config_of(5)
     huge = replace(config.optimizer, learning_rate=1e30, warmup_epochs=0, schedule="constant")
     config = replace(config, optimizer=huge)
-    with pytest.raises(BncliError, match=r"the loss is not finite in epoch 5.*The save of step 44 ") as caught:
+    with pytest.raises(BncliError, match=r"step 46 \(epoch 5\): .* is not finite.*The save of step 45 ") as caught:
         train(config, dataset, out, resume=True)
     assert "--learning-rate (it was 1e+30)" in caught.value.remedy
-    assert checkpoint.complete_steps(out) == before
-    for step in before:
+    assert checkpoint.complete_steps(out)[-2:] == [before[-1], 45]
+    for step in checkpoint.complete_steps(out):
         checkpoint.verify(out, step)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(checkpoint.load_variables(out, step)))
     assert len(metrics_of(out)) == 4
 
 

@@ -1,0 +1,46 @@
+"""Saves written by a thread of their own, while the training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from bncli.errors import CheckpointError
+
+
+@dataclass
+class BackgroundSaver:
+    """Writes one save after another; the next waits for the one before, so that at most one is held in memory.
+
+    An error is kept until somebody asks: ``failure`` does not wait, ``wait`` does.
+    """
+
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="bncli-save"))
+    _pending: Future[None] | None = None
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Has ``write`` run in the thread. Nothing may be pending: ``wait`` first."""
+        assert self._pending is None, "the save before was not waited for"
+        self._pending = self._pool.submit(write)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save is under way, or its end was not asked for yet."""
+        return self._pending is not None
+
+    def failure(self) -> CheckpointError | None:
+        """The error of a save that has ended since the last call; None where there is none, or it is under way."""
+        return self.wait() if self._pending is not None and self._pending.done() else None
+
+    def wait(self) -> CheckpointError | None:
+        """Waits for the save under way; its error, if it had one that was not told yet."""
+        pending, self._pending = self._pending, None
+        error = pending.exception() if pending is not None else None
+        if error is None or isinstance(error, CheckpointError):
+            return error
+        if isinstance(error, OSError):
+            return CheckpointError(
+                f"cannot save: {error.strerror or error}", remedy="Free some space, then go on with --resume."
+            )
+        raise error

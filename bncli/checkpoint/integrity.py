@@ -1,0 +1,111 @@
+"""Whether a checkpoint directory is as it was written: every file of it that a reader relies on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bncli.checkpoint.directory import CONFIG, FILES_MANIFEST, LAYERS, METRICS, STEPS, read_config, read_layers
+from bncli.checkpoint.folded import verify_files
+from bncli.checkpoint.manifest import parse_manifest
+from bncli.checkpoint.saves import complete_steps, find_step, has_precise_statistics, verify
+from bncli.errors import BncliError, CheckpointError
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What was found of one file, or of one save with all its files.
+
+    Attributes:
+        name: relative to the checkpoint.
+        num_files: that were read.
+        num_bytes: in them.
+        damage: what is wrong; None where it is as it was written.
+        by: "sha256", or "content" where there is no checksum and the file was only found to be readable.
+    """
+
+    name: str
+    num_files: int
+    num_bytes: int
+    damage: str | None
+    by: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found of a checkpoint.
+
+    Attributes:
+        path: the directory.
+        files: saves first, oldest first.
+        readable_step: the save that readers take as the last; None where none is whole.
+    """
+
+    path: Path
+    files: tuple[FileReport, ...]
+    readable_step: int | None
+
+    @property
+    def damaged(self) -> tuple[FileReport, ...]:
+        """What is not as it was written."""
+        return tuple(file for file in self.files if file.damage is not None)
+
+
+def verify_checkpoint(directory: Path) -> VerifyReport:
+    """Reads all saves of a checkpoint and the files beside them.
+
+    Raises:
+        CheckpointError: ``directory`` is no checkpoint directory.
+    """
+    if not (directory / STEPS).is_dir() and not (directory / CONFIG).is_file():
+        raise CheckpointError(
+            f"{directory} is no checkpoint directory", remedy="Name a directory written by `bncli train` or `fold`."
+        )
+    saves = [_save_report(directory, name) for step in complete_steps(directory) for name in _names(directory, step)]
+    beside: list[tuple[str, str, Callable[[], object]]] = [(CONFIG, "content", lambda: read_config(directory))]
+    if (directory / METRICS).exists():
+        beside.append((METRICS, "content", lambda: _read_metrics(directory / METRICS)))
+    if (directory / LAYERS).exists():
+        beside.append((LAYERS, "content", lambda: read_layers(directory)))
+    manifest = directory / FILES_MANIFEST
+    if manifest.is_file():
+        names = parse_manifest(manifest.read_bytes())
+        beside += [(name, "sha256", lambda name=name: verify_files(directory, name)) for name in sorted(names)]  # type: ignore[misc]
+    files = [_report(directory, [directory / name], name, by, check) for name, by, check in beside]
+    try:
+        readable: int | None = find_step(directory, "last")
+    except CheckpointError:
+        readable = None
+    return VerifyReport(directory, (*saves, *files), readable)
+
+
+def _names(directory: Path, step: int) -> list[str]:
+    return [str(step), *([f"{step}.precise"] if has_precise_statistics(directory, step) else [])]
+
+
+def _save_report(directory: Path, name: str) -> FileReport:
+    files = [path for path in (directory / STEPS / name).rglob("*") if path.is_file()]
+    return _report(directory, files, f"{STEPS}/{name}", "sha256", lambda: verify(directory, name))
+
+
+def _report(directory: Path, files: list[Path], name: str, by: str, check: Callable[[], object]) -> FileReport:
+    damage = None
+    try:
+        check()
+    except BncliError as error:
+        damage = error.message.removeprefix(f"{directory}/")
+    except OSError as error:
+        damage = f"{name}: {error.strerror or error}"
+    present = [path for path in files if path.is_file()]
+    return FileReport(name, len(present), sum(path.stat().st_size for path in present), damage, by)
+
+
+def _read_metrics(path: Path) -> None:
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            if int(json.loads(line)["epoch"]) != number:
+                raise ValueError
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise CheckpointError(f"{path}: line {number} is not the row of epoch {number}") from None
