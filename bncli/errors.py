@@ -11,7 +11,9 @@
     ├── FoldError             a network that must not be folded (bad statistics, train-mode BN, overflow)
     ├── RuntimeCheckError     the installed JAX, or the devices asked for
     ├── CheckFailedError (3)  everything ran, and a check the user asked for did not hold
-    └── TrainingInterruptedError (130)  stopped by the user, after saving
+    └── TrainingInterruptedError (130)  stopped by a signal, after saving; 143 where it was SIGTERM
+
+Beside them one warning, BncliWarning.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ class BncliError(Exception):
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+
+
+class BncliWarning(UserWarning):
+    """Something is not as it should be, and what was asked for goes on without it."""
 
 
 class UsageError(BncliError):

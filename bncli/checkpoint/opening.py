@@ -33,7 +33,6 @@ class Checkpoint:
         network: the model and the way to call it; None for a folded checkpoint, which has only a function.
         apply_fn: (variables, normalised images [B, H, W, C]) -> logits [B, K], in inference mode.
         notes: what was assumed where bncli did not write it.
-        warnings: which damaged saves were passed over.
         has_population_statistics: whether its BN statistics were measured on data and are no running averages.
     """
 
@@ -45,7 +44,6 @@ class Checkpoint:
     network: Network | None
     apply_fn: Callable[[Variables, jax.Array], jax.Array]
     notes: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
     has_population_statistics: bool = False
 
     @property
@@ -63,7 +61,8 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
         model: the model's name, where the user's own code has moved or changed since training.
 
     Raises:
-        CheckpointError: no checkpoint, no such step, or a damaged file; names it.
+        CheckpointError: no checkpoint, no such step, or a damaged file; names it. The best or the last save, damaged,
+            is replaced by the newest that is whole, with a BncliWarning.
         ConfigError: ``config.json`` is malformed.
         ModelError: the model's code is missing or not what was trained.
     """
@@ -73,11 +72,9 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
         step_of_origin = config.folded_from.step if config.folded_from else 0
         return Checkpoint(directory, step_of_origin, config, {}, {}, None, onnx)
     config = read_config(directory)
-    warnings: list[str] = []
-    number, variables, progress = read_save(directory, step, warn=warnings.append)
+    number, variables, progress = read_save(directory, step)
     if config.folded_from is not None:
-        forward = read_forward(directory)
-        return Checkpoint(directory, number, config, variables, progress, None, forward, warnings=tuple(warnings))
+        return Checkpoint(directory, number, config, variables, progress, None, read_forward(directory))
     network = _network(directory, config, model)
     return Checkpoint(
         directory,
@@ -87,7 +84,6 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
         progress,
         network,
         network.logits,
-        warnings=tuple(warnings),
         has_population_statistics=config.recalibrated is not None or has_precise_statistics(directory, number),
     )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import shutil
-from collections.abc import Callable, Mapping
+import traceback
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from bncli.checkpoint.directory import STEPS, TEMPORARY, write_atomically
 from bncli.checkpoint.manifest import digests_below, first_difference, manifest_text, parse_manifest
-from bncli.errors import CheckpointError
+from bncli.errors import BncliWarning, CheckpointError
 from bncli.models import Variables
 
 Tree = Any  # a pytree of arrays
@@ -60,12 +63,29 @@ def _save(
             checkpointer.save(target.absolute(), args=ocp.args.Composite(**items))
         write_atomically(_manifest_path(out, step), manifest_text(digests_below(target)).encode())
     except (OSError, ValueError) as error:  # a ValueError is how tensorstore says that the disk is full
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             _remove(out, step)
+        _drop_leftovers(error)
         raise CheckpointError(
-            f"cannot save {target}: {getattr(error, 'strerror', None) or error}",
+            f"cannot save {target}: {getattr(error, 'strerror', None) or _reason(error)}",
             remedy="Free some space, then go on with --resume.",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The system's words in an error of tensorstore, which ends in them, but for its own settings."""
+    return str(error).partition(" [")[0].rpartition(": ")[2]
+
+
+def _drop_leftovers(error: BaseException) -> None:
+    """Lets go of the coroutines that Orbax never came to; else Python complains of each, at the latest at its exit."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # "was never awaited"
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        gc.collect()
 
 
 def load_variables(directory: Path, step: int) -> Variables:
@@ -158,15 +178,10 @@ def complete_steps(directory: Path) -> list[int]:
     return sorted(int(path.stem) for path in manifests if path.stem.isdigit() and path.with_suffix("").is_dir())
 
 
-def find_step(directory: Path, step: str, *, warn: Callable[[str], None] | None = None) -> int:
+def find_step(directory: Path, step: str) -> int:
     """The number of step "best", "last" or "N".
 
-    Where the best or the last save is damaged it is the newest good one.
-
-    Args:
-        directory: of the checkpoint.
-        step: see above.
-        warn: is told of each damaged save that was passed over.
+    Where the best or the last save is damaged it is the newest good one, with a BncliWarning.
 
     Raises:
         CheckpointError: the directory has no such save, or none that is not damaged.
@@ -177,7 +192,7 @@ def find_step(directory: Path, step: str, *, warn: Callable[[str], None] | None 
             f"{directory} holds no complete save", remedy="The training ended before its first save: train again."
         )
     if step in ("best", "last"):
-        return _find_good_step(directory, best=step == "best", warn=warn)
+        return _find_good_step(directory, best=step == "best")
     if step.isdecimal() and int(step) in steps:
         return int(step)
     raise CheckpointError(
@@ -185,7 +200,7 @@ def find_step(directory: Path, step: str, *, warn: Callable[[str], None] | None 
     )
 
 
-def _find_good_step(directory: Path, *, best: bool, warn: Callable[[str], None] | None) -> int:
+def _find_good_step(directory: Path, *, best: bool) -> int:
     damaged: dict[int, CheckpointError] = {}
     newest = _newest_good(directory, damaged)
     found = newest
@@ -195,8 +210,7 @@ def _find_good_step(directory: Path, *, best: bool, warn: Callable[[str], None] 
         if wanted in complete_steps(directory) and wanted not in damaged and _is_good(directory, wanted, damaged):
             found = wanted
     for error in damaged.values():
-        if warn is not None:
-            warn(f"{error.message}; step {found} is read in its place")
+        warnings.warn(f"{error.message}; step {found} is read in its place", BncliWarning, stacklevel=3)
     return found
 
 
@@ -224,9 +238,7 @@ def _is_good(directory: Path, step: int, damaged: dict[int, CheckpointError]) ->
     return True
 
 
-def read_save(
-    directory: Path, step: str, *, warn: Callable[[str], None] | None = None
-) -> tuple[int, Variables, dict[str, Any]]:
+def read_save(directory: Path, step: str) -> tuple[int, Variables, dict[str, Any]]:
     """(number, variables, progress) of step "best", "last" or "N"; see ``find_step``.
 
     A training may go on and remove the save meanwhile: then it is looked for anew.
@@ -235,18 +247,12 @@ def read_save(
         CheckpointError: no such save, or it is damaged.
     """
     for _ in range(_ATTEMPTS - 1):
-        warnings: list[str] = []
-        number = find_step(directory, step, warn=warnings.append)
+        number = find_step(directory, step)
         try:
-            variables, progress = load_variables(directory, number), read_progress(directory, number)
+            return number, load_variables(directory, number), read_progress(directory, number)
         except Exception:
             if number in complete_steps(directory):
                 raise
-            continue
-        for warning in warnings:
-            if warn is not None:
-                warn(warning)
-        return number, variables, progress
     raise CheckpointError(f"{directory}: its saves are removed as they are read", remedy="Try again.")
 
 
@@ -320,4 +326,3 @@ def _step_path(directory: Path, step: int | str) -> Path:
 
 def _manifest_path(directory: Path, step: int | str) -> Path:
     return directory / STEPS / f"{step}.sha256"
-

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import bncli
-from bncli.cli import bench, data, evaluate, fold, inspect_stats, predict, recalibrate, train
+from bncli.cli import bench, data, evaluate, fold, inspect_stats, predict, recalibrate, train, verify
 from bncli.errors import BncliError
 
 app = typer.Typer(
@@ -27,13 +27,14 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - whatever the command takes
+        from bncli.cli import display
+
         try:
-            command(*args, **kwargs)
+            with display.shown_warnings(quiet=bool(kwargs.get("quiet"))):
+                command(*args, **kwargs)
         except (BncliError, Exception) as error:
             if kwargs.get("debug") or isinstance(error, (typer.Exit, typer.BadParameter)):
                 raise
-            from bncli.cli import display
-
             display.show_error(error)
             raise typer.Exit(error.exit_code if isinstance(error, BncliError) else 1) from None
 
@@ -62,6 +63,7 @@ app.command("inspect-stats")(guarded(inspect_stats.inspect_stats))
 app.command("fold")(guarded(fold.fold))
 app.command("recalibrate")(guarded(recalibrate.recalibrate))
 app.command("bench")(guarded(bench.bench))
+app.command("verify")(guarded(verify.verify))
 
 data_app = typer.Typer(help="Known data sets: where they lie, and how to get them.", no_args_is_help=True)
 data_app.command("list")(guarded(data.list_datasets))

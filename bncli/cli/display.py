@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bncli.errors import BncliError
+from bncli.errors import BncliError, BncliWarning
 
 if TYPE_CHECKING:
     from bncli.training.progress import EpochResult, StepProgress
@@ -49,6 +47,23 @@ def warn(messages: tuple[str, ...], *, quiet: bool) -> None:
     if not quiet:
         for message in messages:
             stderr().print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
+@contextmanager
+def shown_warnings(*, quiet: bool) -> Iterator[None]:
+    """Shows what is warned of inside as bncli's own warnings, each time it comes."""
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:  # noqa: ANN401 - where it was
+        if issubclass(category, BncliWarning):
+            warn((str(message),), quiet=quiet)
+        else:
+            others(message, category, *rest)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", BncliWarning)
+        others = warnings.showwarning
+        warnings.showwarning = show  # type: ignore[assignment]  # only what it is called with
+        yield
 
 
 def note(message: str, *, quiet: bool) -> None:
@@ -164,20 +179,3 @@ def _lines(*, quiet: bool) -> Show:
             note(f"{what} …", quiet=quiet)
 
     return show
-
-
-@contextmanager
-def interrupts(request_stop: Callable[[], None], *, quiet: bool) -> Iterator[None]:
-    """The first Ctrl-C asks for a stop after the step under way; the second stops at once."""
-
-    def handle(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, previous)
-        request_stop()
-        if not quiet:
-            sys.stderr.write("\nstopping after this step, then saving; Ctrl-C again stops at once\n")
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

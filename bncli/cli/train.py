@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bncli.choices import BadImages, BnPlacement, Init, OptimizerName, Precision, ScheduleName
+from bncli.choices import BadImages, BnPlacement, Init, OnNan, OnSaveError, OptimizerName, Precision, ScheduleName
 from bncli.cli import options
 from bncli.cli.parsing import absolute_model_name, model_arguments
 from bncli.errors import CheckpointError, ConfigError, UsageError
@@ -40,10 +40,13 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "model": ("model", "name"),
     "model_arg": ("model", "args"),
     "momentum": ("optimizer", "momentum"),
+    "on_nan": ("training", "on_nan"),
+    "on_save_error": ("training", "on_save_error"),
     "optimizer": ("optimizer", "name"),
     "patience": ("training", "patience"),
     "precise_bn": ("training", "precise_bn"),
     "precision": ("training", "precision"),
+    "save_every": ("training", "save_every"),
     "schedule": ("optimizer", "schedule"),
     "schedule_epochs": ("optimizer", "schedule_epochs"),
     "seed": ("training", "seed"),
@@ -52,7 +55,7 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "weight_decay": ("optimizer", "weight_decay"),
 }
 # What a resumed run may change without becoming another run.
-_CHANGEABLE = ("data_dir", "epochs", "keep", "patience", "precise_bn")
+_CHANGEABLE = ("data_dir", "epochs", "keep", "on_nan", "on_save_error", "patience", "precise_bn", "save_every")
 
 _MODEL = "Model"
 _DATA = "Data"
@@ -196,14 +199,34 @@ def train(
         bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.", rich_help_panel=_OUTPUT)
     ] = False,
     keep: Annotated[int, typer.Option(min=1, help="Last saves to keep, beside the best.", rich_help_panel=_OUTPUT)] = 2,
+    save_every: Annotated[
+        str | None,
+        typer.Option(
+            help="Save within epochs too: every so many steps, or seconds, as 60s.",
+            rich_help_panel=_OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    on_save_error: Annotated[
+        OnSaveError, typer.Option(help="What a save that cannot be written means.", rich_help_panel=_OUTPUT)
+    ] = "stop",
+    on_nan: Annotated[
+        OnNan,
+        typer.Option(
+            help="A step that comes to NaN or infinity never reaches the weights. stop: save and end. skip: go on "
+            "without it. rollback: back to the last save, with half of the learning rate.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = "stop",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Train a network and write a checkpoint directory.
 
-    The result depends on the options and the seed alone. Ctrl-C saves, and --resume goes on to the same bytes as a run
-    that was never stopped. The test split is scored once, at the end, on the epoch with the best validation accuracy.
+    The result depends on the options and the seed alone. Ctrl-C and SIGTERM save; --resume goes on after them, or after
+    a crash, to the same bytes as a run that was never stopped. The test split is scored once, at the end, on the epoch
+    with the best validation accuracy.
     """
     import time
 
@@ -213,7 +236,7 @@ def train(
     chosen = {} if resume else _recipe(ctx)
     config = _config(ctx, chosen)  # first: a mistake in the call is answered before JAX is imported
     from bncli import checkpoint, runtime
-    from bncli.cli import display, render
+    from bncli.cli import display, render, signals
 
     if resume:
         config = _resumed_config(ctx, out, quiet=quiet)
@@ -222,28 +245,31 @@ def train(
     runtime.configure(config.training.precision)
     from bncli.data.configured import load_configured
     from bncli.training import run
-    from bncli.training.progress import EpochResult
+    from bncli.training.progress import EpochResult, Notice
 
     with display.counting(quiet=quiet, unit="files") as progress:
         dataset = load_configured(config.data, seed=config.training.seed, progress=progress)
     display.warn(dataset.warnings, quiet=quiet)
     trainer = run.create_trainer(config, dataset, out)
-    if resume:
-        run.resume(trainer)
-    else:
-        run.start(trainer, overwrite=overwrite)
-    epochs_before = trainer.progress.epochs_done
-    display.note(render.run_lines(trainer), quiet=quiet)
-    if chosen:
-        display.note(render.recipe_line(chosen), quiet=quiet)
-    shown = display.TrainingDisplay(epochs=config.training.epochs, quiet=quiet)
-    with display.interrupts(trainer.request_stop, quiet=quiet), shown.running():
-        for event in trainer.epochs():
-            if isinstance(event, EpochResult):
-                shown.show_epoch(event)
-            else:
-                shown.show_step(event)
-    result = run.finish(trainer, started=started, epochs_before=epochs_before)
+    with checkpoint.locked(out):
+        if resume:
+            run.resume(trainer)
+        else:
+            run.start(trainer, overwrite=overwrite)
+        epochs_before = trainer.progress.epochs_done
+        display.note(render.run_lines(trainer), quiet=quiet)
+        if chosen:
+            display.note(render.recipe_line(chosen), quiet=quiet)
+        shown = display.TrainingDisplay(epochs=config.training.epochs, quiet=quiet)
+        with signals.stopping(trainer.request_stop, quiet=quiet), shown.running():
+            for event in trainer.epochs():
+                if isinstance(event, EpochResult):
+                    shown.show_epoch(event)
+                elif isinstance(event, Notice):
+                    display.warn((event.message,), quiet=quiet)
+                else:
+                    shown.show_step(event)
+        result = run.finish(trainer, started=started, epochs_before=epochs_before)
     render.emit(result, as_json=as_json, to_json=render.train_json, to_text=render.train_text)
 
 

@@ -208,12 +208,8 @@ def start(trainer: Trainer, *, overwrite: bool) -> None:
     checkpoint.keep_layers(trainer.out, epochs=0)
 
 
-def resume(trainer: Trainer, *, warn: Callable[[str], None] | None = None) -> None:
+def resume(trainer: Trainer) -> None:
     """Puts the trainer where the run in its output directory was last saved: at its start, where it never was.
-
-    Args:
-        trainer: at the start of its run.
-        warn: is told of damaged saves that were passed over.
 
     Raises:
         CheckpointError: no save that is not damaged, or the run was on other data or of another network.
@@ -234,7 +230,7 @@ def resume(trainer: Trainer, *, warn: Callable[[str], None] | None = None) -> No
         )
     checkpoint.sweep(trainer.out)
     if checkpoint.complete_steps(trainer.out):
-        step = checkpoint.find_step(trainer.out, "last", warn=warn)
+        step = checkpoint.find_step(trainer.out, "last")
         state = jax.device_put(trainer.state, runtime.replicated(trainer.mesh))  # its shapes and places
         trainer.state, trainer.progress = restore(trainer.out, step, state)
         trainer.saver.last_step, trainer.saver.best = step, trainer.progress.best

@@ -106,7 +106,7 @@ def make_train_step(settings: StepSettings) -> TrainStep:
             if settings.ema_decay is None
             else moving_average(state.ema, params, step=state.step, decay=settings.ema_decay),
         )
-        # Of these alone: what else is in the new state is finite where they and the old state are. The squares are Adam's.
+        # Of these alone: what else is in the new state is finite where they and the old state are. Adam has squares.
         watched = (loss, batch_stats, jax.tree.map(lambda update, grad: update + 0 * grad**2, updates, grads))
         goes_on = all_finite(watched) & ~state.halted
         kept = jax.tree.map(lambda new, old: jnp.where(goes_on, new, old), new_state, state)

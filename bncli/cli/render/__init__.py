@@ -20,6 +20,7 @@ from bncli.cli.render.stats import (
     stats_text,
 )
 from bncli.cli.render.train import recipe_line, run_lines, train_json, train_text
+from bncli.cli.render.verify import verify_json, verify_text
 
 __all__ = [
     "EvalReport",
@@ -46,4 +47,6 @@ __all__ = [
     "stats_text",
     "train_json",
     "train_text",
+    "verify_json",
+    "verify_text",
 ]
