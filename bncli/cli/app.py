@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import bncli
-from bncli.cli import bench, data, evaluate, fold, inspect_stats, predict, recalibrate, train
+from bncli.cli import bench, data, doctor, evaluate, fold, inspect_stats, predict, recalibrate, train
 from bncli.errors import BncliError
 
 app = typer.Typer(
@@ -62,6 +62,7 @@ app.command("inspect-stats")(guarded(inspect_stats.inspect_stats))
 app.command("fold")(guarded(fold.fold))
 app.command("recalibrate")(guarded(recalibrate.recalibrate))
 app.command("bench")(guarded(bench.bench))
+app.command("doctor")(guarded(doctor.doctor))
 
 data_app = typer.Typer(help="Known data sets: where they lie, and how to get them.", no_args_is_help=True)
 data_app.command("list")(guarded(data.list_datasets))
