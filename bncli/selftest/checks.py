@@ -6,6 +6,7 @@ largest relative difference. To add one: write the function, and add a row to QU
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from bncli.selftest import reference
 Pairs = Mapping[str, tuple[Any, Any]]  # place -> (computed, expected), two arrays of one shape
 
 EPSILON = 1e-5
+# Convolutions of a GPU may go by transforms that round more (Winograd), and a healthy device must not be refused.
+ROOM_OFF_CPU = 10.0
 # [B, H, W, C]: of as many pixels as bring oneDNN in, where training uses it.
 IMAGES_SHAPE = (8, 16, 16, 4)
 NUM_FEATURES, NUM_CLASSES = 8, 10
@@ -45,7 +48,7 @@ class Check:
     Attributes:
         name: what is checked.
         measure: computes.
-        tolerance: largest relative difference that rounding explains, with room; the known faults are above 2e-3.
+        tolerance: largest relative difference that rounding explains on a CPU, with room; jax#39103 is 8e-3.
         only_cpu: whether the fault it looks for is one of XLA's CPU backend.
     """
 
@@ -92,13 +95,14 @@ class Outcome:
 def run_check(check: Check) -> Outcome:
     """The outcome of a check; a program that cannot be compiled or run has failed it."""
     begin = time.perf_counter()
+    tolerance = check.tolerance * (1.0 if jax.default_backend() == "cpu" else ROOM_OFF_CPU)
     try:
         differences = {place: relative_difference(*pair) for place, pair in check.measure().items()}
     except Exception as error:  # whatever jaxlib raises
         message = f"{type(error).__name__}: {error}"
-        return Outcome(check.name, None, check.tolerance, seconds=time.perf_counter() - begin, error=message)
+        return Outcome(check.name, None, tolerance, seconds=time.perf_counter() - begin, error=message)
     place = max(differences, key=lambda place: np.nan_to_num(differences[place], nan=np.inf))
-    return Outcome(check.name, differences[place], check.tolerance, place, time.perf_counter() - begin)
+    return Outcome(check.name, differences[place], tolerance, place, time.perf_counter() - begin)
 
 
 def relative_difference(computed: Any, expected: Any) -> float:  # noqa: ANN401 - arrays of NumPy or JAX
@@ -229,6 +233,7 @@ def _named(what: str, tree: Variables) -> dict[str, Any]:
     return {f"{what} {jax.tree_util.keystr(path, simple=True, separator='/')}": leaf for path, leaf in leaves}
 
 
+@functools.cache
 def _small_network() -> tuple[Network, Variables, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """(a ``cnn`` of few channels, variables of which none is 0 or 1, images, labels)."""
     module = CNN(

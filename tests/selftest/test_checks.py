@@ -80,6 +80,14 @@ def test_differences_are_relative_to_the_largest_number():
     assert outcome.finding == "off by 0.0078 in 32,769 rows, allowed 1e-05"
 
 
+def test_other_devices_may_round_more(monkeypatch):
+    check = Check("planted", lambda: {"a sum": ([1.0005], [1.0])}, 1e-4)
+    assert not run_check(check).passed
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert run_check(check).passed
+    assert not run_check(Check("planted", lambda: {"a sum": ([FAULT], [1.0])}, 1e-4)).passed
+
+
 def test_the_layer_is_compiled_as_a_training_step_is(monkeypatch):
     given = []
     monkeypatch.setattr(runtime, "compile_step", lambda step, arguments, options: given.append(options) or step)
