@@ -7,6 +7,7 @@ The map of the package; imports point downwards only::
     ├── evaluation   a model on a split -> EvalResult
     ├── benchmark/   how fast networks are, cold and warm, side by side
     ├── inspection/  BN layers in numbers, and what those numbers mean
+    ├── selftest/    whether the installed jaxlib computes what it should
     ├── folding/     merges BN into its neighbours in any JAX function; knows no Flax
     └── checkpoint/  saves, restores, verifies: the only importer of orbax
     models/ data/ config recipes runtime   networks, images, settings, the process before JAX starts

@@ -43,6 +43,8 @@ _ONEDNN_MIN_PIXELS = 256
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 # Versions whose CPU backend is known to compute wrong numbers or to crash (jax#39103, jax#40412).
 _BAD_ON_CPU = ("0.10.2", "0.11.0", "0.11.1", "0.11.2")
+# The remedy for a jaxlib that is known to be bad, or fails the self-test.
+OTHER_JAX = "pip install 'jax>=0.10.0,!=0.10.2,!=0.11.*'; bncli train --allow-bad-jaxlib trains all the same"
 # Before 0.12 a cached CPU program is rejected on load with a machine-feature error.
 _CACHE_WORKS_FROM = (0, 12)
 
@@ -50,11 +52,12 @@ _CPUINFO = Path("/proc/cpuinfo")
 _PACKAGES = ("bncli", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def configure(precision: Precision = "float32") -> None:
+def configure(precision: Precision = "float32", *, allow_bad_jaxlib: bool = False) -> None:
     """Sets up the process for JAX; call it once, before the first array.
 
     Args:
         precision: of the network that will run.
+        allow_bad_jaxlib: whether to go on with a jaxlib that is known to compute wrong numbers.
 
     Raises:
         RuntimeCheckError: the installed jaxlib is known to compute wrong numbers on this backend.
@@ -69,7 +72,8 @@ def configure(precision: Precision = "float32") -> None:
     logging.getLogger("jax").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save through absl
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(jax|flax|orbax|optax)\b.*")
-    _refuse_bad_jaxlib(version, backend=jax.default_backend())
+    if not allow_bad_jaxlib:
+        _refuse_bad_jaxlib(version, backend=jax.default_backend())
     if _version_tuple(version) >= _CACHE_WORKS_FROM and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         _use_compile_cache(user_cache() / "xla")
 
@@ -134,11 +138,22 @@ def _keep_freed_memory() -> None:
 
 
 def _refuse_bad_jaxlib(version: str, *, backend: str) -> None:
-    if backend == "cpu" and version in _BAD_ON_CPU:
-        raise RuntimeCheckError(
-            f"jaxlib {version} computes wrong numbers or crashes on CPU (jax#39103, jax#40412)",
-            remedy="pip install 'jax>=0.10.0,!=0.10.2,!=0.11.*'",
-        )
+    fault = _known_fault(version, backend)
+    if fault is not None:
+        raise RuntimeCheckError(fault, remedy=OTHER_JAX)
+
+
+def known_fault() -> str | None:
+    """What is known to be wrong with the installed jaxlib on this backend; None where nothing is."""
+    import jax
+
+    return _known_fault(importlib.metadata.version("jaxlib"), jax.default_backend())
+
+
+def _known_fault(version: str, backend: str) -> str | None:
+    if backend != "cpu" or version not in _BAD_ON_CPU:
+        return None
+    return f"jaxlib {version} computes wrong numbers or crashes on CPU (jax#39103, jax#40412)"
 
 
 def _version_tuple(version: str) -> tuple[int, ...]:
@@ -164,6 +179,31 @@ def _use_compile_cache(directory: Path) -> None:
         return  # a read-only home only costs compile time
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@dataclass(frozen=True)
+class CompileCache:
+    """Where compiled programs are kept between runs.
+
+    Attributes:
+        directory: a path or, if the user has set it so, a URL; None where programs are not kept.
+        usable: whether it can be written to, as far as this machine can tell.
+    """
+
+    directory: str | None
+    usable: bool
+
+
+def compile_cache() -> CompileCache:
+    """The compile cache of this process, once it is configured."""
+    import jax
+
+    directory: str | None = jax.config.jax_compilation_cache_dir
+    if directory is None or "://" in directory:
+        return CompileCache(directory, usable=directory is not None)
+    place = Path(directory).absolute()  # JAX makes it when it first keeps something
+    there = next(parent for parent in (place, *place.parents) if parent.exists())
+    return CompileCache(directory, usable=there.is_dir() and os.access(there, os.W_OK | os.X_OK))
 
 
 def versions() -> dict[str, str]:

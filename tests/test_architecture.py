@@ -22,6 +22,7 @@ HEIGHT = {
     "inspection": 2,
     "prediction": 2,
     "recalibration": 2,
+    "selftest": 2,
     "training": 2,
     "config": 1,
     "data": 1,
@@ -114,7 +115,7 @@ def test_only_cli_prints(path: Path) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        *["--help", "train --help", "--version", "eval", "train --epochs 0", "train --nope"],
+        *["--help", "train --help", "--version", "eval", "train --epochs 0", "train --nope", "doctor --help"],
         *["bench", "bench --help", "bench ckpt --rounds 1", "bench ckpt --batch-sizes 0"],
         *["inspect-stats --help", "inspect-stats ckpt --csv --json", "inspect-stats ckpt --other-step last"],
         "inspect-stats ckpt --ignore nope",

@@ -65,12 +65,41 @@ def test_a_version_that_was_not_tried_gets_no_flag(flags_after, version):
 def test_a_jaxlib_that_computes_wrong_numbers_on_cpu_is_refused_with_the_remedy(version):
     with pytest.raises(RuntimeCheckError, match=version) as caught:
         runtime._refuse_bad_jaxlib(version, backend="cpu")
-    assert caught.value.remedy == "pip install 'jax>=0.10.0,!=0.10.2,!=0.11.*'"
+    assert caught.value.remedy.startswith("pip install 'jax>=0.10.0,!=0.10.2,!=0.11.*'; ")
+    assert "--allow-bad-jaxlib" in caught.value.remedy
     runtime._refuse_bad_jaxlib(version, backend="gpu")
 
 
 def test_the_installed_jaxlib_is_not_refused():
     runtime._refuse_bad_jaxlib(importlib.metadata.version("jaxlib"), backend="cpu")
+
+
+def test_a_jaxlib_that_is_known_to_be_bad_is_gone_on_with_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(runtime, "_BAD_ON_CPU", (importlib.metadata.version("jaxlib"),))
+    monkeypatch.setattr(runtime, "_keep_freed_memory", lambda: None)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "unused")
+    assert "jax#39103" in runtime.known_fault()
+    with pytest.raises(RuntimeCheckError):
+        runtime.configure()
+    runtime.configure(allow_bad_jaxlib=True)
+
+
+def test_the_compile_cache_is_usable_where_it_can_be_written(tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    (tmp_path / "file").touch()
+    try:
+        for directory, usable in (
+            (None, False),
+            (str(tmp_path), True),
+            (str(tmp_path / "not" / "yet"), True),
+            (str(tmp_path / "file" / "below"), False),
+            ("gs://bucket/cache", True),
+        ):
+            jax.config.update("jax_compilation_cache_dir", directory)
+            assert runtime.compile_cache() == runtime.CompileCache(directory, usable)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def run_python(code, **environment):

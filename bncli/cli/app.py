@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import bncli
-from bncli.cli import bench, data, evaluate, fold, inspect_stats, predict, recalibrate, train, verify
+from bncli.cli import bench, data, doctor, evaluate, fold, inspect_stats, predict, recalibrate, train, verify
 from bncli.errors import BncliError
 
 app = typer.Typer(
@@ -64,6 +64,7 @@ app.command("fold")(guarded(fold.fold))
 app.command("recalibrate")(guarded(recalibrate.recalibrate))
 app.command("bench")(guarded(bench.bench))
 app.command("verify")(guarded(verify.verify))
+app.command("doctor")(guarded(doctor.doctor))
 
 data_app = typer.Typer(help="Known data sets: where they lie, and how to get them.", no_args_is_help=True)
 data_app.command("list")(guarded(data.list_datasets))

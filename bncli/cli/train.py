@@ -218,6 +218,9 @@ def train(
             rich_help_panel=_OUTPUT,
         ),
     ] = "stop",
+    allow_bad_jaxlib: Annotated[
+        bool, typer.Option("--allow-bad-jaxlib", help="Train even if jaxlib computes wrong numbers (`bncli doctor`).")
+    ] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -242,7 +245,10 @@ def train(
         config = _resumed_config(ctx, out, quiet=quiet)
     else:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
-    runtime.configure(config.training.precision)
+    runtime.configure(config.training.precision, allow_bad_jaxlib=allow_bad_jaxlib)
+    from bncli import selftest
+
+    display.warn(selftest.check_before_training(allow_bad_jaxlib=allow_bad_jaxlib), quiet=quiet)
     from bncli.data.configured import load_configured
     from bncli.training import run
     from bncli.training.progress import EpochResult, Notice

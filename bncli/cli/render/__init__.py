@@ -6,6 +6,7 @@ One module a command, each with a pair of pure functions, ``*_json`` and ``*_tex
 from bncli.cli.render.base import emit
 from bncli.cli.render.bench import bench_json, bench_text
 from bncli.cli.render.datasets import datasets_json, datasets_text
+from bncli.cli.render.doctor import DoctorReport, doctor_json, doctor_text
 from bncli.cli.render.evaluate import EvalReport, eval_json, eval_text
 from bncli.cli.render.fold import fold_text
 from bncli.cli.render.predict import PredictReport, predict_json, predict_text
@@ -23,6 +24,7 @@ from bncli.cli.render.train import recipe_line, run_lines, train_json, train_tex
 from bncli.cli.render.verify import verify_json, verify_text
 
 __all__ = [
+    "DoctorReport",
     "EvalReport",
     "PredictReport",
     "bench_json",
@@ -32,6 +34,8 @@ __all__ = [
     "comparison_text",
     "datasets_json",
     "datasets_text",
+    "doctor_json",
+    "doctor_text",
     "emit",
     "eval_json",
     "eval_text",
