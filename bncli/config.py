@@ -137,6 +137,7 @@ class TrainingConfig:
         on_save_error: whether a save that fails ends the run.
         on_nan: what a step that comes to NaN or infinity means: the run ends, goes on without that step, or goes back
             to its last save with half of the learning rate.
+        deterministic: whether XLA may only take algorithms that give the same bytes each time; on a CPU all do.
     """
 
     epochs: Positive = 20
@@ -150,6 +151,7 @@ class TrainingConfig:
     save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}s?$")] | None = None
     on_save_error: OnSaveError = "stop"
     on_nan: OnNan = "stop"
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)

@@ -39,6 +39,7 @@ _YNN_FUSIONS = {"bfloat16": "", "float32": "LIBRARY_FUSION_TYPE_REDUCE"}
 _ONEDNN_FLAG = "xla_cpu_experimental_onednn_custom_call"
 _ONEDNN_TRIED = ("0.12.0", "0.12.0.1")
 _ONEDNN_MIN_PIXELS = 256
+_DETERMINISTIC_FLAG = "xla_gpu_deterministic_ops"
 # glibc's mallopt: parameter numbers of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 # Versions whose CPU backend is known to compute wrong numbers or to crash (jax#39103, jax#40412).
@@ -91,8 +92,12 @@ def _is_linux_x86() -> bool:
     return platform.system() == "Linux" and platform.machine() == "x86_64"
 
 
-def step_compiler_options(*, precision: Precision, image_shape: tuple[int, int, int]) -> dict[str, bool]:
+def step_compiler_options(
+    *, precision: Precision, image_shape: tuple[int, int, int], deterministic: bool = False
+) -> dict[str, bool]:
     """XLA's options for the step that trains on images of ``image_shape`` = (H, W, C); none for most.
+
+    With ``deterministic`` a GPU takes only algorithms that give the same bytes each time; on a CPU all do.
 
     Unlike a flag in ``XLA_FLAGS``, an unknown option of a program raises an error instead of ending the process. A flag
     that the user has set there stays theirs.
@@ -100,6 +105,8 @@ def step_compiler_options(*, precision: Precision, image_shape: tuple[int, int, 
     import jax
 
     tried = _is_linux_x86() and importlib.metadata.version("jaxlib") in _ONEDNN_TRIED
+    if jax.default_backend() == "gpu":
+        return {_DETERMINISTIC_FLAG: True} if deterministic else {}
     pays = precision == "float32" and image_shape[0] * image_shape[1] >= _ONEDNN_MIN_PIXELS
     if not (tried and pays and jax.default_backend() == "cpu") or _ONEDNN_FLAG in os.environ.get("XLA_FLAGS", ""):
         return {}
@@ -112,8 +119,8 @@ def compile_step(
     """The jitted ``step`` compiled for ``arguments``; kept in the compile cache unless ``options`` forbid it."""
     import jax
 
-    if not options:
-        return step.lower(*arguments).compile()
+    if _ONEDNN_FLAG not in options:
+        return step.lower(*arguments).compile(compiler_options=dict(options) or None)
     setting = "jax_persistent_cache_min_compile_time_secs"
     usual = getattr(jax.config, setting)
     jax.config.update(setting, math.inf)  # writing a program that calls oneDNN fails, with a warning

@@ -20,14 +20,14 @@ import errno
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from bncli import checkpoint
 from bncli.errors import CheckpointError
@@ -57,11 +57,59 @@ class Tally:
     seconds: float = 0.0
 
 
-def torture(options: Sequence[str], folder: Path, *, kills: int, seed: int, show: Callable[[str], None]) -> Tally:
-    """Kills runs of ``bncli train`` with these options until there were ``kills``; see above."""
-    rng, tally, start = random.Random(seed), Tally(), time.monotonic()
-    begun = time.monotonic()
-    reference = _finish(options, folder / "reference", resume=False)
+class Process(Protocol):
+    """A training under way."""
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+
+    def kill(self) -> None:
+        """SIGKILL, and waits."""
+
+    def output(self) -> tuple[str, str]:
+        """(stdout, stderr), once it has ended."""
+
+
+# (directory, whether to resume, more options, more environment) -> a training under way, whose stdout is its document
+Start = Callable[[Path, bool, Sequence[str], Mapping[str, str]], Process]
+
+
+class Command:
+    """``bncli train`` in a process of its own."""
+
+    def __init__(
+        self, options: Sequence[str], out: Path, resume: bool, more: Sequence[str], env: Mapping[str, str]
+    ) -> None:
+        given = ["--resume"] if resume else [*options, *more]
+        self._files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 - closed by output()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bncli", "train", *given, "--out", str(out), "--json", "--quiet"],
+            stdout=self._files[0],
+            stderr=self._files[1],
+            env=os.environ | env,
+        )
+
+    def poll(self) -> int | None:
+        return self._process.poll()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.output()
+
+    def output(self) -> tuple[str, str]:
+        texts = []
+        for file in self._files:
+            file.seek(0)
+            texts.append(file.read())
+            file.close()
+        return texts[0], texts[1]
+
+
+def torture(start: Start, folder: Path, *, kills: int, seed: int, show: Callable[[str], None]) -> Tally:
+    """Kills runs until there were ``kills``; see above."""
+    rng, tally, begun = random.Random(seed), Tally(), time.monotonic()
+    reference = _finish(start, folder / "reference", resume=False)
     usual = time.monotonic() - begun
     show(f"reference: {usual:.1f} s, params {reference['sha256']['params'][:12]}…")
     while tally.kills < kills:
@@ -69,7 +117,7 @@ def torture(options: Sequence[str], folder: Path, *, kills: int, seed: int, show
         resume = False
         while tally.kills < kills:
             moment = rng.choice(MOMENTS)
-            killed = _run_and_kill(options, out, resume=resume, moment=moment, delay=rng.uniform(0, usual))
+            killed = _run_and_kill(start, out, resume=resume, moment=moment, delay=rng.uniform(0, usual))
             resume = (out / "config.json").is_file()
             if not killed:
                 break
@@ -77,89 +125,85 @@ def torture(options: Sequence[str], folder: Path, *, kills: int, seed: int, show
             tally.kills_by_moment[moment] += 1
             tally.saves_cut_short += bool(_unfinished(out))
             show(f"kill {tally.kills} {moment}: saves {_complete(out)}, cut short {_unfinished(out)}")
-        tally.differences += _differences(reference, _finish(options, out, resume=resume), out)
+        tally.differences += _differences(reference, _finish(start, out, resume=resume), out)
         tally.runs += 1
         show(f"run {tally.runs} is through after {tally.kills} kills; differences: {len(tally.differences)}")
-    tally.seconds = time.monotonic() - start
+    tally.seconds = time.monotonic() - begun
     return tally
 
 
-def torture_disk(
-    options: Sequence[str], folder: Path, tally: Tally, *, faults: int, seed: int, show: Callable[[str], None]
-) -> None:
-    """Runs with a failing disk, and what they leave; see above."""
+def failing_disk(folder: Path) -> Path:
+    """The library to preload, compiled."""
     library = folder / "failing_disk.so"
     source = Path(__file__).with_name("failing_disk.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
-    reference = _finish(options, folder / "reference", resume=(folder / "reference").exists())
+    return library
+
+
+def torture_disk(
+    start: Start, folder: Path, tally: Tally, *, faults: int, seed: int, show: Callable[[str], None]
+) -> None:
+    """Runs with a failing disk, and what they leave; see above. The processes have ``failing_disk`` preloaded."""
+    reference = _finish(start, folder / "reference", resume=(folder / "reference").exists())
     rng = random.Random(seed)
     for number in range(faults):
         out, goes_on = folder / f"faulty{number}", rng.choice(["stop", "continue"])
         fault = {"FAULT_ERRNO": str(rng.choice([errno.ENOSPC, errno.EIO])), "FAULT_SEED": str(rng.randrange(2**32))}
-        fault |= {"FAULT_PATH": str(out), "FAULT_ONE_IN": str(rng.choice([50, 200, 800])), "LD_PRELOAD": str(library)}
-        done = subprocess.run(
-            [*_command(options, out, resume=False), "--on-save-error", goes_on],
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-            env=os.environ | fault,
-        )
-        told = "error:" in done.stderr or not done.returncode
-        if done.returncode not in (0, 1) or "Traceback" in done.stderr or not told:
-            raise SystemExit(f"a run on a failing disk ended with {done.returncode}:\n{done.stderr}")
+        fault |= {"FAULT_PATH": str(out), "FAULT_ONE_IN": str(rng.choice([50, 200, 800]))}
+        process = start(out, False, ["--on-save-error", goes_on], fault)
+        code, (_, words) = _ended(process), process.output()
+        if code not in (0, 1) or "Traceback" in words or ("error:" in words) != bool(code):
+            raise SystemExit(f"a run on a failing disk ended with {code}:\n{words}")
         tally.faulty_runs += 1
-        tally.faulty_runs_ended += done.returncode
+        tally.faulty_runs_ended += code
         for step in _complete(out):
             try:
                 checkpoint.verify(out, step)
             except CheckpointError as error:
                 tally.corrupt_saves += 1
                 show(f"CORRUPT: {error.message}")
-        words = done.stderr.strip().splitlines()
-        show(f"fault {number + 1}: exit {done.returncode}, saves {_complete(out)}; {words[0] if words else 'no error'}")
-        resume = (out / "config.json").is_file()
-        tally.differences += _differences(reference, _finish(options, out, resume=resume), out)
+        show(f"fault {number + 1}: exit {code}, saves {_complete(out)}; {(words.splitlines() or ['no error'])[0]}")
+        result = _finish(start, out, resume=(out / "config.json").is_file())
+        tally.differences += _differences(reference, result, out)
 
 
-def _command(options: Sequence[str], out: Path, *, resume: bool) -> list[str]:
-    given = ["--resume"] if resume else list(options)
-    return [sys.executable, "-m", "bncli", "train", *given, "--out", str(out), "--json", "--quiet"]
+def _finish(start: Start, out: Path, *, resume: bool) -> dict[str, Any]:
+    process = start(out, resume, [], {})
+    code, (document, words) = _ended(process), process.output()
+    if code:
+        raise SystemExit(f"the run in {out} ended with {code}:\n{words}")
+    return json.loads(document)
 
 
-def _finish(options: Sequence[str], out: Path, *, resume: bool) -> dict:
-    done = subprocess.run(
-        _command(options, out, resume=resume), capture_output=True, text=True, timeout=LIMIT, check=False
-    )
-    if done.returncode:
-        command = " ".join(_command(options, out, resume=resume))
-        raise SystemExit(f"{command} ended with {done.returncode}:\n{done.stderr}")
-    return json.loads(done.stdout)
-
-
-def _run_and_kill(options: Sequence[str], out: Path, *, resume: bool, moment: str, delay: float) -> bool:
-    """Whether the run was killed; False where it came to its end before."""
-    process = subprocess.Popen(
-        _command(options, out, resume=resume), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    before, start = set(_complete(out)), time.monotonic()
-    while process.poll() is None:
-        since = time.monotonic() - start
-        if since > LIMIT:
+def _ended(process: Process) -> int:
+    end = time.monotonic() + LIMIT
+    while (code := process.poll()) is None:
+        if time.monotonic() > end:
             process.kill()
             raise SystemExit(f"a run did not end within {LIMIT:.0f} s")
+        time.sleep(POLL)
+    return code
+
+
+def _run_and_kill(start: Start, out: Path, *, resume: bool, moment: str, delay: float) -> bool:
+    """Whether the run was killed; False where it came to its end before."""
+    process = start(out, resume, [], {})
+    before, begun = set(_complete(out)), time.monotonic()
+    while (code := process.poll()) is None:
+        since = time.monotonic() - begun
         if (
             (moment == "at a random moment" and since >= delay)
             or (moment == "early" and since >= delay / 3)
             or (moment == "while saving" and since >= delay / 2 and _unfinished(out))
             or (moment == "after a save" and since >= delay / 2 and set(_complete(out)) - before)
+            or since > LIMIT
         ):
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
             return True
         time.sleep(POLL)
-    if process.returncode:
-        raise SystemExit(f"a run ended with {process.returncode} by itself:\n{process.stderr.read()}")
+    _, words = process.output()
+    if code:
+        raise SystemExit(f"a run ended with {code} by itself:\n{words}")
     return False
 
 
@@ -200,13 +244,20 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the tally there")
     parser.add_argument("options", nargs="*", help="of bncli train, after --", default=list(RUN))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        show = lambda line: print(line, flush=True)  # noqa: E731
-        tally = torture(arguments.options, Path(folder), kills=arguments.kills, seed=arguments.seed, show=show)
+
+    def start(out: Path, resume: bool, more: Sequence[str], env: Mapping[str, str]) -> Process:
+        preload = {"LD_PRELOAD": str(folder / "failing_disk.so")} if env else {}
+        return Command(arguments.options, out, resume, more, env | preload)
+
+    def show(line: str) -> None:
+        print(line, flush=True)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tally = torture(start, folder, kills=arguments.kills, seed=arguments.seed, show=show)
         if arguments.faults:
-            torture_disk(
-                arguments.options, Path(folder), tally, faults=arguments.faults, seed=arguments.seed, show=show
-            )
+            failing_disk(folder)
+            torture_disk(start, folder, tally, faults=arguments.faults, seed=arguments.seed, show=show)
     document = {"schema": "bncli.torture/1", "options": arguments.options, "seed": arguments.seed, **asdict(tally)}
     print(json.dumps(document))
     if arguments.json:

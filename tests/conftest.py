@@ -2,6 +2,7 @@
 
 import gc
 import shutil
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import settings
@@ -52,3 +53,20 @@ def orbax_leftovers():
     """
     yield
     gc.collect()
+
+
+@pytest.fixture
+def full_disk():
+    """Inside, no file can grow beyond 200 kB."""
+    resource = pytest.importorskip("resource")  # POSIX alone
+
+    @contextmanager
+    def full_disk():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full_disk

@@ -29,6 +29,7 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "data": ("data", "source"),
     "data_dir": ("data", "data_dir"),
     "decay_all": ("optimizer", "decay_all"),
+    "deterministic": ("training", "deterministic"),
     "dropout": ("model", "dropout"),
     "ema_decay": ("training", "ema_decay"),
     "epochs": ("training", "epochs"),
@@ -218,6 +219,9 @@ def train(
             rich_help_panel=_OUTPUT,
         ),
     ] = "stop",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU, only algorithms that give the same bytes each time.")
+    ] = False,
     allow_bad_jaxlib: Annotated[
         bool, typer.Option("--allow-bad-jaxlib", help="Train even if jaxlib computes wrong numbers (`bncli doctor`).")
     ] = False,

@@ -8,7 +8,6 @@ loop sees that one step later, and recovers as ``--on-nan`` says.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -265,7 +264,12 @@ class Trainer:
 
     @property
     def _compiler_options(self) -> dict[str, bool]:
-        return step_compiler_options(precision=self.config.training.precision, image_shape=self.dataset.image_shape)
+        training = self.config.training
+        return step_compiler_options(
+            precision=training.precision,
+            image_shape=self.dataset.image_shape,
+            deterministic=training.deterministic,
+        )
 
     def _device_arguments(self, split: DeviceSplit, epoch: int, group: list[Batch]) -> tuple[Any, ...]:
         one = len(group) == 1
@@ -300,10 +304,9 @@ class Trainer:
     def _finish_epoch(self, train_seconds: float) -> EpochResult:
         """Validates, and starts the next epoch's sums."""
         metrics = jax.device_get(self.state.metrics)
-        train_loss = float(metrics.loss_sum / metrics.num_examples)
         epoch = self.progress.epochs_done + 1
-        if not math.isfinite(train_loss):  # every step was left out
-            raise self._diverged(f"epoch {epoch}: no step came to a finite loss")
+        if metrics.num_examples == 0:
+            raise self._diverged(f"epoch {epoch}: each of its steps was left out")
         result = evaluate(
             self.eval_step,
             self._scored_variables(),
@@ -317,7 +320,7 @@ class Trainer:
         self.state = replace(self.state, metrics=zero)
         return EpochResult(
             epoch=epoch,
-            train_loss=train_loss,
+            train_loss=float(metrics.loss_sum / metrics.num_examples),
             train_accuracy=float(metrics.num_correct / metrics.num_examples),
             val_loss=result.loss,
             val_accuracy=result.accuracy,

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bncli import checkpoint
+from bncli.checkpoint.directory import write_atomically
 from bncli.errors import CheckpointError, ConfigError
 
 
@@ -74,8 +75,7 @@ def test_a_link_to_a_checkpoint_is_not_removed(copied, tmp_path):
 
 
 def test_metrics_are_one_line_an_epoch_and_can_be_written_anew(tmp_path):
-    checkpoint.write_metrics(tmp_path, [{"epoch": 1}])
-    checkpoint.append_metrics(tmp_path, {"epoch": 2})
+    checkpoint.write_metrics(tmp_path, [{"epoch": 1}, {"epoch": 2}])
     assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
         {"epoch": 1},
         {"epoch": 2},
@@ -83,6 +83,33 @@ def test_metrics_are_one_line_an_epoch_and_can_be_written_anew(tmp_path):
     checkpoint.write_metrics(tmp_path, [{"epoch": 1}])
     assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1}\n'
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]  # no temporary file is left
+
+
+def test_a_line_of_layers_that_was_cut_short_is_as_if_never_written(tmp_path):
+    for epoch in (1, 2):
+        checkpoint.append_layers(tmp_path, {"epoch": epoch, "layers": []})
+    path = tmp_path / "layers.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    assert checkpoint.read_layers(tmp_path) == [{"epoch": 1, "layers": []}]
+    checkpoint.append_layers(tmp_path, {"epoch": 2, "layers": [3]})
+    assert checkpoint.read_layers(tmp_path) == [{"epoch": 1, "layers": []}, {"epoch": 2, "layers": [3]}]
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was_and_leaves_nothing(tmp_path, full_disk):
+    path = tmp_path / "config.json"
+    write_atomically(path, b"before")
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        write_atomically(path, bytes(300_000))
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_process_killed_at_its_start_has_left_is_in_nobodys_way(tmp_path):
+    for name in (".lock", ".lock.json", "config.json.17.tmp"):
+        (tmp_path / name).touch()
+    checkpoint.check_output(tmp_path, overwrite=False)
+    checkpoint.create_output(tmp_path, overwrite=False)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", ".lock.json", "steps"}
 
 
 def test_a_directory_without_a_configuration_is_no_checkpoint(tmp_path):

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -165,23 +164,6 @@ def test_an_incomplete_save_is_written_again(tmp_path):
     (tmp_path / "steps" / "3" / "variables" / "half").touch()
     save(tmp_path, 3)
     assert checkpoint.sha256_tree(checkpoint.load_variables(tmp_path, 3)) == checkpoint.sha256_tree(TREE)
-
-
-@pytest.fixture
-def full_disk():
-    """Inside, no file can grow beyond 200 kB."""
-    resource = pytest.importorskip("resource")  # POSIX alone
-
-    @contextmanager
-    def full_disk():
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    return full_disk
 
 
 def test_a_save_that_fails_leaves_the_earlier_ones_and_can_be_done_again(tmp_path, full_disk):

@@ -1,0 +1,63 @@
+"""One training for each directory, and a lock that outlives nobody."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bncli import checkpoint
+from bncli.errors import CheckpointError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bncli import checkpoint
+with checkpoint.locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that has the directory."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_the_second_is_refused_and_told_who_has_it_and_the_lock_of_a_killed_process_is_none(holder, tmp_path):
+    words = rf"{tmp_path} is in use: process {holder.pid} on '.+', for \d+ seconds,"
+    with pytest.raises(CheckpointError, match=words) as caught, checkpoint.locked(tmp_path):
+        pass
+    assert "--out" in caught.value.remedy
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / ".lock.json").is_file()  # what it left
+    with checkpoint.locked(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("owner", ["", "{", "[]", '{"pid": "x", "host": 1, "since": null}'])
+def test_who_has_it_may_not_be_known(holder, tmp_path, owner):
+    (tmp_path / ".lock.json").write_text(owner)
+    with pytest.raises(CheckpointError, match="in use: another process"), checkpoint.locked(tmp_path):
+        pass
+
+
+def test_hours_are_told_as_hours(holder, tmp_path):
+    owner = json.loads((tmp_path / ".lock.json").read_text())
+    (tmp_path / ".lock.json").write_text(json.dumps({**owner, "since": owner["since"] - 5 * 3600}))
+    with pytest.raises(CheckpointError, match="for 5 hours,"), checkpoint.locked(tmp_path):
+        pass
+
+
+def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
+    below = tmp_path / "file" / "below"
+    below.parent.touch()
+    with pytest.raises(CheckpointError, match=r"cannot write in .*file/below"), checkpoint.locked(below):
+        pass

@@ -1,0 +1,48 @@
+"""``bncli verify``: the table, the document and the exit code."""
+
+import shutil
+
+from cli.conftest import document, invoke, succeed
+
+
+def test_a_whole_checkpoint(ckpt):
+    report = document("verify", ckpt)
+    assert report["schema"] == "bncli.verify/1"
+    assert report["ok"]
+    assert {file["by"] for file in report["files"]} == {"sha256", "content"}
+    shown = succeed("verify", ckpt)
+    assert "as written" in shown
+    assert f"the last save that is whole is that of step {report['readable_step']}" in shown
+
+
+def test_a_damaged_one_exits_with_3_and_names_the_file(ckpt, tmp_path):
+    copy = shutil.copytree(ckpt, tmp_path / "ckpt")
+    step = document("verify", ckpt)["readable_step"]
+    (copy / "steps" / str(step) / "progress" / "metadata").write_bytes(b"x")
+    found = invoke("verify", copy)
+    assert found.exit_code == 3
+    assert "progress/metadata" in found.stdout
+    assert "is damaged" in " ".join(found.stdout.split())
+    assert "1 of" in found.stderr
+    other = invoke("eval", copy, "--step", "last")
+    assert other.exit_code == 0
+    assert "warning:" in other.stderr
+    assert "is read in its place" in " ".join(other.stderr.split())
+
+
+def test_a_folded_checkpoint_has_its_files_compared_too(ckpt, tmp_path):
+    out = tmp_path / "out"
+    succeed("fold", ckpt, out)
+    names = {file["name"]: file["by"] for file in document("verify", out)["files"]}
+    assert names["forward.stablehlo"] == names["fold_report.json"] == "sha256"
+    content = bytearray((out / "forward.stablehlo").read_bytes())
+    content[len(content) // 2] ^= 1
+    (out / "forward.stablehlo").write_bytes(content)
+    assert invoke("verify", out).exit_code == 3
+    refused = invoke("eval", out)
+    assert refused.exit_code == 1
+    assert "forward.stablehlo is damaged" in " ".join(refused.stderr.split())
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    assert invoke("verify", tmp_path).exit_code == 1

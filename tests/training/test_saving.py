@@ -1,0 +1,122 @@
+"""Saves while the training goes on: within epochs, on a disk that fails, and beside those who read them."""
+
+import json
+import threading
+from dataclasses import replace
+
+import pytest
+from tiny import run_config, train
+
+from bncli import checkpoint
+from bncli.errors import CheckpointError
+from bncli.training import run
+from bncli.training.progress import EpochResult, Notice
+from bncli.training.saving import RunSaver
+
+
+def config_of(**training):
+    """Saves of 800 kB; 11 steps an epoch."""
+    return run_config(
+        model={"args": {"features": [1024]}}, training={"epochs": 3, "batch_size": 8, "keep": 9} | training
+    )
+
+
+@pytest.fixture(scope="module")
+def straight(dataset, tmp_path_factory):
+    return train(config_of(), dataset, tmp_path_factory.mktemp("straight") / "ckpt")
+
+
+def rows_of(out):
+    return [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_saves_within_epochs_change_nothing_and_each_can_be_gone_on_from(straight, dataset, tmp_path):
+    out = tmp_path / "ckpt"
+    result = train(config_of(save_every="4"), dataset, out)
+    assert checkpoint.complete_steps(out) == [4, 8, 11, 15, 19, 22, 26, 30, 33]
+    assert result.sha256 == straight.sha256
+    for step in (33, 30):  # as if killed after the save of step 26
+        (out / "steps" / f"{step}.sha256").unlink()
+    assert train(config_of(), dataset, out, resume=True).sha256 == straight.sha256
+    assert rows_of(out) == [1, 2, 3]
+
+
+def test_seconds_are_of_the_clock(tmp_path):
+    saver = RunSaver(tmp_path, config_of(save_every="60s").training)
+    assert not saver.is_due(5)
+    saver._last_time -= 61
+    assert saver.is_due(5)
+    assert not saver.is_due(0)  # nothing was done since the last
+    assert not RunSaver(tmp_path, config_of().training).is_due(10**6)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_the_last_save(straight, dataset, tmp_path, full_disk):
+    out = tmp_path / "ckpt"
+    with full_disk(), pytest.raises(CheckpointError, match=r"cannot save .*11: File too large"):
+        train(config_of(), dataset, out)
+    assert checkpoint.complete_steps(out) == []
+    assert train(config_of(), dataset, out, resume=True).sha256 == straight.sha256
+
+
+def test_a_full_disk_for_a_while_costs_a_save_and_no_epoch(straight, dataset, tmp_path, full_disk):
+    out = tmp_path / "ckpt"
+    config = config_of(on_save_error="continue")
+    trainer = run.create_trainer(config, dataset, out)
+    run.start(trainer, overwrite=False)
+    notices = []
+    events = trainer.epochs()
+    for event in events:
+        if isinstance(event, Notice):
+            notices.append(event.message)
+        if isinstance(event, EpochResult) and event.epoch == 1:
+            trainer.saver.wait()
+            with full_disk():
+                for later in events:
+                    if isinstance(later, EpochResult):
+                        assert "File too large" in trainer.saver.wait().message
+                        break
+    assert checkpoint.complete_steps(out) == [11, 33]
+    assert rows_of(out) == [1, 2, 3]
+    assert trainer.progress.best.step in (11, 33)
+    result = run.finish(trainer, started=0.0, epochs_before=0)
+    assert result.sha256 == straight.sha256
+
+
+def test_each_failed_save_is_told_and_a_run_that_cannot_save_its_end_has_failed(dataset, tmp_path, full_disk):
+    trainer = run.create_trainer(config_of(on_save_error="continue"), dataset, tmp_path / "ckpt")
+    run.start(trainer, overwrite=False)
+    notices = []
+
+    def drive():
+        for event in trainer.epochs():
+            notices.extend([event.message] if isinstance(event, Notice) else [])
+
+    with full_disk(), pytest.raises(CheckpointError, match="cannot save"):  # the last one, tried again
+        drive()
+    assert len(notices) == 3
+    assert all(notice.endswith("File too large; the training goes on") for notice in notices)
+    assert checkpoint.complete_steps(tmp_path / "ckpt") == []
+
+
+def test_who_reads_while_a_training_saves_reads_a_whole_save(dataset, tmp_path):
+    out, seen, errors, stop = tmp_path / "ckpt", [], [], threading.Event()
+
+    def read():
+        while not stop.is_set():
+            try:
+                if checkpoint.complete_steps(out):
+                    seen.append(checkpoint.load(out, step="last").step)
+            except Exception as error:
+                errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    config = config_of(epochs=12, keep=1, save_every="5")
+    try:
+        result = train(replace(config, model=replace(config.model, args={"features": [64]})), dataset, out)
+    finally:
+        stop.set()
+        reader.join()
+    assert errors == []
+    assert len(set(seen)) > 1
+    assert result.epochs_run == 12
