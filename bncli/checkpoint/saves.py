@@ -141,17 +141,26 @@ def read_progress(directory: Path, step: int) -> dict[str, Any]:
         CheckpointError: the save is damaged.
     """
     verify(directory, step)
-    with _checkpointer() as checkpointer:
-        restored = checkpointer.restore(
-            _step_path(directory, step).absolute(), args=ocp.args.Composite(progress=ocp.args.JsonRestore())
-        )
-    return dict(restored["progress"])
+    path = _step_path(directory, step)
+    try:
+        with _checkpointer() as checkpointer:
+            restored = checkpointer.restore(path.absolute(), args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+        return dict(restored["progress"])
+    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:  # its manifest is right all the same
+        raise CheckpointError(
+            f"{path} holds no progress of a run: {error}", remedy="Restore it from a copy."
+        ) from error
 
 
 def complete_steps(directory: Path) -> list[int]:
     """The steps whose save is complete, ascending."""
     manifests = (directory / STEPS).glob("*.sha256")
-    return sorted(int(path.stem) for path in manifests if path.stem.isdigit() and path.with_suffix("").is_dir())
+    return sorted(int(path.stem) for path in manifests if _is_step(path.stem) and path.with_suffix("").is_dir())
+
+
+def _is_step(name: str) -> bool:
+    """Whether it is a number as ``save`` writes it: not "007", and not "²", which is a digit too."""
+    return name.isdecimal() and str(int(name)) == name
 
 
 def find_step(directory: Path, step: str) -> int:
@@ -169,7 +178,8 @@ def find_step(directory: Path, step: str) -> int:
         return steps[-1]
     if step == "best":
         best = read_progress(directory, steps[-1]).get("best")
-        return best["step"] if best and best["step"] in steps else steps[-1]
+        best_step = best.get("step") if isinstance(best, Mapping) else None
+        return best_step if best_step in steps else steps[-1]
     if step.isdecimal() and int(step) in steps:
         return int(step)
     raise CheckpointError(
@@ -194,17 +204,24 @@ def verify(directory: Path, step: int | str) -> None:
     """
     target = _step_path(directory, step)
     manifest = _manifest_path(directory, step)
-    expected, actual = _parsed(manifest.read_bytes()), _parsed(_manifest(target).encode())
+    others = [str(other) for other in complete_steps(directory) if other != step]
+    remedy = f"Read another save: --step {others[-1]}." if others else "Restore it from a copy."
+    try:
+        written, found = manifest.read_bytes(), _manifest(target).encode()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename}: {error.strerror}", remedy=remedy) from error
+    expected, actual = _parsed(written), _parsed(found)
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
             what = (
                 "is missing" if name not in actual else "is not of this save" if name not in expected else "is damaged"
             )
-            others = [str(other) for other in complete_steps(directory) if other != step]
             raise CheckpointError(
                 f"{target / name} {what}: its SHA-256 is not that of {manifest.name}",
-                remedy=f"Read another save: --step {others[-1]}." if others else "Restore it from a copy.",
+                remedy=remedy,
             )
+    if written != found:  # the same lines, written or separated in another way
+        raise CheckpointError(f"{manifest} is damaged: it is not as bncli writes it", remedy=remedy)
 
 
 def _checkpointer() -> ocp.Checkpointer:
