@@ -23,6 +23,7 @@ HEIGHT = {
     "prediction": 2,
     "recalibration": 2,
     "training": 2,
+    "cache": 1,
     "config": 1,
     "data": 1,
     "models": 1,

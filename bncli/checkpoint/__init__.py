@@ -38,7 +38,7 @@ from bncli.checkpoint.fitting import open_foreign
 from bncli.checkpoint.folded import write_folded
 from bncli.checkpoint.foreign import ForeignCheckpoint, find_variables, is_foreign, read_foreign
 from bncli.checkpoint.hashing import sha256_tree
-from bncli.checkpoint.opening import Checkpoint, load
+from bncli.checkpoint.opening import Checkpoint, check_model_code, load
 from bncli.checkpoint.saves import (
     complete_steps,
     find_step,
@@ -63,6 +63,7 @@ __all__ = [
     "ForeignCheckpoint",
     "append_layers",
     "append_metrics",
+    "check_model_code",
     "check_output",
     "complete_steps",
     "create_output",

@@ -17,7 +17,7 @@ from bncli.checkpoint.onnx_file import read_onnx
 from bncli.checkpoint.saves import find_step, has_precise_statistics, load_variables, read_progress
 from bncli.config import CheckpointConfig
 from bncli.errors import ModelError
-from bncli.models import Network, Variables, build_network, build_own_network, model_file_sha256, source_file
+from bncli.models import Network, Variables, build_network, build_own_network, untrusted
 
 
 @dataclass(frozen=True)
@@ -89,25 +89,22 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
     )
 
 
-def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Network:
-    """The network of a trained checkpoint.
+def check_model_code(directory: Path, config: CheckpointConfig) -> None:
+    """Raises ModelError where building the network of ``config`` would run code that the user did not ask for.
 
-    A name stored in a checkpoint is only imported if the file behind it is the very file that was trained: opening a
-    checkpoint must not run code that someone put in its place, or sent along with it.
+    A name stored in a checkpoint is only imported if the file behind it is the very file that was trained, and the user
+    has had it run before: opening a checkpoint must not run code that someone put in its place, or sent along with it.
     """
+    name = config.run.model.name
+    if reason := untrusted(name, sha256=config.model_sha256, directory=directory):
+        raise ModelError(reason, remedy=f"If you trust it, name it: --model {name}")
+
+
+def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Network:
+    """The network of a trained checkpoint."""
     stored = config.run.model
-    if model is None and config.model_sha256 is not None:
-        source = source_file(stored.name)
-        if source is not None and source.resolve().is_relative_to(directory.resolve()):
-            raise ModelError(
-                f"the code of {stored.name} lies inside the checkpoint: who made the one can have made the other",
-                remedy=f"If you trust it, name it: --model {stored.name}",
-            )
-    if model is None and model_file_sha256(stored.name) != config.model_sha256:
-        raise ModelError(
-            f"the code of {stored.name} is missing or has changed since training",
-            remedy=f"If you trust it, name it: --model {stored.name}",
-        )
+    if model is None:
+        check_model_code(directory, config)
     named = stored if model is None else config_module.validated(type(stored), **{**vars(stored), "name": model})
     if config.dataset is None:
         return build_own_network(named.name, named.args)
