@@ -124,8 +124,8 @@ def source_file(name: str) -> Path | None:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ModelError(f"{path}: no such file", remedy="Name the model as file.py:Class, from where you run bncli.")
-    # The name keeps two files called model.py apart, and one from what it was before a change, and lets dataclasses find
-    # their module.
+    # The name keeps two files called model.py apart, and one from what it was before a change; dataclasses find their
+    # module by it.
     place_and_content = str(path.resolve()).encode(errors="surrogateescape") + b"\0" + path.read_bytes()
     name = f"bncli_model_{hashlib.sha256(place_and_content).hexdigest()[:12]}"
     if name in sys.modules:
