@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import flax.linen as nn
 import jax
 
 from bncli import config as config_module
-from bncli.checkpoint.directory import read_config
+from bncli.checkpoint.directory import CONFIG, read_config
 from bncli.checkpoint.folded import read_forward
 from bncli.checkpoint.onnx_file import read_onnx
 from bncli.checkpoint.saves import find_step, has_precise_statistics, load_variables, read_progress
 from bncli.config import CheckpointConfig
-from bncli.errors import ModelError
+from bncli.errors import BncliError, ModelError
 from bncli.models import Network, Variables, build_network, build_own_network, untrusted
 
 
@@ -106,11 +107,55 @@ def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Ne
     if model is None:
         check_model_code(directory, config)
     named = stored if model is None else config_module.validated(type(stored), **{**vars(stored), "name": model})
-    if config.dataset is None:
-        return build_own_network(named.name, named.args)
-    return build_network(
-        named,
-        num_classes=len(config.dataset.class_names),
-        image_shape=config.preprocessing.image_shape,
-        precision=config.run.training.precision,
-    )
+    with _blaming(directory, named.name):
+        if config.dataset is None:
+            network = build_own_network(named.name, named.args)
+        else:
+            network = build_network(
+                named,
+                num_classes=len(config.dataset.class_names),
+                image_shape=config.preprocessing.image_shape,
+                precision=config.run.training.precision,
+            )
+    return _StoredNetwork(network.module, network.train_argument, directory, named.name)
+
+
+@dataclass(frozen=True)
+class _StoredNetwork(Network):
+    """The network that a ``config.json`` describes, which may not be that of the arrays it lies beside."""
+
+    directory: Path
+    name: str
+
+    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """As a network's.
+
+        Raises:
+            ModelError: the variables are not this network's, or it cannot be applied to such images.
+        """
+        with _blaming(self.directory, self.name):
+            return super().logits(variables, images)
+
+    def logits_by_batch_stats(self, variables: Variables, images: jax.Array, *, mask: jax.Array | None) -> jax.Array:
+        """As a network's.
+
+        Raises:
+            ModelError: the variables are not this network's, or it cannot be applied to such images.
+        """
+        with _blaming(self.directory, self.name):
+            return super().logits_by_batch_stats(variables, images, mask=mask)
+
+
+@contextmanager
+def _blaming(directory: Path, name: str) -> Iterator[None]:
+    """What goes wrong inside, while a network is built or traced, as a ModelError that names the checkpoint."""
+    try:
+        yield
+    except (BncliError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # of Flax, JAX, or the user's own code
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{directory}: {name[:100]}, as {CONFIG} has it, cannot be applied to the arrays saved with it: {reason}",
+            remedy=f"Restore {CONFIG} from a copy; name the code of a model of your own by --model.",
+        ) from error
