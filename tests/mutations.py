@@ -3,6 +3,8 @@
 import copy
 import json
 
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 # What a field may hold that should not: other types, the ends of ranges, names that point elsewhere.
@@ -12,6 +14,22 @@ ODD = (
     *("mlp", "net.py:Net", "os:system", "antigravity:Net", ":", "/dev/stdin", "~", "http://127.0.0.1/x"),
     *([], {}, [0], [-1], [8, 8], ["a"], [[8]], {"a": 1}, {"name": "mlp"}, [2**40], [1e999]),
 )
+
+
+# Few in every run, the same each time; many with `pytest -m slow`.
+def few_or_many(few, many):
+    """The decorator of a test that takes ``count``, how many examples it looks at."""
+    return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
+def for_examples(count, strategy, check):
+    """Calls ``check`` with that many examples of the strategy.
+
+    Without an example that fails, hypothesis would repeat what it has seen; with one it says what it was, unshrunk.
+    """
+    phases = [Phase.explicit, Phase.generate]
+    chosen = settings(max_examples=count, derandomize=True, database=None, phases=phases, deadline=None)
+    settings(chosen, suppress_health_check=list(HealthCheck))(given(strategy)(check))()
 
 
 def places_of(document, place=()):

@@ -16,8 +16,8 @@ from bncli.checkpoint.directory import CONFIG, read_config
 from bncli.checkpoint.folded import read_forward
 from bncli.checkpoint.onnx_file import read_onnx
 from bncli.checkpoint.saves import find_step, has_precise_statistics, load_variables, read_progress
-from bncli.config import CheckpointConfig
-from bncli.errors import BncliError, ModelError
+from bncli.config import CheckpointConfig, ModelConfig
+from bncli.errors import BncliError, ModelError, UsageError
 from bncli.models import Network, Variables, build_network, build_own_network, untrusted
 
 
@@ -107,17 +107,25 @@ def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Ne
     if model is None:
         check_model_code(directory, config)
     named = stored if model is None else config_module.validated(type(stored), **{**vars(stored), "name": model})
-    with _blaming(directory, named.name):
-        if config.dataset is None:
-            network = build_own_network(named.name, named.args)
-        else:
-            network = build_network(
-                named,
-                num_classes=len(config.dataset.class_names),
-                image_shape=config.preprocessing.image_shape,
-                precision=config.run.training.precision,
-            )
+    try:
+        with _blaming(directory, named.name):
+            network = _built(config, named)
+    except UsageError as error:  # of an option, where the model is named by one
+        if model is not None:
+            raise
+        raise ModelError(f"{directory / CONFIG}: {error.message}", remedy=error.remedy) from None
     return _StoredNetwork(network.module, network.train_argument, directory, named.name)
+
+
+def _built(config: CheckpointConfig, named: ModelConfig) -> Network:
+    if config.dataset is None:
+        return build_own_network(named.name, named.args)
+    return build_network(
+        named,
+        num_classes=len(config.dataset.class_names),
+        image_shape=config.preprocessing.image_shape,
+        precision=config.run.training.precision,
+    )
 
 
 @dataclass(frozen=True)
