@@ -14,10 +14,13 @@ contributed (preprocessing, class names, versions), so that a checkpoint can be 
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from bncli.choices import BadImages, BnPlacement, Init, OnNan, OnSaveError, OptimizerName, Precision, ScheduleName
@@ -27,7 +30,13 @@ SCHEMA = "bncli.config/1"
 # Under this key the metadata of an exported ONNX model hold the text of the checkpoint's ``config.json``.
 ONNX_KEY = "bncli.config"
 
-Positive = Annotated[int, Field(ge=1)]
+# The field of ``config.json`` that holds the SHA-256 of all others.
+CHECKSUM = "sha256"
+
+Positive = Annotated[int, Field(ge=1, lt=2**31)]  # JAX counts in int32
+Count = Annotated[int, Field(ge=0)]
+Pixels = Annotated[int, Field(ge=1, lt=2**16)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -77,8 +86,8 @@ class DataConfig:
     source: str = "digits"
     data_dir: str | None = None
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    image_size: Positive | None = None
-    channels: Positive | None = None
+    image_size: Pixels | None = None
+    channels: Pixels | None = None
     bad_images: BadImages = "error"
     augment: bool = True
 
@@ -168,10 +177,17 @@ class RunConfig:
 class Preprocessing:
     """From a uint8 image to the network's input: resize to ``size``, then (x/255 − mean)/std per channel."""
 
-    size: tuple[Positive, Positive]  # height, width in pixels
-    channels: Positive
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
+    size: tuple[Pixels, Pixels]  # height, width in pixels
+    channels: Pixels
+    mean: tuple[Finite, ...]  # [C]
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]  # [C]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} numbers for {self.channels} channels")
+        return self
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -187,9 +203,9 @@ class DatasetRecord:
     source: str
     sha256: str
     class_names: tuple[str, ...]
-    num_train: int
-    num_val: int
-    num_test: int
+    num_train: Count
+    num_val: Count
+    num_test: Count
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
@@ -197,7 +213,7 @@ class FoldedFrom:
     """What a folded checkpoint was made of."""
 
     checkpoint: str
-    step: int
+    step: Count
     params_sha256: str
     folded: tuple[str, ...]
     kept: tuple[str, ...]
@@ -208,9 +224,9 @@ class Recalibrated:
     """Where a checkpoint's BN statistics come from, if not from running averages."""
 
     checkpoint: str
-    step: int
-    num_examples: int
-    runs: int
+    step: Count
+    num_examples: Count
+    runs: Count
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
@@ -235,16 +251,33 @@ _ADAPTER = TypeAdapter(CheckpointConfig)
 
 
 def to_json(config: CheckpointConfig) -> str:
-    """The text of ``config.json``."""
-    return _ADAPTER.dump_json(config, indent=2).decode() + "\n"
+    """The text of ``config.json``: the fields, and the SHA-256 of what they say."""
+    return sealed(_ADAPTER.dump_python(config, mode="json"))
+
+
+def sealed(document: Mapping[str, Any]) -> str:
+    """A document as the text of a ``config.json``, with the SHA-256 of its content.
+
+    The sum is over the canonical JSON of all other fields, with sorted keys and no spaces: how the text is laid out
+    does not matter.
+    """
+    content = {name: value for name, value in document.items() if name != CHECKSUM}
+    return json.dumps({**content, CHECKSUM: _content_sha256(content)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _content_sha256(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def from_json(text: str, *, path: Path) -> CheckpointConfig:
     """The configuration in the text of a ``config.json``.
 
+    One without a SHA-256 of its content is taken as it is: earlier versions wrote none.
+
     Raises:
-        ConfigError: it is no JSON, of an unknown schema, or a value is missing or out of range; names the file
-            and the field.
+        ConfigError: it is no JSON, of an unknown schema, a value is missing or out of range, or its SHA-256 is not that
+            of its content; names the file and the field.
     """
     try:
         config = _ADAPTER.validate_json(text)
@@ -255,10 +288,24 @@ def from_json(text: str, *, path: Path) -> CheckpointConfig:
         ) from None
     if config.schema != SCHEMA:
         raise ConfigError(
-            f"{path}: schema is {config.schema!r}, this bncli reads {SCHEMA!r}",
+            f"{path}: schema is {_shown(config.schema)}, this bncli reads {SCHEMA!r}",
             remedy="Use the bncli version that wrote it.",
         )
+    _check_sha256(text, path)
     return config
+
+
+def _check_sha256(text: str, path: Path) -> None:
+    try:
+        document = json.loads(text)
+        is_right = CHECKSUM not in document or document.pop(CHECKSUM) == _content_sha256(document)
+    except (RecursionError, ValueError):  # JSON to one reader, and not to the other
+        is_right = False
+    if not is_right:
+        raise ConfigError(
+            f"{path} is damaged or was edited: its SHA-256 is not that of its content",
+            remedy=f'Restore it from a copy; or, if it was edited on purpose, remove its line "{CHECKSUM}".',
+        )
 
 
 def validated(cls: type[Any], **values: Any) -> Any:  # noqa: ANN401 - any of the dataclasses above
@@ -272,6 +319,14 @@ def validated(cls: type[Any], **values: Any) -> Any:  # noqa: ANN401 - any of th
 def describe(error: ValidationError) -> str:
     """The first complaint of a validation, as ``field.subfield: what (got value)``."""
     first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the document"
+    place = ".".join(str(part)[:60] for part in first["loc"]) or "the document"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place}: {first['msg']}, got {str(first['input'])[:60]!r}{more}"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}, got {_shown(first['input'])}{more}"
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """The beginning of a value."""
+    try:
+        return repr(str(value)[:60])
+    except (RecursionError, ValueError):  # nested too deep, or a number of thousands of digits
+        return "one too large to show"

@@ -24,6 +24,7 @@ HEIGHT = {
     "recalibration": 2,
     "selftest": 2,
     "training": 2,
+    "cache": 1,
     "config": 1,
     "data": 1,
     "models": 1,

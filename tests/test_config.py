@@ -19,6 +19,7 @@ from bncli.config import (
     RunConfig,
     TrainingConfig,
     from_json,
+    sealed,
     to_json,
     validated,
 )
@@ -79,7 +80,53 @@ def test_what_is_stored_comes_back(run, sha256):
 def test_a_newer_minor_version_may_add_fields():
     document = json.loads(to_json(complete()))
     document["later"] = document["run"]["model"]["later"] = 1
+    assert from_json(sealed(document), path=PATH) == complete()
+
+
+# The SHA-256 of the content.
+
+
+def test_an_older_version_wrote_no_sum():
+    document = json.loads(to_json(complete()))
+    assert len(document.pop("sha256")) == 64
     assert from_json(json.dumps(document), path=PATH) == complete()
+
+
+def test_the_layout_of_the_text_does_not_matter():
+    document = json.loads(to_json(complete()))
+    assert from_json(json.dumps(dict(reversed(document.items())), indent=None), path=PATH) == complete()
+
+
+def test_the_text_has_a_line_for_the_sum_alone():
+    """So that it can be removed, as the remedy says."""
+    lines = to_json(complete()).splitlines()
+    assert [line for line in lines if '"sha256": "' in line][-1] == lines[-2]
+
+
+@pytest.mark.parametrize("value", ["0" * 64, "", None, 3])
+def test_another_sum_is_refused(value):
+    document = json.loads(to_json(complete())) | {"sha256": value}
+    with pytest.raises(ConfigError, match="damaged or was edited: its SHA-256 is not that of its content") as caught:
+        from_json(json.dumps(document), path=PATH)
+    assert str(PATH) in caught.value.message
+    assert 'remove its line "sha256"' in caught.value.remedy
+
+
+def test_every_flipped_bit_is_noticed_or_changes_nothing():
+    """White space, and the name of the sum itself, say nothing of the content."""
+    content = to_json(complete()).encode()
+    unnoticed = 0
+    for position in range(len(content)):
+        for bit in range(8):
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << bit
+            try:
+                config = from_json(flipped.decode(), path=PATH)
+            except (ConfigError, UnicodeDecodeError):
+                continue
+            assert config == complete(), (position, bit)
+            unnoticed += 1
+    assert unnoticed < len(content) / 2
 
 
 def test_settings_do_not_change():
@@ -130,6 +177,10 @@ def test_settings_do_not_change():
         ("preprocessing.mean.0", "dark"),
         ("preprocessing.std.0", 0),
         ("preprocessing.std.0", float("nan")),
+        ("preprocessing.mean.0", float("nan")),
+        ("preprocessing.size.1", 2**16),
+        ("run.training.batch_size", 2**31),
+        ("dataset.num_test", -1),
         ("dataset.class_names", "ab"),
         ("dataset.num_train", "many"),
         ("versions", ["jax"]),
@@ -145,6 +196,14 @@ def test_a_malformed_field_is_refused_with_file_and_field(field, value):
         from_json(json.dumps(document), path=PATH)
     assert caught.value.message.startswith(f"{PATH}: {field}: ")
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(("field", "value"), [("mean", []), ("std", [1.0, 1.0]), ("channels", 2)])
+def test_there_is_a_mean_and_a_std_for_each_channel(field, value):
+    document = json.loads(to_json(complete()))
+    document["preprocessing"][field] = value
+    with pytest.raises(ConfigError, match=r"preprocessing: (mean|std) has \d numbers for \d channels"):
+        from_json(json.dumps(document), path=PATH)
 
 
 @pytest.mark.parametrize("field", ["run", "preprocessing", "preprocessing.size.1", "dataset.name", "versions"])

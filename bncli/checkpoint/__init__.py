@@ -42,7 +42,7 @@ from bncli.checkpoint.foreign import ForeignCheckpoint, find_variables, is_forei
 from bncli.checkpoint.hashing import sha256_tree
 from bncli.checkpoint.integrity import FileReport, VerifyReport, verify_checkpoint
 from bncli.checkpoint.locking import locked
-from bncli.checkpoint.opening import Checkpoint, load
+from bncli.checkpoint.opening import Checkpoint, check_model_code, load
 from bncli.checkpoint.saves import (
     complete_steps,
     find_step,
@@ -70,6 +70,7 @@ __all__ = [
     "ForeignCheckpoint",
     "VerifyReport",
     "append_layers",
+    "check_model_code",
     "check_output",
     "complete_steps",
     "create_output",

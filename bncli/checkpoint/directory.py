@@ -25,12 +25,16 @@ TEMPORARY = ".tmp"
 LOCK = ".lock"
 LOCK_OWNER = ".lock.json"
 
+# A configuration takes 2 KB, with a thousand classes by name 30 KB.
+MAX_CONFIG = 16 << 20
+_COPY = "Restore it from a copy, or train again."
+
 
 def is_checkpoint(directory: Path) -> bool:
     """Whether bncli wrote the ``config.json`` there: many programs have one, and ``--overwrite`` is for ours alone."""
     try:
         document = json.loads((directory / CONFIG).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return False
     return isinstance(document, dict) and str(document.get("schema")).startswith("bncli.config/")
 
@@ -46,6 +50,10 @@ def read_config(directory: Path) -> CheckpointConfig:
         return read_onnx(directory)[0]
     path = directory / CONFIG
     try:
+        if (size := path.stat().st_size) > MAX_CONFIG:
+            raise CheckpointError(
+                f"{path} is damaged: {size:,} bytes, and a configuration has {MAX_CONFIG:,} at most", remedy=_COPY
+            )
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         what = "holds no config.json" if directory.is_dir() else "is no directory"
@@ -53,7 +61,7 @@ def read_config(directory: Path) -> CheckpointConfig:
             f"{directory} {what}: not a bncli checkpoint", remedy="Name a directory written by `bncli train`."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+        raise CheckpointError(f"cannot read {path}: {error}", remedy=_COPY) from error
     return config_module.from_json(text, path=path)
 
 
@@ -81,13 +89,17 @@ def read_layers(directory: Path) -> list[dict[str, Any]]:
     path = directory / LAYERS
     if not path.is_file():
         return []
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     rows = []
-    whole, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    whole, _, _ = text.rpartition("\n")
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
             row = json.loads(line)
             rows.append({"epoch": int(row["epoch"]), "layers": list(row["layers"])})
-        except (ValueError, TypeError, KeyError):
+        except (KeyError, OverflowError, RecursionError, TypeError, ValueError):
             raise CheckpointError(
                 f"{path}: line {number} is damaged", remedy="Remove the line; it is only needed for --history."
             ) from None

@@ -63,7 +63,7 @@ def is_foreign(path: Path) -> bool:
         return path.exists()
     try:
         json.loads((path / CONFIG).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         return False
     return not is_checkpoint(path)
 

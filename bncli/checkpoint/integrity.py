@@ -64,7 +64,7 @@ def verify_checkpoint(directory: Path) -> VerifyReport:
             f"{directory} is no checkpoint directory", remedy="Name a directory written by `bncli train` or `fold`."
         )
     saves = [_save_report(directory, name) for step in complete_steps(directory) for name in _names(directory, step)]
-    beside: list[tuple[str, str, Callable[[], object]]] = [(CONFIG, "content", lambda: read_config(directory))]
+    beside: list[tuple[str, str, Callable[[], object]]] = [(CONFIG, "sha256", lambda: read_config(directory))]
     if (directory / METRICS).exists():
         beside.append((METRICS, "content", lambda: _read_metrics(directory / METRICS)))
     if (directory / LAYERS).exists():

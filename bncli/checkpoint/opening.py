@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ import flax.linen as nn
 import jax
 
 from bncli import config as config_module
-from bncli.checkpoint.directory import read_config
+from bncli.checkpoint.directory import CONFIG, read_config
 from bncli.checkpoint.folded import read_forward
 from bncli.checkpoint.onnx_file import read_onnx
 from bncli.checkpoint.saves import has_precise_statistics, read_save
-from bncli.config import CheckpointConfig
-from bncli.errors import ModelError
-from bncli.models import Network, Variables, build_network, build_own_network, model_file_sha256, source_file
+from bncli.config import CheckpointConfig, ModelConfig
+from bncli.errors import BncliError, ModelError, UsageError
+from bncli.models import Network, Variables, build_network, build_own_network, untrusted
 
 
 @dataclass(frozen=True)
@@ -88,26 +89,34 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
     )
 
 
-def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Network:
-    """The network of a trained checkpoint.
+def check_model_code(directory: Path, config: CheckpointConfig) -> None:
+    """Raises ModelError where building the network of ``config`` would run code that the user did not ask for.
 
-    A name stored in a checkpoint is only imported if the file behind it is the very file that was trained: opening a
-    checkpoint must not run code that someone put in its place, or sent along with it.
+    A name stored in a checkpoint is only imported if the file behind it is the very file that was trained, and the user
+    has had it run before: opening a checkpoint must not run code that someone put in its place, or sent along with it.
     """
+    name = config.run.model.name
+    if reason := untrusted(name, sha256=config.model_sha256, directory=directory):
+        raise ModelError(reason, remedy=f"If you trust it, name it: --model {name}")
+
+
+def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Network:
+    """The network of a trained checkpoint."""
     stored = config.run.model
-    if model is None and config.model_sha256 is not None:
-        source = source_file(stored.name)
-        if source is not None and source.resolve().is_relative_to(directory.resolve()):
-            raise ModelError(
-                f"the code of {stored.name} lies inside the checkpoint: who made the one can have made the other",
-                remedy=f"If you trust it, name it: --model {stored.name}",
-            )
-    if model is None and model_file_sha256(stored.name) != config.model_sha256:
-        raise ModelError(
-            f"the code of {stored.name} is missing or has changed since training",
-            remedy=f"If you trust it, name it: --model {stored.name}",
-        )
+    if model is None:
+        check_model_code(directory, config)
     named = stored if model is None else config_module.validated(type(stored), **{**vars(stored), "name": model})
+    try:
+        with _blaming(directory, named.name):
+            network = _built(config, named)
+    except UsageError as error:  # of an option, where the model is named by one
+        if model is not None:
+            raise
+        raise ModelError(f"{directory / CONFIG}: {error.message}", remedy=error.remedy) from None
+    return _StoredNetwork(network.module, network.train_argument, directory, named.name)
+
+
+def _built(config: CheckpointConfig, named: ModelConfig) -> Network:
     if config.dataset is None:
         return build_own_network(named.name, named.args)
     return build_network(
@@ -116,3 +125,44 @@ def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Ne
         image_shape=config.preprocessing.image_shape,
         precision=config.run.training.precision,
     )
+
+
+@dataclass(frozen=True)
+class _StoredNetwork(Network):
+    """The network that a ``config.json`` describes, which may not be that of the arrays it lies beside."""
+
+    directory: Path
+    name: str
+
+    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """As a network's.
+
+        Raises:
+            ModelError: the variables are not this network's, or it cannot be applied to such images.
+        """
+        with _blaming(self.directory, self.name):
+            return super().logits(variables, images)
+
+    def logits_by_batch_stats(self, variables: Variables, images: jax.Array, *, mask: jax.Array | None) -> jax.Array:
+        """As a network's.
+
+        Raises:
+            ModelError: the variables are not this network's, or it cannot be applied to such images.
+        """
+        with _blaming(self.directory, self.name):
+            return super().logits_by_batch_stats(variables, images, mask=mask)
+
+
+@contextmanager
+def _blaming(directory: Path, name: str) -> Iterator[None]:
+    """What goes wrong inside, while a network is built or traced, as a ModelError that names the checkpoint."""
+    try:
+        yield
+    except (BncliError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # of Flax, JAX, or the user's own code
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{directory}: {name[:100]}, as {CONFIG} has it, cannot be applied to the arrays saved with it: {reason}",
+            remedy=f"Restore {CONFIG} from a copy; name the code of a model of your own by --model.",
+        ) from error

@@ -165,17 +165,26 @@ def read_progress(directory: Path, step: int) -> dict[str, Any]:
         CheckpointError: the save is damaged.
     """
     verify(directory, step)
-    with _checkpointer() as checkpointer:
-        restored = checkpointer.restore(
-            _step_path(directory, step).absolute(), args=ocp.args.Composite(progress=ocp.args.JsonRestore())
-        )
-    return dict(restored["progress"])
+    path = _step_path(directory, step)
+    try:
+        with _checkpointer() as checkpointer:
+            restored = checkpointer.restore(path.absolute(), args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+        return dict(restored["progress"])
+    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:  # its manifest is right all the same
+        raise CheckpointError(
+            f"{path} holds no progress of a run: {error}", remedy="Restore it from a copy."
+        ) from error
 
 
 def complete_steps(directory: Path) -> list[int]:
     """The steps whose save is complete, ascending."""
     manifests = (directory / STEPS).glob("*.sha256")
-    return sorted(int(path.stem) for path in manifests if path.stem.isdigit() and path.with_suffix("").is_dir())
+    return sorted(int(path.stem) for path in manifests if _is_step(path.stem) and path.with_suffix("").is_dir())
+
+
+def _is_step(name: str) -> bool:
+    """Whether it is a number as ``save`` writes it: not "007", and not "²", which is a digit too."""
+    return name.isdecimal() and str(int(name)) == name
 
 
 def find_step(directory: Path, step: str) -> int:
@@ -206,7 +215,7 @@ def _find_good_step(directory: Path, *, best: bool) -> int:
     found = newest
     if best:
         document = read_progress(directory, newest).get("best")
-        wanted = document["step"] if document else newest
+        wanted = document.get("step") if isinstance(document, Mapping) else None
         if wanted in complete_steps(directory) and wanted not in damaged and _is_good(directory, wanted, damaged):
             found = wanted
     for error in damaged.values():
@@ -291,20 +300,23 @@ def verify(directory: Path, step: int | str) -> None:
     """
     target = _step_path(directory, step)
     manifest = _manifest_path(directory, step)
+    others = [str(other) for other in complete_steps(directory) if other != step]
+    remedy = f"Read another save: --step {others[-1]}." if others else "Restore it from a copy."
     try:
-        expected, actual = parse_manifest(manifest.read_bytes()), digests_below(target)
+        written, actual = manifest.read_bytes(), digests_below(target)
     except FileNotFoundError:
         raise CheckpointError(f"{target} was removed while it was read", remedy="Try again.") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename}: {error.strerror}", remedy=remedy) from error
+    expected = parse_manifest(written)
     difference = first_difference(expected, actual, expected.keys() | actual.keys())
-    if difference is None:
+    if difference is None and written == manifest_text(actual).encode():
         return
     if not manifest.is_file():
         raise CheckpointError(f"{target} was removed while it was read", remedy="Try again.")
-    others = [str(other) for other in complete_steps(directory) if other != step]
-    raise CheckpointError(
-        f"{target / difference}: its SHA-256 is not that of {manifest.name}",
-        remedy=f"Read another save: --step {others[-1]}." if others else "Restore it from a copy.",
-    )
+    if difference is None:  # the same lines, written or separated in another way
+        raise CheckpointError(f"{manifest} is damaged: it is not as bncli writes it", remedy=remedy)
+    raise CheckpointError(f"{target / difference}: its SHA-256 is not that of {manifest.name}", remedy=remedy)
 
 
 def _checkpointer() -> ocp.Checkpointer:

@@ -56,6 +56,7 @@ def inspect_stats(
             show_default=False,
         ),
     ] = None,
+    model: options.Model = None,
     history: Annotated[
         bool, typer.Option("--history", help="Show how each layer moved over the epochs of the training.")
     ] = False,
@@ -132,14 +133,14 @@ def inspect_stats(
     ignored = finding_codes(ignore or ())
     if html is not None:
         check_new(html, overwrite=overwrite)
-    inspect = partial(_inspect, epsilon=epsilon, momentum=momentum)
+    inspect = partial(_inspect, epsilon=epsilon, momentum=momentum, model=model)
     report = inspect(path, step).without(ignored)
     if other is not None:
         new = _show_comparison(report, inspect(other, other_step or step).without(ignored), form)
         _fail_on(fail_on, new)
         return
     if wants_data:
-        report = _with_data(report, path, step, data_from, data_dir, quiet=quiet).without(ignored)
+        report = _with_data(report, path, step, model, data_from, data_dir, quiet=quiet).without(ignored)
     if history:
         report = _with_history(report, path)
     if layer:
@@ -184,7 +185,7 @@ def _check_usage(
         raise UsageError("--data-dir is where the data of --data lie", remedy="Add --data.")
 
 
-def _inspect(path: Path, step: str, *, epsilon: float | None, momentum: float | None) -> StatsReport:
+def _inspect(path: Path, step: str, *, epsilon: float | None, momentum: float | None, model: str | None) -> StatsReport:
     from bncli.inspection import inspect_stats as inspect
     from bncli.inspection.readers import detect
 
@@ -193,11 +194,20 @@ def _inspect(path: Path, step: str, *, epsilon: float | None, momentum: float | 
         from bncli.checkpoint import read_config
 
         runtime.configure(read_config(path).run.training.precision)
-    return inspect(path, step=step, epsilon=epsilon, momentum=momentum)
+    elif model is not None:
+        raise UsageError(f"--model: {path} is read without its model's code", remedy="Leave the option out.")
+    return inspect(path, step=step, epsilon=epsilon, momentum=momentum, model=model)
 
 
 def _with_data(
-    report: StatsReport, path: Path, step: str, source: str | None, data_dir: Path | None, *, quiet: bool
+    report: StatsReport,
+    path: Path,
+    step: str,
+    model: str | None,
+    source: str | None,
+    data_dir: Path | None,
+    *,
+    quiet: bool,
 ) -> StatsReport:
     """The report with what data show.
 
@@ -215,7 +225,7 @@ def _with_data(
     from bncli.data.configured import load_matching
     from bncli.inspection.live import findings_on_data, look_at_data
 
-    opened = load(path, step=step)
+    opened = load(path, step=step, model=model)
     try:
         with display.counting(quiet=quiet, unit="files") as progress:
             dataset = load_matching(opened.config, source=source, data_dir=data_dir, progress=progress)

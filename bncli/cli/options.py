@@ -27,7 +27,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="file.py:Class or package.module:Class, where your own model's code has moved or changed since training.",
+        help="file.py:Class or package.module:Class, where your own model's code has moved or changed since training, "
+        "or was not run by you before.",
         show_default=False,
     ),
 ]

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from bncli.errors import DataError
 _SIDE = 32
 _PIXEL_BYTES = 3 * _SIDE * _SIDE
 _CHUNK_BYTES = 1 << 20
+# What an archive may come to when it is decompressed, and how many members it may have: the published ones come to
+# 176 MiB in 9 members, and a gzip of a few megabytes to gigabytes, if somebody wants it to.
+_MAX_BYTES = 256 << 20
+_MAX_MEMBERS = 1000
 
 
 @dataclass(frozen=True)
@@ -132,13 +136,48 @@ def read_cifar_archive(path: Path) -> RawDataset:
         DataError: a damaged archive, or one that is not the binary version of CIFAR-10 or CIFAR-100.
     """
     try:
-        with open_decompressed(path) as stream:
+        with open_decompressed(path) as decompressed:
+            stream = cast(BinaryIO, _Bounded(decompressed, path))
             layout = _archive_layout(stream, path)
             raw = _assemble(_archive_contents(stream, layout, path), layout, source=str(path))
             _read_to_end(stream)
-    except tarfile.TarError as error:
+    except DataError:
+        raise
+    except Exception as error:  # tarfile fails on bad bytes with whatever its parser meets first
         raise DataError(f"{path}: the archive is damaged: {error}", remedy=DAMAGED) from error
     return raw
+
+
+class _Bounded:
+    """A stream of which no more than ``_MAX_BYTES`` can be read: what tarfile needs of one, and no more."""
+
+    def __init__(self, stream: BinaryIO, path: Path) -> None:
+        self._stream = stream
+        self._path = path
+
+    def read(self, size: int = -1) -> bytes:
+        """As a stream's. Raises DataError beyond the bound; a size beyond it, which a header may say, is not taken."""
+        left = _MAX_BYTES - self._stream.tell()
+        content = self._stream.read(left + 1 if size < 0 else min(size, left + 1))
+        if len(content) > left:
+            raise self._too_large()
+        return content
+
+    def seek(self, position: int) -> int:
+        """As a stream's, from its start."""
+        if position > _MAX_BYTES:
+            raise self._too_large()
+        return self._stream.seek(position)
+
+    def tell(self) -> int:
+        """As a stream's."""
+        return self._stream.tell()
+
+    def _too_large(self) -> DataError:
+        return DataError(
+            f"{self._path}: more than the {_MAX_BYTES >> 20} MiB that the published archive could come to",
+            remedy="Get the archive from its publisher.",
+        )
 
 
 def _assemble(contents: Iterator[tuple[str, str, bytes]], layout: CifarLayout, *, source: str) -> RawDataset:
@@ -194,7 +233,7 @@ def _folder_contents(folder: Path, layout: CifarLayout) -> Iterator[tuple[str, s
 
 
 def _archive_contents(stream: BinaryIO, layout: CifarLayout, path: Path) -> Iterator[tuple[str, str, bytes]]:
-    for archive, member in _members(stream):
+    for archive, member in _members(stream, path):
         file = _file_name(member)
         if file not in layout.files:
             continue
@@ -208,7 +247,7 @@ def _archive_contents(stream: BinaryIO, layout: CifarLayout, path: Path) -> Iter
 
 def _archive_layout(stream: BinaryIO, path: Path) -> CifarLayout:
     """Which data set an archive holds, by the names in it; the first that decides is near its start."""
-    for _, member in _members(stream):
+    for _, member in _members(stream, path):
         for layout in LAYOUTS.values():
             if _file_name(member) in layout.files:
                 return layout
@@ -220,11 +259,15 @@ def _archive_layout(stream: BinaryIO, path: Path) -> CifarLayout:
     )
 
 
-def _members(stream: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The members in their order."""
+def _members(stream: BinaryIO, path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The members in their order. Raises DataError where there are too many: tarfile keeps them all in memory."""
     stream.seek(0)
     with tarfile.open(fileobj=stream, mode="r:") as archive:
-        for member in archive:
+        for number, member in enumerate(archive):
+            if number == _MAX_MEMBERS:
+                raise DataError(
+                    f"{path}: more than {_MAX_MEMBERS:,} members", remedy="Get the archive from its publisher."
+                )
             yield archive, member
 
 

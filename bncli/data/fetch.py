@@ -1,4 +1,4 @@
-"""Downloading a known data set from its publisher; what arrives is believed only for its SHA-256."""
+"""Downloading a known data set from its publisher, by HTTPS; what arrives is believed only for its SHA-256."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
+from urllib.parse import urlsplit
 
+from bncli.cache import private_folder
 from bncli.data.known import KNOWN, KnownDataset, RemoteFile
 from bncli.data.places import user_data_dir
 from bncli.errors import DataError, UsageError
@@ -20,6 +22,8 @@ Progress = Callable[[str, int, int | None], None]
 _CHUNK_BYTES = 1 << 18
 _TIMEOUT_SECONDS = 30
 _MAX_CONNECTIONS = 8  # to one mirror for one file, before it is given up
+# What never leaves this machine needs no encryption: browsers count these hosts as secure too.
+_LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class _MirrorError(Exception):
@@ -53,8 +57,7 @@ def fetch(
         raise UsageError(f"{name} is no known data set", remedy=f"Known names: {', '.join(known)}.")
     if not row.files:
         raise UsageError(f"{name} is installed with bncli; there is nothing to fetch", remedy=f"Use --data {name}.")
-    folder = (data_dir or user_data_dir()) / name
-    _make_folder(folder)
+    folder = _make_folder(data_dir, name)
     for file in row.files:
         if not _is_published(folder / file.name, file):
             _fetch_file(file, folder, progress)
@@ -67,13 +70,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(data_dir: Path | None, name: str) -> Path:
+    """The folder ``name``, made where it is missing: in the user's cache for the user alone."""
+    folder = (data_dir or user_data_dir()) / name
     try:
+        if data_dir is None:
+            return private_folder("data", name)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be made: {error.strerror or error}", remedy="Choose another place with --data-dir."
         ) from error
+    return folder
 
 
 def _is_published(path: Path, file: RemoteFile) -> bool:
@@ -128,9 +136,11 @@ def _receive(url: str, part: Path, start: int, file: RemoteFile, progress: Progr
 
 
 def _connect(url: str, start: int) -> http.client.HTTPResponse:
+    _require_https(url)
     headers = {"User-Agent": "bncli"} | ({"Range": f"bytes={start}-"} if start else {})
+    opener = urllib.request.build_opener(_HttpsRedirects)
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS)
+        return opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         error.close()
         raise _MirrorError(f"the server answers {error.code} {error.reason}") from error
@@ -138,6 +148,28 @@ def _connect(url: str, start: int) -> http.client.HTTPResponse:
         raise _MirrorError(f"no connection: {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _MirrorError(f"no connection: {error}") from error
+
+
+class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to HTTPS addresses alone."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        _require_https(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _require_https(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS):
+        raise _MirrorError(f"{url} is no HTTPS address")
 
 
 def _check_announced_size(response: http.client.HTTPResponse, start: int, file: RemoteFile) -> None:

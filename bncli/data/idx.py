@@ -25,6 +25,7 @@ from bncli.errors import DataError
 Part = tuple[Literal["test", "train"], Literal["images", "labels"]]
 
 _UINT8 = 8
+_CHUNK_BYTES = 1 << 20
 _KIND_OF_RANK: dict[int, Literal["images", "labels"]] = {1: "labels", 3: "images"}
 _PARTS: tuple[Part, ...] = (("train", "images"), ("train", "labels"), ("test", "images"), ("test", "labels"))
 
@@ -194,10 +195,16 @@ def _empty(num_bytes: int, path: Path) -> np.ndarray:
 
 
 def _read_into(stream: BinaryIO, values: np.ndarray) -> int:
-    """Fills ``values`` from ``stream`` and returns how many bytes there were."""
+    """Fills ``values`` from ``stream`` and returns how many bytes there were.
+
+    Piece by piece: gzip takes as much memory again as it is asked for at once.
+    """
     view = memoryview(values.data)
     filled = 0
     # readinto is on every binary stream of the standard library; the abstract type only lacks the word.
-    while filled < len(view) and (count := stream.readinto(view[filled:])):  # type: ignore[attr-defined]
+    while filled < len(view):
+        count = stream.readinto(view[filled : filled + _CHUNK_BYTES])  # type: ignore[attr-defined]
+        if not count:
+            break
         filled += count
     return filled

@@ -74,12 +74,8 @@ _MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist",
     "https://storage.googleapis.com/cvdf-datasets/mnist",
 )
-# The authors' own repository serves over HTTPS; the bucket their README names serves over HTTP only. The hash
-# decides what is accepted either way.
-_FASHION_MIRRORS = (
-    "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
-    "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
-)
+# The authors' own repository; the bucket that their README names serves over HTTP only.
+_FASHION_MIRRORS = ("https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",)
 _CIFAR_MIRRORS = ("https://www.cs.toronto.edu/~kriz",)
 
 _CIFAR_AUGMENTATION = Augmentation(max_shift=4, pad_mode="reflect", horizontal_flip=True)

@@ -6,6 +6,7 @@ The content decides what a folder or file is: magic numbers, the layout of a rec
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -64,21 +65,36 @@ def load_dataset(
         UsageError: a size or channels are asked for that the source does not have, and it is no image folder.
     """
     check_fraction(val_fraction)
-    path = Path(source).expanduser()
-    if source in KNOWN:
-        raw = _read_known(KNOWN[source], data_dir)
-    elif path.is_dir() and _is_image_folder(path):
-        raw = read_image_folder(
-            path, image_size=image_size, channels=channels, bad_images=bad_images, progress=progress
-        )
-    elif path.is_dir():
-        raw = _read_folder(path)
-    elif path.is_file():
-        raw = _read_file(path)
-    else:
-        raise _unknown(source)
+    try:
+        raw = _read(source, data_dir, image_size, channels, bad_images, progress)
+    except OSError as error:  # where no reader knows better: a folder that may not be listed, a name that is too long
+        raise DataError(
+            f"{str(error.filename or source)[:300]}: cannot be read: {error.strerror or error}", remedy=_READABLE
+        ) from error
     _check_image_options(raw, image_size, channels)
     return build_dataset(raw, val_fraction=val_fraction, seed=seed)
+
+
+def _read(
+    source: str,
+    data_dir: Path | None,
+    image_size: int | None,
+    channels: int | None,
+    bad_images: Literal["error", "skip"],
+    progress: Callable[[str, int, int | None], None] | None,
+) -> RawDataset:
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path's own fails on "~nobody"
+    if source in KNOWN:
+        return _read_known(KNOWN[source], data_dir)
+    if path.is_dir() and _is_image_folder(path):
+        return read_image_folder(
+            path, image_size=image_size, channels=channels, bad_images=bad_images, progress=progress
+        )
+    if path.is_dir():
+        return _read_folder(path)
+    if path.is_file():
+        return _read_file(path)
+    raise _unknown(source)
 
 
 def _read_known(known: KnownDataset, data_dir: Path | None) -> RawDataset:
@@ -142,10 +158,10 @@ def _check_image_options(raw: RawDataset, image_size: int | None, channels: int 
 
 
 def _unknown(source: str) -> DataError:
-    close = difflib.get_close_matches(source.lower().replace("_", "-"), KNOWN, n=1)
+    close = difflib.get_close_matches(source[:300].lower().replace("_", "-"), KNOWN, n=1)
     hint = f"Did you mean {close[0]}? " if close else ""
     return DataError(
-        f"{source}: neither a file or folder nor the name of a known data set",
+        f"{source[:300]}: neither a file or folder nor the name of a known data set",
         remedy=f"{hint}Known names: {', '.join(KNOWN)}. {_READABLE}",
     )
 

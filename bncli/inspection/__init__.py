@@ -20,6 +20,7 @@ def inspect_stats(
     step: str = "best",
     epsilon: float | None = None,
     momentum: float | None = None,
+    model: str | None = None,
 ) -> StatsReport:
     """The report on a checkpoint of any framework, or on a Flax variables dict {"params": …, "batch_stats": …}.
 
@@ -29,15 +30,18 @@ def inspect_stats(
         step: which save of a directory: "best", "last" or a number.
         epsilon: of all layers, where the checkpoint does not store it; else its framework's default is assumed.
         momentum: weight of the old running value (1 − PyTorch's), where the checkpoint does not store it.
+        model: the user's own model as file.py:Class or package.module:Class, where a checkpoint of bncli was trained
+            with code that has moved or changed, or that the user did not run before.
 
     Raises:
         CheckpointError: nothing that bncli reads, or it is damaged, or the library for it is not installed.
         UsageError: epsilon or momentum is out of range.
+        ModelError: the model's code is missing, or not to be run without being named.
     """
     from bncli.inspection.readers import read
     from bncli.inspection.readers.variables import read_variables
 
-    asked = Asked(step, epsilon, momentum)
+    asked = Asked(step, epsilon, momentum, model)
     if isinstance(variables_or_path, Mapping):
         source, contents = "variables", read_variables(variables_or_path, asked=asked)
     else:

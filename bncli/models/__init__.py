@@ -19,7 +19,7 @@ from bncli.config import ModelConfig
 from bncli.errors import ModelError, UsageError
 from bncli.models.cnn import CNN
 from bncli.models.cnn import MIN_SIZE as CNN_MIN_SIZE
-from bncli.models.custom import build_custom, hashable, is_custom, model_file_sha256, source_file
+from bncli.models.custom import build_custom, hashable, is_custom, model_file_sha256, untrusted
 from bncli.models.layers import INITIALIZERS, Dtype, NormFactory
 from bncli.models.mlp import MLP
 from bncli.models.network import BatchNormSettings, Network, Variables, as_network, observing
@@ -36,7 +36,7 @@ __all__ = [
     "model_file_sha256",
     "observing",
     "relu_follows_every_bn",
-    "source_file",
+    "untrusted",
 ]
 
 # Up to this size a ResNet keeps the image's size in its stem, as the CIFAR variants do.

@@ -1,6 +1,7 @@
 """The user's own linen module, named as ``package.module:Class`` or ``file.py:Class``.
 
-This imports, and so runs, the code that is named. A checkpoint names it too: see ``model_file_sha256``.
+This imports, and so runs, the code that is named, and remembers that it was (see ``trust``): whoever asks for it on
+behalf of a checkpoint asks ``untrusted`` first.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import flax.linen as nn
 
 from bncli.errors import ModelError
+from bncli.models import trust
 from bncli.models.layers import Dtype
 
 
@@ -35,6 +37,8 @@ def build_custom(
         ModelError: the file, the class or an argument does not exist, or the code fails.
     """
     cls = load_class(name)
+    if source := source_file(name):
+        trust.remember(source)
     fields = inspect.signature(cls).parameters
     defaults = {"num_classes": num_classes, "dtype": dtype}
     known = {key: value for key, value in defaults.items() if key in fields and value is not None}
@@ -80,6 +84,24 @@ def model_file_sha256(name: str) -> str | None:
     return hashlib.sha256(source.read_bytes()).hexdigest() if source else None
 
 
+def untrusted(name: str, *, sha256: str | None, directory: Path) -> str | None:
+    """Why the model that a checkpoint names is not built without being asked for; None where it may be.
+
+    Args:
+        name: as the checkpoint has it, a known model's or the user's own.
+        sha256: of the model's code, as the checkpoint has it.
+        directory: where the checkpoint lies.
+    """
+    source = source_file(name) if is_custom(name) else None
+    if source is not None and source.resolve().is_relative_to(directory.resolve()):
+        return f"the code of {name} lies inside the checkpoint: who made the one can have made the other"
+    if model_file_sha256(name) != sha256 or (is_custom(name) and source is None):
+        return f"the code of {name} is missing or has changed since training"
+    if source is not None and not trust.is_remembered(source):
+        return f"the code of {name} was not run by you before: that a checkpoint names it is no reason to"
+    return None
+
+
 def source_file(name: str) -> Path | None:
     """The file a custom model would be imported from, found without running it; None where it is not found."""
     module_name = name.rpartition(":")[0]
@@ -102,8 +124,10 @@ def source_file(name: str) -> Path | None:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ModelError(f"{path}: no such file", remedy="Name the model as file.py:Class, from where you run bncli.")
-    # The name keeps two files called model.py apart, and lets dataclasses find their module.
-    name = f"bncli_model_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    # The name keeps two files called model.py apart, and one from what it was before a change; dataclasses find their
+    # module by it.
+    place_and_content = str(path.resolve()).encode(errors="surrogateescape") + b"\0" + path.read_bytes()
+    name = f"bncli_model_{hashlib.sha256(place_and_content).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

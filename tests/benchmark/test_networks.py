@@ -9,6 +9,7 @@ import pytest
 import bncli
 from bncli.benchmark import Target, open_network, random_images, read_target
 from bncli.benchmark.networks import first_call
+from bncli.config import sealed
 from bncli.errors import CheckpointError, RuntimeCheckError, UsageError
 
 
@@ -55,7 +56,7 @@ def changed(directory, section, field, value):
     for key in section.split("."):
         place = place[key]
     place[field] = value
-    path.write_text(json.dumps(document))
+    path.write_text(sealed(document))
     return directory
 
 

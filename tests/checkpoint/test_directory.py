@@ -129,3 +129,30 @@ def test_a_configuration_that_cannot_be_read_is_named(copied, content, error):
     (copied / "config.json").write_bytes(content)
     with pytest.raises(error, match=r"config\.json"):
         checkpoint.load(copied)
+
+
+def test_a_configuration_too_large_to_be_one_is_not_read(copied):
+    with (copied / "config.json").open("r+b") as file:
+        file.truncate(1 << 40)  # a hole, which takes no space
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged: 1,099,511,627,776 bytes"):
+        checkpoint.load(copied)
+
+
+DAMAGED_LINES = {
+    "no object": "1",
+    "a list": "[]",
+    "cut": "{",
+    "no layers": '{"epoch": 1}',
+    "an infinite epoch": '{"epoch": 1e999, "layers": []}',
+    "layers that are none": '{"epoch": 1, "layers": 3}',
+    "deep": "[" * 100_000,
+    "a long number": f'{{"epoch": {"9" * 5000}, "layers": []}}',
+    "a zero byte": "\x00",
+}
+
+
+@pytest.mark.parametrize("line", DAMAGED_LINES.values(), ids=DAMAGED_LINES)
+def test_a_damaged_line_of_the_layers_is_named(tmp_path, line):
+    (tmp_path / "layers.jsonl").write_text('{"epoch": 1, "layers": []}\n' + line + "\n")
+    with pytest.raises(CheckpointError, match=r"layers\.jsonl: line 2 is damaged"):
+        checkpoint.read_layers(tmp_path)

@@ -1,16 +1,18 @@
 """An opened checkpoint: the variables and the network the run ended with, and no code run that was not trained."""
 
+import importlib
 import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import CNN, run_config
+from tiny import CNN, run_config, train
 
 from bncli import checkpoint
 from bncli.config import ModelConfig
 from bncli.errors import ModelError
-from bncli.models import model_file_sha256
+from bncli.inspection import inspect_stats
+from bncli.models import build_own_network, model_file_sha256
 from bncli.training.run import checkpoint_config
 
 
@@ -54,9 +56,10 @@ class Net(nn.Module):
 
 @pytest.fixture
 def of_custom_model(copied, dataset, tmp_path):
-    """(checkpoint directory, model file) of a model of the user's own; never trained."""
+    """(checkpoint directory, model file) of a model of the user's own, which was run before; never trained."""
     file = tmp_path / "net.py"
     file.write_text(NET)
+    build_own_network(f"{file}:Net", {"num_classes": 3})
     config = checkpoint_config(run_config(model={**CNN, "args": {}, "name": f"{file}:Net"}), dataset)
     checkpoint.write_config(copied, config)
     return copied, file
@@ -96,6 +99,64 @@ def test_code_that_comes_with_a_checkpoint_is_not_run_unless_it_is_named(copied,
         checkpoint.load(copied)
     assert not trap.exists()
     assert checkpoint.load(copied, model=f"{file}:Net").model is not None
+
+
+@pytest.mark.parametrize("place", ["beside the checkpoint", "elsewhere"])
+def test_code_that_the_user_never_ran_is_not_run_though_its_hash_is_right(copied, dataset, place, tmp_path):
+    """Who makes a checkpoint writes any hash into it, and knows where the files he sends along will lie."""
+    file = (copied.parent if place == "beside the checkpoint" else tmp_path / "downloads") / "sent_along.py"
+    file.parent.mkdir(exist_ok=True)
+    trap = tmp_path / "was_run"
+    file.write_text(f"open({str(trap)!r}, 'w').close()\n" + NET)
+    name = f"{file}:Net"
+    checkpoint.write_config(copied, checkpoint_config(run_config(model={**CNN, "args": {}, "name": name}), dataset))
+    for read in (checkpoint.load, inspect_stats):
+        with pytest.raises(ModelError, match="was not run by you before") as caught:
+            read(copied)
+        assert caught.value.remedy == f"If you trust it, name it: --model {name}"
+    assert not trap.exists()
+    checkpoint.load(copied, model=name)
+    assert trap.exists()
+    assert checkpoint.load(copied).model is not None  # the user has chosen it, once for all
+
+
+def test_a_copy_of_code_that_the_user_ran_is_other_code(of_custom_model, dataset, tmp_path):
+    """Beside it may lie other modules that it imports."""
+    out, file = of_custom_model
+    copy = tmp_path / "elsewhere" / "net.py"
+    copy.parent.mkdir()
+    copy.write_bytes(file.read_bytes())
+    model = {**CNN, "args": {}, "name": f"{copy}:Net"}
+    checkpoint.write_config(out, checkpoint_config(run_config(model=model), dataset))
+    with pytest.raises(ModelError, match="was not run by you before"):
+        checkpoint.load(out)
+
+
+@pytest.mark.parametrize("name", ["antigravity:Net", "ctypes.util:Net", "no_such_package.net:Net", "sys:Net", ":Net"])
+def test_no_module_is_imported_because_a_checkpoint_names_it(copied, dataset, name, monkeypatch):
+    def import_module(name):
+        raise AssertionError(f"{name} was imported")
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    checkpoint.write_config(copied, checkpoint_config(run_config(model={**CNN, "args": {}, "name": name}), dataset))
+    with pytest.raises(ModelError, match=r"--model|missing|not run by you"):
+        checkpoint.load(copied)
+
+
+def test_a_known_model_has_no_code_of_its_own(copied):
+    config = checkpoint.read_config(copied)
+    checkpoint.write_config(copied, replace(config, model_sha256="0" * 64))
+    with pytest.raises(ModelError, match="missing or has changed"):
+        checkpoint.load(copied)
+
+
+def test_what_training_ran_is_trusted(dataset, tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(NET)
+    train(
+        run_config(model={**CNN, "args": {}, "name": f"{file}:Net"}, training={"epochs": 1}), dataset, tmp_path / "ckpt"
+    )
+    assert checkpoint.load(tmp_path / "ckpt").model is not None
 
 
 def test_a_model_that_has_moved_is_loaded_from_where_it_is_named(of_custom_model, tmp_path):

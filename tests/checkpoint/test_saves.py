@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bncli import checkpoint
+from bncli.checkpoint.manifest import digests_below, manifest_text
 from bncli.errors import BncliWarning, CheckpointError
 
 TREE = {
@@ -139,6 +140,52 @@ def test_a_damaged_manifest_is_named(copied, content):
     manifest.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"its SHA-256 is not that of {manifest.name}"):
         checkpoint.load(copied, step=str(last))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("\n", "\x0b", 1),  # which Python takes for a line's end as well
+        lambda text: text + text.splitlines()[0] + "\n",
+        lambda text: text.removesuffix("\n"),
+    ],
+    ids=["separator", "twice", "end"],
+)
+def test_a_manifest_that_says_the_same_in_another_way_is_damaged(copied, change):
+    last = checkpoint.complete_steps(copied)[-1]
+    manifest = copied / "steps" / f"{last}.sha256"
+    manifest.write_bytes(change(manifest.read_text()).encode())
+    with pytest.raises(CheckpointError, match=rf"{manifest.name} is damaged"):
+        checkpoint.verify(copied, last)
+
+
+def test_a_manifest_that_is_gone_meanwhile_is_named(copied):
+    last = checkpoint.complete_steps(copied)[-1]
+    (copied / "steps" / f"{last}.sha256").unlink()
+    with pytest.raises(CheckpointError, match=f"steps/{last} was removed while it was read"):
+        checkpoint.verify(copied, last)
+
+
+def test_a_progress_that_is_none_is_refused_though_its_manifest_is_right(tmp_path):
+    save(tmp_path, 3)
+    (tmp_path / "steps" / "3" / "progress" / "metadata").write_text("[" * 100_000)
+    (tmp_path / "steps" / "3.sha256").write_text(manifest_text(digests_below(tmp_path / "steps" / "3")))
+    with pytest.raises(CheckpointError, match="holds no progress of a run"):
+        checkpoint.find_step(tmp_path, "best")
+
+
+@pytest.mark.parametrize("best", [{}, {"step": None}, {"step": [3]}, [3], "3", 3])
+def test_a_best_that_is_no_step_counts_for_none(tmp_path, best):
+    save(tmp_path, 3, progress={"best": best})
+    assert checkpoint.find_step(tmp_path, "best") == 3
+
+
+def test_only_a_number_names_a_step(tmp_path):
+    save(tmp_path, 3)
+    for name in ("²", "03", "x", "-3", "٣"):
+        (tmp_path / "steps" / name).mkdir()
+        (tmp_path / "steps" / f"{name}.sha256").touch()
+    assert checkpoint.complete_steps(tmp_path) == [3]
 
 
 def test_a_save_without_a_manifest_is_incomplete_and_does_not_count(copied):

@@ -19,6 +19,7 @@ from bncli.benchmark import (
     Target,
 )
 from bncli.cli.render import bench_text
+from bncli.config import sealed
 from bncli.runtime import Hardware
 from cli.conftest import document, invoke, succeed
 
@@ -86,7 +87,7 @@ def test_a_batch_size_named_twice_is_measured_once(ckpt):
 def test_networks_for_other_images_are_refused(ckpt, tmp_path):
     config = json.loads((ckpt / "config.json").read_text())
     config["preprocessing"]["size"] = [9, 9]
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(sealed(config))
     result = invoke("bench", ckpt, tmp_path)
     assert result.exit_code == 2
     assert "cannot be compared" in result.stderr

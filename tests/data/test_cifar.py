@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,3 +157,42 @@ def test_the_python_archive_is_refused(tmp_path):
     path = write_archive(tmp_path / "data.tar.gz", {"data_batch_1": b"x"}, prefix="cifar-10-batches-py/")
     with pytest.raises(DataError, match="never loads a pickle"):
         load_dataset(str(path))
+
+
+def test_an_archive_that_unpacks_to_more_than_was_published_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("bncli.data.cifar._MAX_BYTES", 1 << 20)
+    path = write_archive(tmp_path / "bomb.tar.gz", {"zeros": bytes(2 << 20)} | cifar10_files())
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(DataError, match=r"bomb\.tar\.gz: more than the 1 MiB"):
+        read_cifar_archive(path)
+
+
+def test_what_follows_the_archive_in_its_stream_counts_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("bncli.data.cifar._MAX_BYTES", 1 << 20)
+    path = write_archive(tmp_path / "bomb.tar.gz", cifar10_files())
+    path.write_bytes(path.read_bytes() + gzip.compress(bytes(2 << 20)))
+    with pytest.raises(DataError, match="more than the 1 MiB"):
+        read_cifar_archive(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XGLTYPE])
+def test_a_header_that_announces_gigabytes_takes_no_memory(tmp_path, kind):
+    resource = pytest.importorskip("resource")  # POSIX alone
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 1 << 40
+    path = tmp_path / "bomb.tar.gz"
+    path.write_bytes(gzip.compress(header.tobuf() + bytes(1 << 20)))
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limits[1]))
+    try:
+        with pytest.raises(DataError, match=r"bomb\.tar\.gz: "):
+            read_cifar_archive(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_an_archive_of_very_many_members_is_refused(tmp_path):
+    path = write_archive(tmp_path / "many.tar", {str(number): b"" for number in range(1001)}, mode="w")
+    with pytest.raises(DataError, match=r"many\.tar: more than 1,000 members"):
+        read_cifar_archive(path)

@@ -26,6 +26,7 @@ class Server:
     cut_after: list[int] = field(default_factory=list)  # bytes sent per connection before it breaks
     announces_length: bool = True
     silent_seconds: float = 0
+    redirects: list[str] = field(default_factory=list)  # where the next requests are sent
     ranges: list[str | None] = field(default_factory=list)
     url: str = ""
 
@@ -39,6 +40,11 @@ def make_handler(server):
             wanted = self.headers["Range"]
             server.ranges.append(wanted)
             time.sleep(server.silent_seconds)
+            if server.redirects:
+                self.send_response(302)
+                self.send_header("Location", server.redirects.pop(0))
+                self.end_headers()
+                return
             if server.status != 200:
                 self.send_error(server.status)
                 return
@@ -214,3 +220,47 @@ def test_a_silent_server_is_given_up(server, tmp_path, monkeypatch):
     server.silent_seconds = 1
     with pytest.raises(DataError, match=r"no connection: .*timed out"):
         fetch("toy", data_dir=tmp_path, known=table(server.url))
+
+
+def test_every_publisher_is_asked_by_https():
+    urls = [url for known in KNOWN.values() for file in known.files for url in file.urls]
+    assert urls
+    assert all(url.startswith("https://") for url in urls)
+
+
+@pytest.mark.parametrize("mirror", ["http://192.0.2.1", "ftp://127.0.0.1", "file:///etc", "http://127.0.0.1.example"])
+def test_what_is_no_https_address_is_not_asked(tmp_path, mirror):
+    with pytest.raises(DataError, match=rf"{mirror}/toy\.bin is no HTTPS address"):
+        fetch("toy", data_dir=tmp_path, known=table(mirror))
+    assert list((tmp_path / "toy").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["http://192.0.2.1/toy.bin", "ftp://192.0.2.1/toy.bin"])
+def test_a_server_that_sends_elsewhere_without_https_is_not_followed(server, tmp_path, place):
+    server.redirects = [place]
+    with pytest.raises(DataError, match=f"{place} is no HTTPS address"):
+        fetch("toy", data_dir=tmp_path, known=table(server.url))
+    assert list((tmp_path / "toy").iterdir()) == []
+
+
+def test_a_server_may_send_elsewhere(server, tmp_path):
+    server.redirects = [f"{server.url}/other/toy.bin"]
+    folder = fetch("toy", data_dir=tmp_path, known=table(server.url))
+    assert (folder / "toy.bin").read_bytes() == CONTENT
+
+
+def test_the_file_has_its_name_only_when_its_hash_is_right(server, tmp_path, monkeypatch):
+    seen = []
+
+    def check(part, file):
+        seen.append((part.name, sorted(path.name for path in part.parent.iterdir())))
+
+    monkeypatch.setattr(sys.modules["bncli.data.fetch"], "_check_sha256", check)
+    fetch("toy", data_dir=tmp_path, known=table(server.url))
+    assert seen == [("toy.bin.part", ["toy.bin.part"])]
+
+
+def test_the_cache_above_is_private_too(server, tmp_path):
+    fetch("toy", known=table(server.url))
+    for folder in ("bncli", "bncli/data"):
+        assert (tmp_path / "cache" / folder).stat().st_mode & 0o777 == 0o700

@@ -116,3 +116,17 @@ def test_what_is_no_data_set_is_refused(tmp_path, files, source, message):
 def test_a_val_fraction_out_of_range_is_refused_before_reading(fraction):
     with pytest.raises(ConfigError, match="fraction"):
         load_dataset("no such source", val_fraction=fraction)
+
+
+@pytest.mark.parametrize("source", ["x" * 5000, "/".join(["x" * 200] * 40), "a\0b", "~nobody-of-this-name/x", "", "\n"])
+def test_a_source_that_can_be_no_path_is_refused(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        load_dataset(source)
+    assert len(caught.value.message) < 600
+
+
+@pytest.mark.parametrize("data_dir", ["x" * 5000, "a\0b"])
+def test_a_data_dir_that_can_be_no_path_is_refused(data_dir):
+    with pytest.raises(DataError):
+        load_dataset("mnist", data_dir=Path(data_dir))

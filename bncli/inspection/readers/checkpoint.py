@@ -26,7 +26,7 @@ def read(path: Path, asked: Asked) -> Contents:
     Raises:
         BncliError: as ``bncli.load`` does.
     """
-    checkpoint = load(path, step=asked.step)
+    checkpoint = load(path, step=asked.step, model=asked.model)
     folded_from = checkpoint.config.folded_from
     if folded_from is not None:
         return Contents("bncli-folded", (), (folded_note(folded_from),), folded_from)

@@ -19,11 +19,13 @@ class Asked:
         step: which save, where there are several: "best", "last" or a number.
         epsilon: of the layers for which the file does not say it.
         momentum: weight of the old running value, of the layers for which the file does not say it.
+        model: the user's own model, where a checkpoint of bncli does not find its code or may not run it.
     """
 
     step: str = "best"
     epsilon: float | None = None
     momentum: float | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
         """Raises UsageError where a setting is out of range."""

@@ -1,4 +1,4 @@
-"""Writes small data sets in every format that bncli reads, for the tests of this folder."""
+"""Writes small data sets in every format that bncli reads, for the tests."""
 
 import gzip
 import struct
