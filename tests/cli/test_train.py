@@ -1,9 +1,11 @@
 """``bncli train``: what it leaves behind, what it refuses, and how a run goes on."""
 
 import json
+import shutil
 
 import pytest
 
+from bncli import checkpoint
 from bncli.training.loop import Trainer
 from cli.conftest import TINY, document, invoke, succeed
 
@@ -64,8 +66,6 @@ def test_interrupt_saves_and_says_how_to_go_on(tmp_path, monkeypatch):
 
 
 def test_finished_run_can_be_resumed_to_no_effect(ckpt, tmp_path):
-    import shutil
-
     copy = shutil.copytree(ckpt, tmp_path / "ckpt")
     before = (copy / "metrics.jsonl").read_text()
     result = document("train", "--resume", "--quiet", "--out", copy)
@@ -75,8 +75,6 @@ def test_finished_run_can_be_resumed_to_no_effect(ckpt, tmp_path):
 
 
 def test_extension_without_a_fixed_schedule_says_that_it_is_stretched(ckpt, tmp_path):
-    import shutil
-
     copy = shutil.copytree(ckpt, tmp_path / "ckpt")
     result = invoke("train", "--resume", "--epochs", 4, "--out", copy)
     assert result.exit_code == 0, result.output
@@ -124,8 +122,6 @@ def test_a_bad_call_is_answered_with_what_is_wrong(tmp_path, options, code, word
 
 
 def test_overwrite_replaces_a_checkpoint_and_progress_goes_to_stderr_the_result_to_stdout(ckpt, tmp_path):
-    import shutil
-
     copy = shutil.copytree(ckpt, tmp_path / "ckpt")
     result = invoke("train", "--epochs", 1, "--overwrite", "--out", copy, *TINY[:-1])
     assert result.exit_code == 0, result.output
@@ -133,6 +129,42 @@ def test_overwrite_replaces_a_checkpoint_and_progress_goes_to_stderr_the_result_
     assert "epoch 1/1" in result.stderr
     assert "epoch 1/1" not in result.stdout
     assert "test accuracy" in result.stdout
+
+
+def test_two_trainings_do_not_share_a_directory(tmp_path):
+    out = tmp_path / "ckpt"
+    with checkpoint.locked(out):
+        refused = invoke("train", "--epochs", 1, "--out", out, *TINY)
+    assert refused.exit_code == 1
+    assert "is in use: process" in refused.stderr
+    assert not out.exists() or list(out.iterdir()) == []
+    assert document("train", "--epochs", 1, "--out", out, *TINY)["epochs_run"] == 1
+
+
+def test_a_run_that_was_killed_before_its_first_save_begins_again(tmp_path):
+    whole = document("train", "--epochs", 1, "--out", tmp_path / "whole", *TINY)
+    document("train", "--epochs", 1, "--out", tmp_path / "ckpt", *TINY)
+    for name in ("steps", "metrics.jsonl", "layers.jsonl"):
+        path = tmp_path / "ckpt" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert document("train", "--resume", "--quiet", "--out", tmp_path / "ckpt")["sha256"] == whole["sha256"]
+
+
+@pytest.mark.parametrize("every", ["0", "-3", "s", "1.5s", "10m"])
+def test_save_every_is_steps_or_seconds(tmp_path, every):
+    refused = invoke("train", "--save-every", every, "--out", tmp_path / "ckpt")
+    assert refused.exit_code == 2
+    assert "--save-every" in refused.stderr
+
+
+def test_a_diverged_run_exits_with_1_and_can_be_read(tmp_path):
+    out = tmp_path / "ckpt"
+    result = invoke("train", "--learning-rate", 1e30, "--warmup-epochs", 0, "--epochs", 3, "--out", out, *TINY)
+    words = " ".join(result.stderr.split())
+    assert result.exit_code == 1
+    assert "is not finite: the training has diverged" in words
+    assert "--on-nan skip or rollback" in words
+    assert succeed("eval", out, "--step", "last")
 
 
 def test_a_recipe_gives_what_the_call_does_not_and_is_shown(tmp_path):

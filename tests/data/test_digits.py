@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.datasets import load_digits
 
-from bncli.data import load_dataset
+from bncli.data import digits, load_dataset
 
 
 def rows(split):
@@ -41,3 +41,9 @@ def test_a_fifth_is_the_test_split_of_every_seed():
 def test_the_splits_share_no_image():
     dataset = load_dataset("digits")
     assert len(rows(dataset.train) | rows(dataset.val) | rows(dataset.test)) == 1797
+
+
+def test_another_place_of_the_file_is_no_hindrance(monkeypatch):
+    expected = digits._table()
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
+    np.testing.assert_array_equal(digits._table(), expected)

@@ -115,6 +115,15 @@ def test_a_network_that_does_not_make_one_logit_per_class_is_refused(dataset, tm
         run.create_trainer(config, dataset, tmp_path / "ckpt")
 
 
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(dataset, tmp_path):
+    config = run_config(model={"dropout": 0.2}, training={"epochs": 1})
+    first, again = (train(config, dataset, tmp_path / name) for name in ("first", "again"))
+    assert first.sha256 == again.sha256
+    assert first.test.predictions_sha256 == again.test.predictions_sha256
+    other = replace(config, training=replace(config.training, seed=1))
+    assert train(other, dataset, tmp_path / "other").sha256.params != first.sha256.params
+
+
 def test_a_network_of_the_users_own_trains(dataset, tmp_path):
     (tmp_path / "nets.py").write_text(NETS)
     config = run_config(
