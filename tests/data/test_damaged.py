@@ -60,7 +60,7 @@ def check(source, **options):
     return message is None
 
 
-@few_or_many(150, 3000)
+@few_or_many(150, 2000)
 def test_idx(tmp_path, count):
     folder = tmp_path / "idx"
     write_idx_folder(folder, zipped=False)
@@ -124,7 +124,7 @@ def cifar_tar():
     return buffer.getvalue()
 
 
-@few_or_many(150, 3000)
+@few_or_many(150, 2000)
 def test_cifar_archives(tmp_path, count):
     sound = cifar_tar()
     headers = [match.start() - 257 for match in re.finditer(b"ustar", sound)]
@@ -187,7 +187,7 @@ def npz_members():
     }
 
 
-@few_or_many(150, 3000)
+@few_or_many(150, 2000)
 def test_npz(tmp_path, count):
     members = npz_members()
     path = tmp_path / "toy.npz"
@@ -231,7 +231,7 @@ def damaged_arrays(draw, content, *, others):
 KINDS = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "webp": "WEBP", "ppm": "PPM"}
 
 
-@few_or_many(150, 3000)
+@few_or_many(150, 2000)
 def test_image_files(tmp_path, count, capfd):
     root = write_image_folder(tmp_path / "images", splits=("",), per_class=3)
     sound = {}
