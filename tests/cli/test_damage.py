@@ -6,6 +6,7 @@ What each loader does with many more of them is tested beside it.
 import json
 import random
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -131,7 +132,8 @@ def test_damaged_layers(changed, count):
         outcomes.append(None)
         render.stats_text(with_history, everything=True, by_channel=False)
         render.stats_html(with_history)
-        json.dumps(render.stats_json(with_history, by_channel=False), allow_nan=False)
+        to_json = partial(render.stats_json, by_channel=False)
+        render.emit(with_history, as_json=True, to_json=to_json, to_text=render.stats_text)  # refuses NaN
 
     rows = st.lists(damaged_documents(row), min_size=1, max_size=2)
     for_examples(count, rows.map(lambda rows: b"".join(row + b"\n" for row in rows)), read)
