@@ -132,7 +132,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Defaults for a data set: cifar10, cifar100, or none. By default that of --data.",
+            help="Defaults for a data set: fashion-mnist, cifar10, cifar100, or none. By default that of --data.",
             rich_help_panel=_OPTIMIZER,
             show_default=False,
         ),
