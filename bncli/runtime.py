@@ -180,8 +180,10 @@ def _use_compile_cache(directory: Path) -> None:
     import jax
 
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        directory.chmod(0o700)
+        directory.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (directory.parent, directory):  # mkdir would give the first of them the usual mode
+            folder.mkdir(mode=0o700, exist_ok=True)
+            folder.chmod(0o700)
     except OSError:
         return  # a read-only home only costs compile time
     jax.config.update("jax_compilation_cache_dir", str(directory))

@@ -315,7 +315,10 @@ def _resumed_config(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
 
     if not (out / checkpoint.CONFIG).is_file():
         raise CheckpointError(f"{out} holds no run to resume", remedy="Leave --resume out to start one.")
-    stored = asdict(checkpoint.read_config(out).run)
+    opened = checkpoint.read_config(out)
+    if not _is_given(ctx, "model"):  # else the user has named the code, which below must be that of the run
+        checkpoint.check_model_code(out, opened)
+    stored = asdict(opened.run)
     given = {name: value for name, value in ctx.params.items() if name in _SETTINGS and _is_given(ctx, name)}
     sections = {section: dict(fields) for section, fields in stored.items()}
     for section, fields in _sections(given).items():

@@ -1,7 +1,9 @@
 """``bncli train``: what it leaves behind, what it refuses, and how a run goes on."""
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -212,3 +214,17 @@ def test_the_users_own_model_and_images(tmp_path, monkeypatch):
     assert changed.exit_code == 1
     assert "--model" in changed.stderr
     assert succeed("eval", "ckpt", "--model", "net.py:Net")
+
+
+def test_resuming_does_not_run_code_that_came_with_the_run(ckpt, tmp_path):
+    out = shutil.copytree(ckpt, tmp_path / "ckpt")
+    trap, file = tmp_path / "was_run", tmp_path / "net.py"
+    file.write_text(f"open({str(trap)!r}, 'w').close()\n")
+    config = checkpoint.read_config(out)
+    model = replace(config.run.model, name=f"{file}:Net", args={})
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    checkpoint.write_config(out, replace(config, run=replace(config.run, model=model), model_sha256=sha256))
+    result = invoke("train", "--resume", "--out", out)
+    assert result.exit_code == 1
+    assert "was not run by you before" in " ".join(result.stderr.split())
+    assert not trap.exists()
