@@ -339,17 +339,18 @@ class Trainer:
         )
 
     def _save_epoch(self, result: EpochResult) -> Iterator[Notice]:
+        yield from self._told(self.saver.wait())
         best = better(self.progress.best, result, int(self.state.step))
         history = (*self.progress.history, result)
         self.progress = replace(self.progress, best=best, history=history, steps_into_epoch=0)
         variables = self._scored_variables()
-        layers = self.observe(variables)
-        yield from self._told(self.saver.start(self.state, variables, self.progress, layers=layers))
+        self.saver.start(self.state, variables, self.progress, layers=self.observe(variables))
 
     def _save(self, *, steps_into_epoch: int) -> Iterator[Notice]:
         """Begins a save within an epoch."""
+        yield from self._told(self.saver.wait())
         progress = replace(self.progress, steps_into_epoch=steps_into_epoch)
-        yield from self._told(self.saver.start(self.state, self._scored_variables(), progress))
+        self.saver.start(self.state, self._scored_variables(), progress)
 
     def _told(self, error: CheckpointError | None) -> Iterator[Notice]:
         """Tells of a save that failed; where it was that of the best epoch, the best is the one before again."""
@@ -367,7 +368,7 @@ class Trainer:
         if error is not None or self.progress.best is None:
             last = self.progress.history[-1]
             self.progress = replace(self.progress, best=better(self.progress.best, last, int(self.state.step)))
-            self._save_and_wait()
+            self._write_save()
 
     def _save_and_wait(self) -> None:
         """Saves the state as it is, unless it is saved already.
@@ -375,9 +376,12 @@ class Trainer:
         Raises:
             CheckpointError: it could not be written.
         """
-        self.saver.wait()
-        if int(self.state.step) in checkpoint.complete_steps(self.out):
-            return
+        if self.saver.wait() is not None:
+            self.progress = replace(self.progress, best=self.saver.best)
+        if int(self.state.step) not in checkpoint.complete_steps(self.out):
+            self._write_save()
+
+    def _write_save(self) -> None:
         self.saver.start(self.state, self._scored_variables(), self.progress)
         if error := self.saver.wait():
             raise error

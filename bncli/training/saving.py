@@ -49,8 +49,8 @@ class RunSaver:
 
     def start(
         self, state: TrainState, scored: Variables, progress: RunProgress, *, layers: Iterable[LayerRow] | None = None
-    ) -> CheckpointError | None:
-        """Begins to write a save, once the one before is written; returns that one's error.
+    ) -> None:
+        """Begins to write a save. The one before must have been waited for: its failure changes what is the best.
 
         Args:
             state: of the run; it is copied, since the next step takes its memory.
@@ -58,7 +58,6 @@ class RunSaver:
             progress: how far the run is.
             layers: after an epoch, what each layer hands on.
         """
-        error = self.wait()
         step = int(state.step)
         variables, optimizer = jax.device_put(split_state(state, scored=scored), may_alias=False)
         row = None if layers is None else {"epoch": progress.epochs_done, "layers": [asdict(layer) for layer in layers]}
@@ -76,7 +75,6 @@ class RunSaver:
         self._best_under_way = progress.best
         self._saver.submit(write)
         self.last_step, self._last_time = step, time.monotonic()
-        return error
 
     def failure(self) -> CheckpointError | None:
         """The error of a save that has just failed; does not wait."""

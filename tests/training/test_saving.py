@@ -1,6 +1,7 @@
 """Saves while the training goes on: within epochs, on a disk that fails, and beside those who read them."""
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 
@@ -8,9 +9,9 @@ import pytest
 from tiny import run_config, train
 
 from bncli import checkpoint
-from bncli.errors import CheckpointError
-from bncli.training import run
-from bncli.training.progress import EpochResult, Notice
+from bncli.errors import BncliWarning, CheckpointError
+from bncli.training import loop, run
+from bncli.training.progress import Best, EpochResult, Notice
 from bncli.training.saving import RunSaver
 
 
@@ -120,3 +121,43 @@ def test_who_reads_while_a_training_saves_reads_a_whole_save(dataset, tmp_path):
     assert errors == []
     assert len(set(seen)) > 1
     assert result.epochs_run == 12
+
+
+def test_a_lost_save_is_never_the_best_of_a_later_one(dataset, tmp_path, full_disk):
+    """Epoch 1, by far the best, is not saved; the saves after it name another."""
+    out = tmp_path / "ckpt"
+    config = config_of(on_save_error="continue", save_every="3")
+    trainer = run.create_trainer(config, dataset, out)
+    run.start(trainer, overwrite=False)
+    evaluate, scores = loop.evaluate, iter([0.9, 0.1, 0.2])
+
+    def scored(*args, **kwargs):
+        return replace(evaluate(*args, **kwargs), accuracy=next(scores))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "evaluate", scored)
+        events = trainer.epochs()
+        with full_disk():
+            for event in events:
+                if isinstance(event, EpochResult):
+                    trainer.saver._saver._pending.exception()  # it has failed, and was not told yet
+                    break
+        for _ in events:
+            pass
+    for step in checkpoint.complete_steps(out):
+        best = checkpoint.read_progress(out, step)["best"]
+        assert best is None or best["step"] in (22, 33), step
+    assert trainer.progress.best.epoch == 3
+
+
+def test_a_run_whose_best_save_is_damaged_or_gone_goes_on_without_it(straight, tmp_path):
+    out = shutil.copytree(straight.out, tmp_path / "ckpt")
+    best = Best(epoch=1, step=11, val_accuracy=1.0, val_loss=0.0)
+    assert run._best_on_disk(out, best) == best
+    (out / "steps" / "11" / "progress" / "metadata").write_bytes(b"x")
+    with pytest.warns(BncliWarning, match="steps/11/.* is damaged.*; epoch 1 is no longer the best"):
+        assert run._best_on_disk(out, best) is None
+    (out / "steps" / "11.sha256").unlink()
+    with pytest.warns(BncliWarning, match="epoch 1 is no longer the best"):
+        assert run._best_on_disk(out, best) is None
+    assert run._best_on_disk(out, None) is None
