@@ -117,6 +117,7 @@ class Trainer:
             yield from self._last_save()
         finally:
             self.saver.wait()  # of a run that ends by an error, which is what is to be told
+            jax.block_until_ready(self.state)  # an interpreter that ends while a step is under way crashes
 
     def _epochs(self) -> Iterator[StepProgress | EpochResult | Notice]:
         self.state = jax.device_put(self.state, replicated(self.mesh))
