@@ -61,7 +61,7 @@ class OnnxNetwork:
         """Logits [B, K] of normalised images [B, H, W, C]."""
         (given,) = self.session.get_inputs()
         dtype = np.float16 if given.type == "tensor(float16)" else np.float32
-        return self.session.run(None, {given.name: np.asarray(images).astype(dtype)})[0]
+        return self.session.run(None, {given.name: np.asarray(images).astype(dtype, copy=False)})[0]
 
     def __call__(self, variables: object, images: jax.Array) -> jax.Array:
         """The same inside a JAX program; ``variables`` are not used, the model has its own."""
