@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -146,9 +147,9 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source
 
 def _is_vacant(out: Path) -> bool:
     """Whether nothing lies there but what a process killed at its very start can have left."""
-    return not out.is_dir() or all(
-        path.name in (LOCK, LOCK_OWNER) or path.name.endswith(TEMPORARY) for path in out.iterdir()
-    )
+    ours = re.compile(rf"{re.escape(LOCK)}|({re.escape(LOCK_OWNER)}|{re.escape(CONFIG)})(\.\d+{re.escape(TEMPORARY)})?")
+    left = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    return CONFIG not in left and all(ours.fullmatch(name) for name in left)
 
 
 def create_output(out: Path, *, overwrite: bool, config: CheckpointConfig | None = None) -> None:

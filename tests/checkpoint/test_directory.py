@@ -112,6 +112,13 @@ def test_what_a_process_killed_at_its_start_has_left_is_in_nobodys_way(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {".lock", ".lock.json", "steps"}
 
 
+def test_a_temporary_file_of_the_users_is_not_removed(tmp_path):
+    (tmp_path / "thesis.tmp").touch()
+    with pytest.raises(CheckpointError, match="is not empty and holds no checkpoint"):
+        checkpoint.create_output(tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.tmp").exists()
+
+
 def test_a_directory_without_a_configuration_is_no_checkpoint(tmp_path):
     (tmp_path / "file").touch()
     for path, what in (
