@@ -108,7 +108,7 @@ def _serve():
 
     from bncli import runtime
 
-    if os.environ.get("XDG_CACHE_HOME"):  # each child compiles the same programs
+    if jax.__version_info__ >= (0, 12):  # each child compiles the same programs; before, a cache is of no use
         jax.config.update("jax_compilation_cache_dir", str(runtime.user_cache() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     for line in sys.stdin:
