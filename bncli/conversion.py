@@ -306,7 +306,6 @@ def _write(
     *,
     overwrite: bool,
 ) -> FoldResult:
-    checkpoints.create_output(out, overwrite=overwrite)
     step = result.step
     files = (
         checkpoints.CONFIG,
@@ -316,13 +315,15 @@ def _write(
         *(export.file for export in exports),
     )
     written = replace(result, out=out, files=files)
-    checkpoints.write_folded(
-        out,
-        config,
-        step=step,
-        variables=source.folded.variables,
-        forward=bytes(source.forward.serialize()),
-        exports={export.file: export.content for export in exports},
-        report=written.to_json(),
-    )
+    with checkpoints.locked(out):
+        checkpoints.create_output(out, overwrite=overwrite)
+        checkpoints.write_folded(
+            out,
+            config,
+            step=step,
+            variables=source.folded.variables,
+            forward=bytes(source.forward.serialize()),
+            exports={export.file: export.content for export in exports},
+            report=written.to_json(),
+        )
     return written

@@ -282,12 +282,13 @@ def _write(changed: Checkpoint, out: Path, result: RecalibrationResult, *, overw
     origin = Recalibrated(
         checkpoint=str(result.checkpoint), step=result.step, num_examples=result.num_examples, runs=result.runs
     )
-    checkpoints.create_output(out, overwrite=overwrite)
-    checkpoints.save(
-        out,
-        changed.step,
-        variables=changed.variables,
-        optimizer={"step": np.int32(changed.step)},  # training goes on from the original
-        progress=changed.progress,
-    )
-    checkpoints.write_config(out, replace(changed.config, recalibrated=origin))
+    with checkpoints.locked(out):
+        checkpoints.create_output(out, overwrite=overwrite)
+        checkpoints.save(
+            out,
+            changed.step,
+            variables=changed.variables,
+            optimizer={"step": np.int32(changed.step)},  # training goes on from the original
+            progress=changed.progress,
+        )
+        checkpoints.write_config(out, replace(changed.config, recalibrated=origin))

@@ -45,6 +45,7 @@ from bncli.checkpoint.locking import locked
 from bncli.checkpoint.opening import Checkpoint, check_model_code, load
 from bncli.checkpoint.saves import (
     complete_steps,
+    drop_after,
     find_step,
     has_precise_statistics,
     load_variables,
@@ -74,6 +75,7 @@ __all__ = [
     "check_output",
     "complete_steps",
     "create_output",
+    "drop_after",
     "find_step",
     "find_variables",
     "has_precise_statistics",

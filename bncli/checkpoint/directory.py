@@ -26,6 +26,13 @@ TEMPORARY = ".tmp"
 LOCK = ".lock"
 LOCK_OWNER = ".lock.json"
 
+_EXPORTS = ("model.onnx", "model.safetensors", "model.stablehlo")
+# What a new checkpoint takes the place of; what else lies in the directory is somebody's, and stays.
+_OURS = (CONFIG, METRICS, LAYERS, STEPS, FORWARD, FOLD_REPORT, FILES_MANIFEST, *_EXPORTS)
+
+# What a process that is killed in ``write_atomically`` leaves.
+_CUT_SHORT = re.compile(rf"({'|'.join(map(re.escape, (*_OURS, LOCK_OWNER)))})\.\d+{re.escape(TEMPORARY)}")
+
 # A configuration takes 2 KB, with a thousand classes by name 30 KB.
 MAX_CONFIG = 16 << 20
 _COPY = "Restore it from a copy, or train again."
@@ -68,7 +75,7 @@ def read_config(directory: Path) -> CheckpointConfig:
 
 def write_config(directory: Path, config: CheckpointConfig) -> None:
     """Writes ``config.json``, whole or not at all."""
-    write_atomically(directory / CONFIG, config_module.to_json(config).encode())
+    _write(directory / CONFIG, config_module.to_json(config).encode())
 
 
 def write_metrics(directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -113,7 +120,21 @@ def keep_layers(directory: Path, *, epochs: int) -> None:
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    _write(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """As ``write_atomically``.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path}: {error.strerror or error}", remedy="Free some space, then go on with --resume."
+        ) from error
 
 
 def _append_line(path: Path, row: Mapping[str, Any]) -> None:
@@ -130,8 +151,10 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source
 
     With ``overwrite`` it may be an earlier checkpoint, and nothing else ever; never the one that is read, ``source``.
     """
-    if source is not None and source.resolve() == out.resolve():
-        raise CheckpointError(f"{out} is the checkpoint to work on", remedy="Name another directory for the result.")
+    if source is not None and source.resolve().is_relative_to(out.resolve()):
+        what = "is" if source.resolve() == out.resolve() else "holds"
+        remedy = "Name another directory for the result."
+        raise CheckpointError(f"{out} {what} the checkpoint to work on", remedy=remedy)
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out} is a file", remedy="Name a directory.")
     if overwrite and out.is_symlink():
@@ -147,9 +170,8 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source
 
 def _is_vacant(out: Path) -> bool:
     """Whether nothing lies there but what a process killed at its very start can have left."""
-    ours = re.compile(rf"{re.escape(LOCK)}|({re.escape(LOCK_OWNER)}|{re.escape(CONFIG)})(\.\d+{re.escape(TEMPORARY)})?")
     left = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    return CONFIG not in left and all(ours.fullmatch(name) for name in left)
+    return all(name in (LOCK, LOCK_OWNER) or _CUT_SHORT.fullmatch(name) for name in left)
 
 
 def create_output(out: Path, *, overwrite: bool, config: CheckpointConfig | None = None) -> None:
@@ -162,11 +184,11 @@ def create_output(out: Path, *, overwrite: bool, config: CheckpointConfig | None
         CheckpointError: something else is there, or the directory cannot be created.
     """
     check_output(out, overwrite=overwrite)
-    keeps = (LOCK, LOCK_OWNER, *((CONFIG,) if config is not None else ()))
+    keeps = (CONFIG,) if config is not None else ()
     try:
         out.mkdir(parents=True, exist_ok=True)
         for path in out.iterdir():
-            if path.name not in keeps:
+            if (path.name in _OURS and path.name not in keeps) or _CUT_SHORT.fullmatch(path.name):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         if config is not None:
             write_config(out, config)

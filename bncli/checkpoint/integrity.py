@@ -10,7 +10,7 @@ from pathlib import Path
 from bncli.checkpoint.directory import CONFIG, FILES_MANIFEST, LAYERS, METRICS, STEPS, read_config, read_layers
 from bncli.checkpoint.folded import verify_files
 from bncli.checkpoint.manifest import parse_manifest
-from bncli.checkpoint.saves import complete_steps, find_step, has_precise_statistics, verify
+from bncli.checkpoint.saves import PRECISE, complete_steps, find_step, has_precise_statistics, verify
 from bncli.errors import BncliError, CheckpointError
 
 
@@ -73,6 +73,8 @@ def verify_checkpoint(directory: Path) -> VerifyReport:
     if manifest.is_file():
         names = parse_manifest(manifest.read_bytes())
         beside += [(name, "sha256", lambda name=name: verify_files(directory, name)) for name in sorted(names)]  # type: ignore[misc]
+    still = set(complete_steps(directory))  # a training may have removed some meanwhile
+    saves = [save for save in saves if int(save.name.split("/")[1].removesuffix(PRECISE)) in still]
     files = [_report(directory, [directory / name], name, by, check) for name, by, check in beside]
     try:
         readable: int | None = find_step(directory, "last")
@@ -82,7 +84,7 @@ def verify_checkpoint(directory: Path) -> VerifyReport:
 
 
 def _names(directory: Path, step: int) -> list[str]:
-    return [str(step), *([f"{step}.precise"] if has_precise_statistics(directory, step) else [])]
+    return [str(step), *([f"{step}{PRECISE}"] if has_precise_statistics(directory, step) else [])]
 
 
 def _save_report(directory: Path, name: str) -> FileReport:

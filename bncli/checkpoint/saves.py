@@ -24,6 +24,8 @@ Tree = Any  # a pytree of arrays
 
 # How often a save is looked for anew that a training removes while it is read.
 _ATTEMPTS = 5
+# Ends the name of what holds a save's population statistics.
+PRECISE = ".precise"
 
 
 def save(out: Path, step: int, *, variables: Tree, optimizer: Tree, progress: Mapping[str, Any]) -> None:
@@ -52,13 +54,14 @@ def _save(
 ) -> None:
     """Writes the items that are given."""
     target = _step_path(out, step)
-    _remove(out, step)
     items: dict[str, Any] = {"variables": ocp.args.PyTreeSave(variables)}
     if optimizer is not None:
         items["optimizer"] = ocp.args.PyTreeSave(optimizer)
     if progress is not None:
         items["progress"] = ocp.args.JsonSave(dict(progress))
     try:
+        _remove(out, _precise(step))  # of what was there before
+        _remove(out, step)
         with _checkpointer() as checkpointer:
             checkpointer.save(target.absolute(), args=ocp.args.Composite(**items))
         write_atomically(_manifest_path(out, step), manifest_text(digests_below(target)).encode())
@@ -96,7 +99,11 @@ def load_variables(directory: Path, step: int) -> Variables:
     """
     variables = _load_arrays(directory, step)
     if has_precise_statistics(directory, step):
-        variables |= _load_arrays(directory, _precise(step))
+        try:
+            variables |= _load_arrays(directory, _precise(step))
+        except CheckpointError as error:
+            message = f"{error.message}; the running averages of step {step} are read in their place"
+            warnings.warn(message, BncliWarning, stacklevel=3)
     return variables
 
 
@@ -115,8 +122,8 @@ def has_precise_statistics(directory: Path, step: int) -> bool:
     return _manifest_path(directory, name).is_file() and _step_path(directory, name).is_dir()
 
 
-def _precise(step: int) -> str:
-    return f"{step}.precise"
+def _precise(step: int | str) -> str:
+    return f"{step}{PRECISE}"
 
 
 def _load_arrays(directory: Path, step: int | str) -> dict[str, Any]:
@@ -269,8 +276,16 @@ def prune(out: Path, *, keep: int, best_step: int | None) -> None:
     """Removes all saves but the last ``keep`` and the best."""
     for step in complete_steps(out)[:-keep]:
         if step != best_step:
+            _remove(out, _precise(step))  # first: it means nothing alone
             _remove(out, step)
-            _remove(out, _precise(step))
+
+
+def drop_after(out: Path, step: int) -> None:
+    """Removes the saves after ``step``: a run that goes on from there would prune its own new ones in their favour."""
+    for later in complete_steps(out):
+        if later > step:
+            _remove(out, _precise(later))
+            _remove(out, later)
 
 
 def _remove(out: Path, step: int | str) -> None:
@@ -285,6 +300,9 @@ def sweep(out: Path) -> None:
     """Removes what saves that were cut short have left; for the one who has the directory to itself."""
     (out / STEPS).mkdir(exist_ok=True)
     complete = {path.stem for path in (out / STEPS).glob("*.sha256")}
+    for name in [name for name in complete if name.endswith(PRECISE) and name.removesuffix(PRECISE) not in complete]:
+        _remove(out, name)
+        complete.remove(name)
     for path in (out / STEPS).iterdir():
         if path.is_dir() and path.name not in complete:
             shutil.rmtree(path, ignore_errors=True)
@@ -300,7 +318,7 @@ def verify(directory: Path, step: int | str) -> None:
     """
     target = _step_path(directory, step)
     manifest = _manifest_path(directory, step)
-    others = [str(other) for other in complete_steps(directory) if other != step]
+    others = [str(other) for other in complete_steps(directory) if str(other) != str(step).removesuffix(PRECISE)]
     remedy = f"Read another save: --step {others[-1]}." if others else "Restore it from a copy."
     try:
         written, actual = manifest.read_bytes(), digests_below(target)

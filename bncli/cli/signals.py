@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # A shell's exit code for a process that a signal has ended is this and the signal's number.
@@ -38,8 +38,9 @@ def stopping(request_stop: Callable[[int], None], *, quiet: bool) -> Iterator[No
             asked = True
             request_stop(code)
             if not quiet:
-                sys.stderr.write("\nstopping after this step, then saving; a second signal stops at once\n")
-                sys.stderr.flush()
+                with suppress(OSError, ValueError):  # nobody may listen any more
+                    sys.stderr.write("\nstopping after this step, then saving; a second signal stops at once\n")
+                    sys.stderr.flush()
 
     def leave_to_the_thread(number: int, frame: FrameType | None) -> None:
         """Only so that the signal does not end the process."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -117,7 +118,8 @@ class Trainer:
             yield from self._last_save()
         finally:
             self.saver.wait()  # of a run that ends by an error, which is what is to be told
-            jax.block_until_ready(self.state)  # an interpreter that ends while a step is under way crashes
+            with suppress(RuntimeError):  # its memory may have gone to a step that failed
+                jax.block_until_ready(self.state)  # an interpreter that ends while a step is under way crashes
 
     def _epochs(self) -> Iterator[StepProgress | EpochResult | Notice]:
         self.state = jax.device_put(self.state, replicated(self.mesh))
@@ -210,7 +212,7 @@ class Trainer:
         self.state = replace(self.state, halted=self._scalar(False))
         at = step - epoch * self.steps_per_epoch
         batch = next(islice(self._batches(epoch), at, None))
-        cause = self.find_cause(self.state, *self._device_arguments(split, epoch, [batch]))
+        cause = self._cause(self._device_arguments(split, epoch, [batch]))
         what = f"step {step + 1} (epoch {epoch + 1}): {cause} is not finite"
         if self.config.training.on_nan == "rollback" and self.progress.rollbacks < MAX_ROLLBACKS:
             return Notice(f"{what}; {self._roll_back()}")
@@ -223,9 +225,20 @@ class Trainer:
         self.progress = replace(self.progress, steps_into_epoch=at)
         raise self._diverged(what)
 
+    def _cause(self, arguments: tuple[Any, ...]) -> str:
+        """What is not finite, in words; of a user's model that cannot be looked into, only that something is."""
+        try:
+            return self.find_cause(self.state, *arguments)
+        except Exception:
+            return "a value"
+
     def _roll_back(self) -> str:
-        """Puts the run back to its last good save, or to its start, with half of the learning rate."""
-        self.saver.wait()
+        """Puts the run back to its last good save, or to its start, with half of the learning rate.
+
+        Raises:
+            CheckpointError: the save under way failed, and the run is to end by that.
+        """
+        failed = "; ".join(notice.message for notice in self._told(self.saver.wait()))
         rollbacks = self.progress.rollbacks + 1
         if checkpoint.complete_steps(self.out):
             save = checkpoint.find_step(self.out, "last")
@@ -237,10 +250,11 @@ class Trainer:
         scale = np.float32(0.5**rollbacks)
         self.state = replace(self.state, rate_scale=self._scalar(scale))
         self.progress = replace(progress, rollbacks=rollbacks)
-        self.saver.last_step = int(self.state.step)
+        self.saver.last_step, self.saver.best = int(self.state.step), progress.best
+        self._scored = None
         checkpoint.write_metrics(self.out, progress.to_json()["history"])
         checkpoint.keep_layers(self.out, epochs=progress.epochs_done)
-        return f"back to {where}, with {scale:g} of the learning rate"
+        return f"{failed}{'; ' if failed else ''}back to {where}, with {scale:g} of the learning rate"
 
     def _scalar(self, value: np.generic | bool) -> jax.Array:
         return jax.device_put(jnp.asarray(value), replicated(self.mesh))
@@ -325,16 +339,24 @@ class Trainer:
             train_accuracy=float(metrics.num_correct / metrics.num_examples),
             val_loss=result.loss,
             val_accuracy=result.accuracy,
-            lr=float(self.learning_rate(int(self.state.step) - 1)) * float(self.state.rate_scale),
+            lr=float(self.learning_rate(self._updates() - 1)) * float(self.state.rate_scale),
             seconds=0.0,
             images_per_second=trained_now / train_seconds,
         )
 
+    def _updates(self) -> int:
+        """Steps that moved the weights: the schedule counts those."""
+        return int(self.state.step) - len(self.progress.skipped)
+
     def _diverged(self, what: str) -> BncliError:
-        self._save_and_wait()
+        try:
+            self._save_and_wait()
+            saved = f"The save of step {int(self.state.step)} is from before it."
+        except CheckpointError as error:
+            saved = f"The state before it is not saved: {error.message}."
         rate = self.config.optimizer.peak_learning_rate
         return BncliError(
-            f"{what}: the training has diverged. The save of step {int(self.state.step)} is from before it.",
+            f"{what}: the training has diverged. {saved}",
             remedy=f"Start again with a lower --learning-rate (it was {rate:g}), a longer --warmup-epochs or "
             "--clip-norm 1; or have the run go on with --on-nan skip or rollback.",
         )
@@ -369,7 +391,7 @@ class Trainer:
         if error is not None or self.progress.best is None:
             last = self.progress.history[-1]
             self.progress = replace(self.progress, best=better(self.progress.best, last, int(self.state.step)))
-            self._write_save()
+            self._save_and_wait()
 
     def _save_and_wait(self) -> None:
         """Saves the state as it is, unless it is saved already.

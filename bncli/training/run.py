@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from bncli import checkpoint, runtime
 from bncli.config import CheckpointConfig, DatasetRecord, Preprocessing, RunConfig
 from bncli.data import Augmentation, Dataset, epoch_order, normalize, steps_per_epoch
-from bncli.errors import BncliWarning, CheckpointError, ModelError
+from bncli.errors import CheckpointError, ModelError
 from bncli.evaluation import EvalResult, ImageBatches, evaluate
 from bncli.models import Network, Variables, build_network, model_file_sha256
 from bncli.recalibration import BATCHES, batch_statistics_of, recalibrate_measured
@@ -234,23 +233,10 @@ def resume(trainer: Trainer) -> None:
         step = checkpoint.find_step(trainer.out, "last")
         state = jax.device_put(trainer.state, runtime.replicated(trainer.mesh))  # its shapes and places
         trainer.state, trainer.progress = restore(trainer.out, step, state)
-        trainer.progress = replace(trainer.progress, best=_best_on_disk(trainer.out, trainer.progress.best))
         trainer.saver.last_step, trainer.saver.best = step, trainer.progress.best
     checkpoint.write_config(trainer.out, checkpoint_config(trainer.config, trainer.dataset))
     checkpoint.write_metrics(trainer.out, trainer.progress.to_json()["history"])
     checkpoint.keep_layers(trainer.out, epochs=trainer.progress.epochs_done)
-
-
-def _best_on_disk(out: Path, best: Best | None) -> Best | None:
-    """The best epoch, if its save is there and whole; the run is scored by another one if not."""
-    if best is None:
-        return None
-    try:
-        checkpoint.verify(out, best.step)
-    except CheckpointError as error:
-        warnings.warn(f"{error.message}; epoch {best.epoch} is no longer the best", BncliWarning, stacklevel=3)
-        return None
-    return best
 
 
 def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResult:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import jax
 
 from bncli import checkpoint
 from bncli.config import TrainingConfig
-from bncli.errors import CheckpointError
+from bncli.errors import BncliWarning, CheckpointError
 from bncli.models import Variables
 from bncli.training.observation import LayerRow
 from bncli.training.progress import Best, RunProgress
@@ -36,7 +38,6 @@ class RunSaver:
     best: Best | None = None
     _saver: checkpoint.BackgroundSaver = field(default_factory=checkpoint.BackgroundSaver)
     _last_time: float = field(default_factory=time.monotonic)
-    _best_under_way: Best | None = None
 
     def is_due(self, step: int) -> bool:
         """Whether ``--save-every`` asks for a save within the epoch, at optimizer step ``step``."""
@@ -68,30 +69,26 @@ class RunSaver:
                 checkpoint.append_layers(self.out, row)
             document = progress.to_json()
             checkpoint.save(self.out, step, variables=variables, optimizer=optimizer, progress=document)
+            self.best = progress.best  # its save is written: this one, or one before
             checkpoint.write_metrics(self.out, document["history"])
             best_step = progress.best.step if progress.best else None
-            checkpoint.prune(self.out, keep=self.settings.keep, best_step=best_step)
+            with suppress(OSError):  # a save too many does no harm, and the next time it goes
+                checkpoint.prune(self.out, keep=self.settings.keep, best_step=best_step)
 
-        self._best_under_way = progress.best
         self._saver.submit(write)
         self.last_step, self._last_time = step, time.monotonic()
 
     def failure(self) -> CheckpointError | None:
         """The error of a save that has just failed; does not wait."""
-        return self._told(self._saver.failure())
+        return self._saver.failure()
 
     def wait(self) -> CheckpointError | None:
         """Waits for the save under way; its error, if it had one."""
-        return self._told(self._saver.wait())
-
-    def _told(self, error: CheckpointError | None) -> CheckpointError | None:
-        if error is None and not self._saver.is_busy:
-            self.best = self._best_under_way
-        return error
+        return self._saver.wait()
 
 
 def restore(out: Path, step: int, like: TrainState) -> tuple[TrainState, RunProgress]:
-    """A save as the state and progress of a run.
+    """A save as the state and progress of a run. What was saved after it is removed: the run comes there again.
 
     Args:
         out: the checkpoint directory.
@@ -103,7 +100,21 @@ def restore(out: Path, step: int, like: TrainState) -> tuple[TrainState, RunProg
     """
     variables, rest = split_state(like, scored=like.variables)
     state = join_state(*checkpoint.restore_training(out, step, variables=variables, optimizer=rest))
-    return state, RunProgress.from_json(checkpoint.read_progress(out, step))
+    progress = RunProgress.from_json(checkpoint.read_progress(out, step))
+    checkpoint.drop_after(out, step)
+    return state, replace(progress, best=_best_on_disk(out, progress.best))
+
+
+def _best_on_disk(out: Path, best: Best | None) -> Best | None:
+    """The best epoch, if its save is there and whole; the run is scored by another one if not."""
+    if best is None:
+        return None
+    try:
+        checkpoint.verify(out, best.step)
+    except CheckpointError as error:
+        warnings.warn(f"{error.message}; epoch {best.epoch} is no longer the best", BncliWarning, stacklevel=3)
+        return None
+    return best
 
 
 def split_state(state: TrainState, *, scored: Variables) -> tuple[Variables, dict[str, Any]]:

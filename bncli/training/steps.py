@@ -152,7 +152,7 @@ def all_finite(tree: Any) -> jax.Array:  # noqa: ANN401 - any pytree
     vectors = [leaf.astype(jnp.float32).ravel() for leaf in leaves if leaf.ndim < _KERNEL_AXES]
     whole = [jnp.concatenate(vectors)] if vectors else []
     whole += [leaf for leaf in leaves if leaf.ndim >= _KERNEL_AXES]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in whole]))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in whole])) if whole else jnp.ones((), bool)
 
 
 def scan_steps(train_step: TrainStep) -> TrainStep:

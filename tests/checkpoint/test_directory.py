@@ -112,6 +112,17 @@ def test_what_a_process_killed_at_its_start_has_left_is_in_nobodys_way(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {".lock", ".lock.json", "steps"}
 
 
+def test_what_lies_beside_a_checkpoint_and_is_not_of_it_stays(copied):
+    (copied / "notes.md").write_text("mine")
+    checkpoint.create_output(copied, overwrite=True)
+    assert {path.name for path in copied.iterdir()} == {"notes.md", "steps"}
+
+
+def test_a_checkpoint_is_not_replaced_by_what_is_made_of_one_inside_it(copied):
+    with pytest.raises(CheckpointError, match="holds the checkpoint to work on"):
+        checkpoint.check_output(copied, overwrite=True, source=copied / "steps")
+
+
 def test_a_temporary_file_of_the_users_is_not_removed(tmp_path):
     (tmp_path / "thesis.tmp").touch()
     with pytest.raises(CheckpointError, match="is not empty and holds no checkpoint"):

@@ -262,3 +262,18 @@ def test_prune_keeps_the_last_and_the_best(tmp_path, keep, best, expected):
     checkpoint.prune(tmp_path, keep=keep, best_step=best)
     assert checkpoint.complete_steps(tmp_path) == expected
     assert len(list((tmp_path / "steps").iterdir())) == 2 * len(expected)
+
+
+def test_statistics_of_a_save_that_is_written_again_are_gone_and_damaged_ones_are_not_read(tmp_path):
+    save(tmp_path, 3, variables={"params": {"w": np.ones(2)}, "batch_stats": {"mean": np.zeros(2)}})
+    checkpoint.save_precise_statistics(tmp_path, 3, {"mean": np.ones(2)})
+    np.testing.assert_array_equal(checkpoint.load_variables(tmp_path, 3)["batch_stats"]["mean"], 1)
+    flip(files_of(tmp_path / "steps" / "3.precise")[0])
+    with pytest.warns(BncliWarning, match="steps/3.precise/.*; the running averages of step 3 are read in their place"):
+        np.testing.assert_array_equal(checkpoint.load_variables(tmp_path, 3)["batch_stats"]["mean"], 0)
+    save(tmp_path, 3)
+    assert not checkpoint.has_precise_statistics(tmp_path, 3)
+    checkpoint.save_precise_statistics(tmp_path, 3, {"mean": np.ones(2)})
+    (tmp_path / "steps" / "3.sha256").unlink()
+    checkpoint.sweep(tmp_path)
+    assert list((tmp_path / "steps").iterdir()) == []

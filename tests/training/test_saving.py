@@ -9,9 +9,9 @@ import pytest
 from tiny import run_config, train
 
 from bncli import checkpoint
-from bncli.errors import BncliWarning, CheckpointError
-from bncli.training import loop, run
-from bncli.training.progress import Best, EpochResult, Notice
+from bncli.errors import BncliWarning, CheckpointError, TrainingInterruptedError
+from bncli.training import loop, run, saving
+from bncli.training.progress import Best, EpochResult, Notice, RunProgress
 from bncli.training.saving import RunSaver
 
 
@@ -153,11 +153,36 @@ def test_a_lost_save_is_never_the_best_of_a_later_one(dataset, tmp_path, full_di
 def test_a_run_whose_best_save_is_damaged_or_gone_goes_on_without_it(straight, tmp_path):
     out = shutil.copytree(straight.out, tmp_path / "ckpt")
     best = Best(epoch=1, step=11, val_accuracy=1.0, val_loss=0.0)
-    assert run._best_on_disk(out, best) == best
+    assert saving._best_on_disk(out, best) == best
     (out / "steps" / "11" / "progress" / "metadata").write_bytes(b"x")
     with pytest.warns(BncliWarning, match="steps/11/.* is damaged.*; epoch 1 is no longer the best"):
-        assert run._best_on_disk(out, best) is None
+        assert saving._best_on_disk(out, best) is None
     (out / "steps" / "11.sha256").unlink()
     with pytest.warns(BncliWarning, match="epoch 1 is no longer the best"):
-        assert run._best_on_disk(out, best) is None
-    assert run._best_on_disk(out, None) is None
+        assert saving._best_on_disk(out, best) is None
+    assert saving._best_on_disk(out, None) is None
+
+
+def test_a_failed_save_is_not_the_best_however_often_is_asked(straight, dataset, tmp_path, full_disk):
+    trainer = run.create_trainer(config_of(on_save_error="continue"), dataset, tmp_path / "ckpt")
+    run.start(trainer, overwrite=False)
+    saver, first, second = trainer.saver, *(Best(epoch, 11 * epoch, 1.0, 0.0) for epoch in (1, 2))
+    saver.start(trainer.state, trainer.state.variables, RunProgress(best=first))
+    assert saver.wait() is None
+    assert saver.best == first
+    with full_disk():
+        saver.start(trainer.state, trainer.state.variables, RunProgress(best=second))
+        assert "File too large" in saver.wait().message
+    assert (saver.failure(), saver.wait(), saver.best) == (None, None, first)
+
+
+def test_what_was_saved_after_the_save_that_a_run_goes_on_from_is_gone(straight, dataset, tmp_path):
+    """Damaged ones would be kept by ``prune`` in place of the new ones."""
+    out = shutil.copytree(straight.out, tmp_path / "ckpt")
+    for step in (22, 33):
+        (out / "steps" / str(step) / "progress" / "metadata").write_bytes(b"x")
+    with pytest.warns(BncliWarning), pytest.raises(TrainingInterruptedError, match="saved at step 15 "):
+        train(config_of(keep=1, save_every="2"), dataset, out, resume=True, stop_after=(2, 3))
+    assert 15 in checkpoint.complete_steps(out)
+    assert max(checkpoint.complete_steps(out)) == 15
+    checkpoint.verify(out, 15)
