@@ -10,7 +10,7 @@ The map of the package; imports point downwards only::
     ├── selftest/    whether the installed jaxlib computes what it should
     ├── folding/     merges BN into its neighbours in any JAX function; knows no Flax
     └── checkpoint/  saves, restores, verifies: the only importer of orbax
-    models/ data/ config recipes runtime   networks, images, settings, the process before JAX starts
+    models/ data/ config recipes runtime cache   networks, images, settings, the process before JAX starts, its caches
     ops/             the operations of a training step with gradients that are cheap on a CPU; knows nothing of bncli
     errors           every exception raised on purpose
 
