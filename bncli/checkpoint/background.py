@@ -33,11 +33,6 @@ class BackgroundSaver:
         assert self._pending is None, "the save before was not waited for"
         self._pending = self._pool.submit(write)
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether a save is under way, or its end was not asked for yet."""
-        return self._pending is not None
-
     def failure(self) -> CheckpointError | None:
         """The error of a save that has ended since the last call; None where there is none, or it is under way."""
         return self.wait() if self._pending is not None and self._pending.done() else None

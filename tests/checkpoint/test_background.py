@@ -13,13 +13,11 @@ from bncli.errors import CheckpointError
 def test_a_save_does_not_keep_its_caller_and_is_waited_for():
     saver, gate, done = BackgroundSaver(), threading.Event(), []
     saver.submit(lambda: (gate.wait(), done.append(1)))
-    assert saver.is_busy
     assert saver.failure() is None  # it is under way, and not waited for
     assert not done
     gate.set()
     assert saver.wait() is None
     assert done == [1]
-    assert not saver.is_busy
 
 
 def test_an_error_is_told_once_and_the_next_save_is_written():
