@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bncli.checkpoint.directory import CONFIG, FILES_MANIFEST, LAYERS, METRICS, STEPS, read_config, read_layers
@@ -64,15 +65,15 @@ def verify_checkpoint(directory: Path) -> VerifyReport:
             f"{directory} is no checkpoint directory", remedy="Name a directory written by `bncli train` or `fold`."
         )
     saves = [_save_report(directory, name) for step in complete_steps(directory) for name in _names(directory, step)]
-    beside: list[tuple[str, str, Callable[[], object]]] = [(CONFIG, "sha256", lambda: read_config(directory))]
+    beside: list[tuple[str, str, Callable[[], object]]] = [(CONFIG, "sha256", partial(read_config, directory))]
     if (directory / METRICS).exists():
-        beside.append((METRICS, "content", lambda: _read_metrics(directory / METRICS)))
+        beside.append((METRICS, "content", partial(_read_metrics, directory / METRICS)))
     if (directory / LAYERS).exists():
-        beside.append((LAYERS, "content", lambda: read_layers(directory)))
+        beside.append((LAYERS, "content", partial(read_layers, directory)))
     manifest = directory / FILES_MANIFEST
     if manifest.is_file():
         names = parse_manifest(manifest.read_bytes())
-        beside += [(name, "sha256", lambda name=name: verify_files(directory, name)) for name in sorted(names)]  # type: ignore[misc]
+        beside += [(name, "sha256", partial(verify_files, directory, name)) for name in sorted(names)]
     still = set(complete_steps(directory))  # a training may have removed some meanwhile
     saves = [save for save in saves if int(save.name.split("/")[1].removesuffix(PRECISE)) in still]
     files = [_report(directory, [directory / name], name, by, check) for name, by, check in beside]
@@ -89,7 +90,7 @@ def _names(directory: Path, step: int) -> list[str]:
 
 def _save_report(directory: Path, name: str) -> FileReport:
     files = [path for path in (directory / STEPS / name).rglob("*") if path.is_file()]
-    return _report(directory, files, f"{STEPS}/{name}", "sha256", lambda: verify(directory, name))
+    return _report(directory, files, f"{STEPS}/{name}", "sha256", partial(verify, directory, name))
 
 
 def _report(directory: Path, files: list[Path], name: str, by: str, check: Callable[[], object]) -> FileReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -53,16 +53,22 @@ def warn(messages: tuple[str, ...], *, quiet: bool) -> None:
 def shown_warnings(*, quiet: bool) -> Iterator[None]:
     """Shows what is warned of inside as bncli's own warnings, each time it comes."""
 
-    def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:  # noqa: ANN401 - where it was
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if issubclass(category, BncliWarning):
             warn((str(message),), quiet=quiet)
         else:
-            others(message, category, *rest)
+            others(message, category, filename, lineno, file, line)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", BncliWarning)
-        others = warnings.showwarning
-        warnings.showwarning = show  # type: ignore[assignment]  # only what it is called with
+        others, warnings.showwarning = warnings.showwarning, show
         yield
 
 
