@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from bncli.config import ModelConfig
 from bncli.errors import ModelError, UsageError
 from bncli.models.cnn import CNN
-from bncli.models.cnn import MIN_SIZE as CNN_MIN_SIZE
 from bncli.models.custom import build_custom, hashable, is_custom, model_file_sha256, untrusted
 from bncli.models.layers import INITIALIZERS, Dtype, NormFactory
 from bncli.models.mlp import MLP
@@ -50,26 +49,32 @@ class KnownModel:
     Attributes:
         build: makes the module from the keyword arguments all known models share.
         description: for ``--help`` and the README.
+        features: those it has where ``--model-arg features=…`` is not given: one number, or one per layer or stage.
         default_dropout: rate where ``--dropout`` is not given.
-        min_size: smallest image side in pixels.
+        halves: whether each of its stages halves the image.
         has_placement: whether ``--bn-placement post`` means something to it.
         has_stem: whether it is told if the images are small.
     """
 
     build: Callable[..., nn.Module]
     description: str
+    features: tuple[int, ...] | int
     default_dropout: float = 0.0
-    min_size: int = 1
+    halves: bool = False
     has_placement: bool = False
     has_stem: bool = False
 
+    def min_size(self, features: tuple[int, ...] | int) -> int:
+        """The smallest image side in pixels, of the network with these features."""
+        return 2 ** len(features) if self.halves and not isinstance(features, int) else 1
+
 
 MODELS: dict[str, KnownModel] = {
-    "cnn": KnownModel(CNN, "32-32-64-64-128-128 3×3 convolutions", 0.2, CNN_MIN_SIZE, has_placement=True),
-    "mlp": KnownModel(MLP, "three dense layers of 100 sigmoid units", has_placement=True),
-    "resnet18": KnownModel(ResNet18, "ResNet-18", has_stem=True),
-    "resnet20": KnownModel(partial(ResNet20, small_images=True), "ResNet-20 for small images"),
-    "resnet50": KnownModel(ResNet50, "ResNet-50 (v1.5)", has_stem=True),
+    "cnn": KnownModel(CNN, "32-32-64-64-128-128 3×3 convolutions", (32, 64, 128), 0.2, halves=True, has_placement=True),
+    "mlp": KnownModel(MLP, "three dense layers of 100 sigmoid units", (100, 100, 100), has_placement=True),
+    "resnet18": KnownModel(ResNet18, "ResNet-18", 64, has_stem=True),
+    "resnet20": KnownModel(partial(ResNet20, small_images=True), "ResNet-20 for small images", 16),
+    "resnet50": KnownModel(ResNet50, "ResNet-50 (v1.5)", 64, has_stem=True),
 }
 
 
@@ -86,6 +91,7 @@ def build_network(
     if is_custom(config.name):
         return as_network(build_custom(config.name, config.args, num_classes=num_classes, dtype=dtype))
     known = _known_model(config.name)
+    _check_arguments(config, known)
     _check_fits(config, known, image_shape)
     return as_network(known.build(**_arguments(config, known, num_classes, image_shape, dtype)))
 
@@ -120,12 +126,32 @@ def _known_model(name: str) -> KnownModel:
     )
 
 
+def _check_arguments(config: ModelConfig, known: KnownModel) -> None:
+    unknown = set(config.args) - {"features"}
+    if unknown:
+        raise UsageError(
+            f"--model-arg: {config.name} has no argument {sorted(unknown)[0]!r}", remedy="It takes features=… only."
+        )
+    features = config.args.get("features", known.features)
+    many = not isinstance(known.features, int)
+    listed = features if many else [features]
+    if not isinstance(listed, list | tuple) or not listed or any(type(n) is not int or n < 1 for n in listed):
+        usual = str(list(known.features)).replace(" ", "") if isinstance(known.features, tuple) else known.features
+        raise UsageError(
+            f"--model-arg features={features}: {config.name} takes "
+            + ("a list of positive whole numbers" if many else "a positive whole number"),
+            remedy=f"Write it like the usual one: --model-arg 'features={usual}'",
+        )
+
+
 def _check_fits(config: ModelConfig, known: KnownModel, image_shape: tuple[int, int, int]) -> None:
-    if min(image_shape[:2]) < known.min_size:
+    min_size = known.min_size(config.args.get("features", known.features))
+    if min(image_shape[:2]) < min_size:
         raise ModelError(
-            f"{config.name} needs images of at least {known.min_size}×{known.min_size} pixels, "
+            f"{config.name} needs images of at least {min_size}×{min_size} pixels, "
             f"these have {image_shape[0]}×{image_shape[1]}",
-            remedy=f"Add --image-size {known.min_size}, or choose another --model.",
+            remedy=f"Add --image-size {min_size}, or choose another --model"
+            + (" or fewer --model-arg features." if config.args else "."),
         )
     if config.bn_placement == "post" and not known.has_placement:
         raise UsageError(
@@ -148,11 +174,6 @@ def _arguments(
         arguments["bn_placement"] = config.bn_placement
     if known.has_stem:
         arguments["small_images"] = max(image_shape[:2]) <= SMALL_IMAGE
-    unknown = set(config.args) - {"features"}
-    if unknown:
-        raise UsageError(
-            f"--model-arg: {config.name} has no argument {sorted(unknown)[0]!r}", remedy="It takes features=… only."
-        )
     return {**arguments, **hashable(config.args)}
 
 

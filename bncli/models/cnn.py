@@ -9,8 +9,6 @@ import jax.numpy as jnp
 from bncli.models.layers import Dtype, Initializer, NormFactory, conv_for, norm_and_activation, norm_for
 from bncli.ops import Dropout, max_pool_2x2
 
-MIN_SIZE = 8  # three poolings of 2
-
 
 class CNN(nn.Module):
     """Six 3×3 convolutions in three stages, each stage ended by 2×2 max-pooling and dropout; one dense layer on top.

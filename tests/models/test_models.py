@@ -18,7 +18,8 @@ QUICK_TO_COMPILE = (("cnn", "float32"), ("mlp", "float32"), ("mlp", "bfloat16"))
 
 def training_step(name, precision):
     """(step, variables, images): one gradient step of the named model on its smallest image."""
-    shape = (MODELS[name].min_size, MODELS[name].min_size, 1)
+    min_size = MODELS[name].min_size(SMALL[name])
+    shape = (min_size, min_size, 1)
     network = network_of(shape, name=name, args={"features": SMALL[name]}, precision=precision)
     images = random_images(6, shape).astype(precision)
     labels = np.arange(6) % 3
@@ -100,6 +101,12 @@ def test_settings_reach_every_bn_layer(name):
     assert {(norm.epsilon, norm.momentum) for norm in norms.values()} == {(0.25, 0.7)}
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_the_features_of_the_registry_are_those_of_the_module(name):
+    module = network_of((8, 8, 1), name=name).module
+    assert module.features == MODELS[name].features
+
+
 def test_the_registry_is_sorted_and_described():
     assert list(MODELS) == sorted(MODELS)
     assert all(known.description for known in MODELS.values())
@@ -120,6 +127,13 @@ def test_dropout_is_the_default_of_the_model_unless_given(name):
         ({"name": "cnn"}, ModelError, "at least 8×8 pixels, these have 8×7", "--image-size 8"),
         ({"name": "resnet20", "bn_placement": "post"}, UsageError, "--bn-placement post: resnet20", "--model cnn"),
         ({"name": "mlp", "args": {"width": 3}}, UsageError, "--model-arg: mlp has no argument 'width'", "features"),
+        ({"name": "cnn", "args": {"features": [4] * 4}}, ModelError, "at least 16×16 pixels", "fewer --model-arg"),
+        ({"name": "cnn", "args": {"features": []}}, UsageError, "a list of positive", "features=[32,64,128]"),
+        ({"name": "cnn", "args": {"features": [8, 0]}}, UsageError, "a list of positive", "features=[32,64,128]"),
+        ({"name": "cnn", "args": {"features": [1.5]}}, UsageError, "a list of positive", "features=[32,64,128]"),
+        ({"name": "mlp", "args": {"features": "abc"}}, UsageError, "a list of positive", "features=[100,100,100]"),
+        ({"name": "resnet20", "args": {"features": [16]}}, UsageError, "a positive whole number", "features=16"),
+        ({"name": "resnet20", "args": {"features": True}}, UsageError, "a positive whole number", "features=16"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_a_remedy(settings, error, message, remedy):
