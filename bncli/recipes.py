@@ -30,7 +30,17 @@ class Recipe:
 
 
 _WITHOUT_BN = {"learning_rate": 0.02, "clip_norm": 1.0}
-_SMALL_PHOTOGRAPHS = Recipe(options={"batch_size": 128, "learning_rate": 0.1, "dropout": 0.0}, without_bn=_WITHOUT_BN)
+# A fourth stage, since the usual three learn the training images and not their like: 0.857 of CIFAR-10's JPEGs.
+_SMALL_PHOTOGRAPHS = Recipe(
+    options={
+        "batch_size": 128,
+        "learning_rate": 0.1,
+        "dropout": 0.1,
+        "label_smoothing": 0.1,
+        "model_arg": ("features=[32,64,128,256]",),
+    },
+    without_bn=_WITHOUT_BN,
+)
 RECIPES: dict[str, Recipe] = {
     "fashion-mnist": Recipe(options={"batch_size": 128, "learning_rate": 0.1, "dropout": 0.1}, without_bn=_WITHOUT_BN),
     "cifar10": _SMALL_PHOTOGRAPHS,
@@ -38,7 +48,7 @@ RECIPES: dict[str, Recipe] = {
 }
 # Those of one optimizer and of one network alone: they go where another one is asked for.
 _OF_SGD = ("learning_rate", "weight_decay")
-_OF_CNN = ("dropout",)
+_OF_CNN = ("dropout", "model_arg")
 
 
 def recipe_options(name: str | None, *, data: str, model: str, bn: bool, optimizer: str) -> Mapping[str, Any]:

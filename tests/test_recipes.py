@@ -2,7 +2,7 @@
 
 import pytest
 
-from bncli.cli.train import _SETTINGS
+from bncli.cli.train import _SETTINGS, _field_value
 from bncli.config import ModelConfig, OptimizerConfig, TrainingConfig
 from bncli.data.known import KNOWN
 from bncli.errors import UsageError
@@ -19,7 +19,7 @@ def test_a_recipe_is_of_a_known_data_set_and_of_settings_that_exist(name, bn):
     options = recipe_options(None, **RUN | {"data": name, "bn": bn})
     for option, value in options.items():
         section, field = _SETTINGS[option]
-        SECTIONS[section](**{field: value})  # raises where it is out of range
+        SECTIONS[section](**{field: _field_value(option, value)})  # raises where it is out of range
     assert recipe_options(name, **RUN | {"data": "elsewhere", "bn": bn}) == options
 
 
@@ -35,8 +35,8 @@ def test_without_bn_the_rate_is_lower():
 
 def test_what_belongs_to_another_optimizer_or_network_is_left_out():
     assert "learning_rate" not in recipe_options(None, **RUN | {"optimizer": "adamw"})
-    assert "dropout" not in recipe_options(None, **RUN | {"model": "resnet20"})
-    assert {"learning_rate", "dropout"} <= recipe_options(None, **RUN).keys()
+    assert not {"dropout", "model_arg"} & recipe_options(None, **RUN | {"model": "resnet20"}).keys()
+    assert {"learning_rate", "dropout", "model_arg"} <= recipe_options(None, **RUN).keys()
 
 
 def test_an_unknown_recipe_is_refused_with_the_like():

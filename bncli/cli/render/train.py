@@ -33,7 +33,11 @@ def run_lines(trainer: Trainer) -> str:
 
 def recipe_line(chosen: Mapping[str, Any]) -> str:
     """The options that a recipe chose, as they would be given."""
-    options = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in chosen.items())
+    options = " ".join(
+        f"--{name.replace('_', '-')} {value}"
+        for name, values in chosen.items()
+        for value in (values if isinstance(values, tuple) else [f"{values:g}"])
+    )
     return f"by its recipe: {options}"
 
 
