@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,35 +28,17 @@ from bncli.data.batches import Batch, epoch_batches, epoch_order, steps_per_epoc
 from bncli.errors import BncliError, CheckpointError, TrainingInterruptedError
 from bncli.evaluation import evaluate
 from bncli.models import Network, Variables
-from bncli.runtime import batch_sharding, compile_step, replicated, step_compiler_options
+from bncli.runtime import replicated
+from bncli.training.execution import StepArguments, StepExecution
 from bncli.training.observation import LayerObserver
-from bncli.training.progress import EpochResult, Notice, RunProgress, StepProgress, better
+from bncli.training.progress import EpochResult, Notice, RunProgress, StepProgress, Throughput, better
+from bncli.training.recovery import diverged, way_on
 from bncli.training.saving import RunSaver, restore
 from bncli.training.state import EpochMetrics, TrainState
-from bncli.training.steps import DeviceSplit, EvalStep, StepMetrics, TrainStep, all_finite, scan_steps
+from bncli.training.steps import EvalStep, StepMetrics, all_finite
 
 # Steps given to the device beside the one it is at: it never idles, and Ctrl-C is answered soon.
 STEPS_AHEAD = 1
-# Steps in one dispatch where a scan over steps is fast (GPU and TPU).
-STEPS_PER_SCAN = 32
-# Steps in a row that `--on-nan skip` leaves out, and times that `rollback` goes back, before the run ends after all.
-MAX_SKIPPED_IN_A_ROW = 10
-MAX_ROLLBACKS = 3
-
-
-@dataclass
-class Timer:
-    """Seconds by what they were spent on."""
-
-    compile: float = 0.0
-    train: float = 0.0
-
-    def timed_compile(self, compile_fn: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever was compiled
-        """The result of ``compile_fn``, its time counted as compilation."""
-        start = time.perf_counter()
-        compiled = compile_fn()
-        self.compile += time.perf_counter() - start
-        return compiled
 
 
 @dataclass
@@ -69,7 +50,7 @@ class Trainer:
         dataset: train and val are used; test is not touched.
         out: the prepared checkpoint directory.
         mesh: the devices.
-        train_step: not yet compiled.
+        execution: the training step, on the training split.
         eval_step: jitted.
         learning_rate: the schedule, for the history.
         network: what is trained.
@@ -79,7 +60,7 @@ class Trainer:
         averaged: from the moving average of the parameters, the variables that are scored and saved in their place.
         state: the training state, replicated on the mesh.
         progress: how far it is.
-        timer: filled while it runs.
+        train_seconds: of the epochs done here, without compilation.
         exit_code: of a run that is stopped, see ``request_stop``.
         stop_requested: whether it was.
     """
@@ -88,7 +69,7 @@ class Trainer:
     dataset: Dataset
     out: Path
     mesh: jax.sharding.Mesh
-    train_step: TrainStep
+    execution: StepExecution
     eval_step: EvalStep
     learning_rate: optax.Schedule
     network: Network
@@ -99,10 +80,9 @@ class Trainer:
     averaged: Callable[[Variables], Variables]
     state: TrainState
     progress: RunProgress = field(default_factory=RunProgress)
-    timer: Timer = field(default_factory=Timer)
+    train_seconds: float = 0.0
     exit_code: int = TrainingInterruptedError.exit_code
     stop_requested: bool = False
-    _compiled: dict[int, Callable[..., Any]] = field(default_factory=dict)
     _scored: tuple[int, Variables] | None = None  # by step
 
     def epochs(self) -> Iterator[StepProgress | EpochResult | Notice]:
@@ -123,10 +103,8 @@ class Trainer:
 
     def _epochs(self) -> Iterator[StepProgress | EpochResult | Notice]:
         self.state = jax.device_put(self.state, replicated(self.mesh))
-        train = self.dataset.train
-        split = DeviceSplit(*jax.device_put((train.images, train.labels), replicated(self.mesh)))
         while self.progress.epochs_done < self.config.training.epochs and not self._patience_is_spent():
-            yield from self._epoch(split)
+            yield from self._epoch()
 
     def request_stop(self, exit_code: int = TrainingInterruptedError.exit_code) -> None:
         """Has the run saved and stopped after the step under way; the error then has this exit code."""
@@ -143,42 +121,42 @@ class Trainer:
         """Whether patience ended the run before its last epoch."""
         return self.progress.epochs_done < self.config.training.epochs and self._patience_is_spent()
 
-    def _epoch(self, split: DeviceSplit) -> Iterator[StepProgress | EpochResult | Notice]:
-        compiling_before = self.timer.compile
+    def _epoch(self) -> Iterator[StepProgress | EpochResult | Notice]:
+        compiling_before = self.execution.compile_seconds
         start = time.perf_counter()
-        if not (yield from self._train_steps(split)):
+        if not (yield from self._train_steps()):
             return  # back at a save: another epoch, perhaps
-        train_seconds = time.perf_counter() - start - (self.timer.compile - compiling_before)
+        train_seconds = time.perf_counter() - start - (self.execution.compile_seconds - compiling_before)
         result = self._finish_epoch(train_seconds)
-        seconds = time.perf_counter() - start - (self.timer.compile - compiling_before)
+        seconds = time.perf_counter() - start - (self.execution.compile_seconds - compiling_before)
         result = replace(result, seconds=seconds)
-        self.timer.train += seconds
+        self.train_seconds += seconds
         yield from self._save_epoch(result)
         yield result
 
-    def _train_steps(self, split: DeviceSplit) -> Generator[StepProgress | Notice, None, bool]:
+    def _train_steps(self) -> Generator[StepProgress | Notice, None, bool]:
         """The steps of the epoch under way that are still to do; False where the run went back to a save."""
-        while (yield from self._steps_until_halt(split)):
+        while (yield from self._steps_until_halt()):
             rollbacks = self.progress.rollbacks
-            yield self._recover(split)
+            yield self._recover()
             if self.progress.rollbacks != rollbacks:
                 return False
         return True
 
-    def _steps_until_halt(self, split: DeviceSplit) -> Generator[StepProgress | Notice, None, bool]:
+    def _steps_until_halt(self) -> Generator[StepProgress | Notice, None, bool]:
         """Steps to the end of the epoch; True where one of them halted."""
         epoch = self.progress.epochs_done  # from 0: it seeds order and augmentation
         done = self.progress.steps_into_epoch
         pending: deque[tuple[int, StepMetrics]] = deque()
-        clock = _Throughput()
-        for group in self._groups(islice(self._batches(epoch), done, None)):
+        clock = Throughput()
+        for group in self.execution.groups(islice(self._batches(epoch), done, None)):
             if self.stop_requested or self.saver.is_due(epoch * self.steps_per_epoch + done):
                 if (yield from self._drain(pending, clock)):
                     return True
                 if self.stop_requested:
                     self._stop(steps_into_epoch=done)
                 yield from self._save(steps_into_epoch=done)
-            metrics = self._run(split, epoch, group)
+            self.state, metrics = self.execution.run(self.state, epoch, group)
             done += len(group)
             pending.append((done, metrics))
             clock.count(sum(batch.num_real for batch in group))
@@ -192,7 +170,7 @@ class Trainer:
         return epoch_batches(order, self.config.training.batch_size)
 
     def _drain(
-        self, pending: deque[tuple[int, StepMetrics]], clock: _Throughput, *, leave: int = 0
+        self, pending: deque[tuple[int, StepMetrics]], clock: Throughput, *, leave: int = 0
     ) -> Generator[StepProgress, None, bool]:
         """Waits for all steps but the last ``leave``; True where one of them halted."""
         while len(pending) > leave:
@@ -202,7 +180,7 @@ class Trainer:
             yield self._step_progress(step, metrics, clock)
         return False
 
-    def _recover(self, split: DeviceSplit) -> Notice:
+    def _recover(self) -> Notice:
         """Goes on after a halt as ``--on-nan`` says; to be told.
 
         Raises:
@@ -212,20 +190,19 @@ class Trainer:
         self.state = replace(self.state, halted=self._scalar(False))
         at = step - epoch * self.steps_per_epoch
         batch = next(islice(self._batches(epoch), at, None))
-        cause = self._cause(self._device_arguments(split, epoch, [batch]))
+        cause = self._cause(self.execution.arguments(epoch, [batch]))
         what = f"step {step + 1} (epoch {epoch + 1}): {cause} is not finite"
-        if self.config.training.on_nan == "rollback" and self.progress.rollbacks < MAX_ROLLBACKS:
+        way = way_on(self.config.training.on_nan, self.progress, step=step + 1)
+        if way == "rollback":
             return Notice(f"{what}; {self._roll_back()}")
-        skipped = self.progress.skipped
-        in_a_row = skipped[-MAX_SKIPPED_IN_A_ROW:] == tuple(range(step - MAX_SKIPPED_IN_A_ROW + 1, step + 1))
-        if self.config.training.on_nan == "skip" and not in_a_row:
+        if way == "skip":
             self.state = replace(self.state, step=self._scalar(np.int32(step + 1)))
-            self.progress = replace(self.progress, skipped=(*skipped, step + 1), steps_into_epoch=at + 1)
+            self.progress = replace(self.progress, skipped=(*self.progress.skipped, step + 1), steps_into_epoch=at + 1)
             return Notice(f"{what}; the step is left out")
         self.progress = replace(self.progress, steps_into_epoch=at)
         raise self._diverged(what)
 
-    def _cause(self, arguments: tuple[Any, ...]) -> str:
+    def _cause(self, arguments: StepArguments) -> str:
         """What is not finite, in words; of a user's model that cannot be looked into, only that something is."""
         try:
             return self.find_cause(self.state, *arguments)
@@ -259,53 +236,7 @@ class Trainer:
     def _scalar(self, value: np.generic | bool) -> jax.Array:
         return jax.device_put(jnp.asarray(value), replicated(self.mesh))
 
-    def _groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
-        """Batches by what one dispatch takes: one on a CPU, several where a scan over steps is fast."""
-        size = 1 if self.mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
-        while group := list(islice(batches, size)):
-            yield from [group] if len(group) == size else [[batch] for batch in group]
-
-    def _run(self, split: DeviceSplit, epoch: int, group: list[Batch]) -> StepMetrics:
-        """Runs the steps of one group; compiles on first use."""
-        arguments = self._device_arguments(split, epoch, group)
-        if len(group) not in self._compiled:
-            step = self.train_step if len(group) == 1 else scan_steps(self.train_step)
-            jitted = jax.jit(step, donate_argnums=0)
-            self._compiled[len(group)] = self.timer.timed_compile(
-                lambda: compile_step(jitted, (self.state, *arguments), self._compiler_options)
-            )
-        self.state, metrics = self._compiled[len(group)](self.state, *arguments)
-        return metrics
-
-    @property
-    def _compiler_options(self) -> dict[str, bool]:
-        training = self.config.training
-        return step_compiler_options(
-            precision=training.precision,
-            image_shape=self.dataset.image_shape,
-            deterministic=training.deterministic,
-        )
-
-    def _device_arguments(self, split: DeviceSplit, epoch: int, group: list[Batch]) -> tuple[Any, ...]:
-        one = len(group) == 1
-        sharding = batch_sharding(self.mesh, axis=0 if one else 1)
-
-        def put(arrays: list[np.ndarray]) -> jax.Array:
-            return jax.device_put(arrays[0] if one else np.stack(arrays), sharding)  # [B] or [S, B]
-
-        return (
-            split,
-            jax.device_put(np.int32(epoch), replicated(self.mesh)),
-            put([batch.indices for batch in group]),
-            put([batch.real for batch in group]) if self._has_padding else None,
-        )
-
-    @property
-    def _has_padding(self) -> bool:
-        """Whether some batch of an epoch is padded; then each gets a mask, so that there is one program to compile."""
-        return len(self.dataset.train) % self.config.training.batch_size != 0
-
-    def _step_progress(self, step: int, metrics: StepMetrics, clock: _Throughput) -> StepProgress:
+    def _step_progress(self, step: int, metrics: StepMetrics, clock: Throughput) -> StepProgress:
         loss, accuracy = float(metrics.loss), float(metrics.accuracy)  # waits for an old step, not for the newest
         return StepProgress(
             epoch=self.progress.epochs_done + 1,
@@ -354,12 +285,7 @@ class Trainer:
             saved = f"The save of step {int(self.state.step)} is from before it."
         except CheckpointError as error:
             saved = f"The state before it is not saved: {error.message}."
-        rate = self.config.optimizer.peak_learning_rate
-        return BncliError(
-            f"{what}: the training has diverged. {saved}",
-            remedy=f"Start again with a lower --learning-rate (it was {rate:g}), a longer --warmup-epochs or "
-            "--clip-norm 1; or have the run go on with --on-nan skip or rollback.",
-        )
+        return diverged(what, saved=saved, learning_rate=self.config.optimizer.peak_learning_rate)
 
     def _save_epoch(self, result: EpochResult) -> Iterator[Notice]:
         yield from self._told(self.saver.wait())
@@ -435,21 +361,3 @@ class Trainer:
     def _patience_is_spent(self) -> bool:
         patience, best = self.config.training.patience, self.progress.best
         return patience is not None and best is not None and self.progress.epochs_done - best.epoch >= patience
-
-
-class _Throughput:
-    """Images per second since the first step was through, so that compilation does not count."""
-
-    def __init__(self) -> None:
-        self._start: float | None = None
-        self._images = 0
-
-    def count(self, images: int) -> None:
-        if self._start is None:
-            self._start = time.perf_counter()
-        else:
-            self._images += images
-
-    def rate(self) -> float:
-        elapsed = time.perf_counter() - (self._start or 0.0)
-        return self._images / elapsed if self._images else 0.0

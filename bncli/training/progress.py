@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -101,3 +102,24 @@ def better(best: Best | None, result: EpochResult, step: int) -> Best:
 def _rank(epoch: Best | EpochResult) -> tuple[float, float]:
     """Larger is better; a loss that is NaN, which compares with nothing, is the worst."""
     return epoch.val_accuracy, -math.inf if math.isnan(epoch.val_loss) else -epoch.val_loss
+
+
+class Throughput:
+    """Images per second since the first step was through, so that compilation does not count."""
+
+    def __init__(self) -> None:
+        """No step is through."""
+        self._start: float | None = None
+        self._images = 0
+
+    def count(self, images: int) -> None:
+        """One more step, or group of them, is through."""
+        if self._start is None:
+            self._start = time.perf_counter()
+        else:
+            self._images += images
+
+    def rate(self) -> float:
+        """Images per second; 0 before a second step is through."""
+        elapsed = time.perf_counter() - (self._start or 0.0)
+        return self._images / elapsed if self._images else 0.0

@@ -19,6 +19,7 @@ from bncli.evaluation import EvalResult, ImageBatches, evaluate
 from bncli.models import Network, Variables, build_network, model_file_sha256
 from bncli.recalibration import BATCHES, batch_statistics_of, recalibrate_measured
 from bncli.training.divergence import first_not_finite
+from bncli.training.execution import StepExecution
 from bncli.training.loop import Trainer
 from bncli.training.observation import IMAGES as OBSERVED_IMAGES
 from bncli.training.observation import LayerObserver
@@ -147,7 +148,7 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
         dataset=dataset,
         out=out,
         mesh=mesh,
-        train_step=make_train_step(settings),
+        execution=StepExecution(make_train_step(settings), training=config.training, dataset=dataset, mesh=mesh),
         eval_step=eval_step,
         learning_rate=learning_rate,
         network=network,
@@ -266,7 +267,7 @@ def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResu
         precise=precise,
         test=test,
         images_per_second=sum(rates) / len(rates) if rates else None,
-        seconds=Seconds(trainer.timer.compile, trainer.timer.train, time.perf_counter() - started),
+        seconds=Seconds(trainer.execution.compile_seconds, trainer.train_seconds, time.perf_counter() - started),
         sha256=Hashes(
             params=checkpoint.sha256_tree(trainer.state.params),
             batch_stats=checkpoint.sha256_tree(trainer.state.batch_stats),

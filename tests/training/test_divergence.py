@@ -11,8 +11,8 @@ from tiny import run_config, train
 from bncli import checkpoint
 from bncli.errors import BncliError
 from bncli.training import run
-from bncli.training.loop import MAX_ROLLBACKS, MAX_SKIPPED_IN_A_ROW
 from bncli.training.progress import EpochResult, Notice
+from bncli.training.recovery import MAX_ROLLBACKS, MAX_SKIPPED_IN_A_ROW
 
 
 def config_of(*, on_nan="stop", optimizer=None, model=None, **training):

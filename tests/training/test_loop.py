@@ -4,7 +4,6 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,10 +14,8 @@ from tiny import run_config, train
 
 from bncli import checkpoint
 from bncli.checkpoint import sha256_tree
-from bncli.data.batches import epoch_batches
 from bncli.errors import BncliError, TrainingInterruptedError
 from bncli.training import run
-from bncli.training.loop import STEPS_PER_SCAN, Trainer
 from bncli.training.progress import Best, EpochResult, RunProgress, StepProgress, better
 from bncli.training.saving import split_state
 
@@ -90,28 +87,6 @@ def test_events_come_in_order(dataset, tmp_path):
         assert result.train_loss == pytest.approx(last_step.loss, rel=1e-5)
         assert result.train_accuracy == pytest.approx(last_step.accuracy, rel=1e-5)
     assert [result.lr for result in results] == [pytest.approx(float(trainer.learning_rate(step))) for step in (2, 5)]
-
-
-def test_steps_in_one_dispatch_are_so_many_steps(dataset, tmp_path, monkeypatch):
-    """What a GPU gets, several batches in one scan, comes to the numbers of one call a batch."""
-    config = run_config(training={"epochs": 1, "batch_size": 32})  # the last two batches are padded
-    one_by_one = train(config, dataset, tmp_path / "calls")
-    monkeypatch.setattr(Trainer, "_groups", lambda self, batches: [list(batches)])
-    scanned = train(config, dataset, tmp_path / "scan")
-    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
-        expected = getattr(one_by_one.history[0], name)
-        assert getattr(scanned.history[0], name) == pytest.approx(expected, rel=1e-4), name
-
-
-@given(num_examples=st.integers(1, 400), batch_size=st.integers(1, 8), platform=st.sampled_from(["cpu", "gpu"]))
-def test_groups_hold_every_batch_in_order_and_are_one_or_full(num_examples, batch_size, platform):
-    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
-    batches = list(epoch_batches(np.arange(num_examples, dtype=np.int32), batch_size))
-    groups = list(Trainer._groups(SimpleNamespace(mesh=mesh), iter(batches)))
-    assert [id(batch) for group in groups for batch in group] == [id(batch) for batch in batches]
-    assert {len(group) for group in groups} <= {1, 1 if platform == "cpu" else STEPS_PER_SCAN}
-    if platform == "gpu":
-        assert sum(len(group) == 1 and group[0].mask is None for group in groups) < STEPS_PER_SCAN
 
 
 class Watched:

@@ -1,0 +1,108 @@
+"""How the training step meets the devices: what one dispatch takes, compiled on first use, its batches as arrays.
+
+Letters: N examples in the split, B batch size, S steps in one dispatch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import jax
+import numpy as np
+
+from bncli.config import TrainingConfig
+from bncli.data import Dataset
+from bncli.data.batches import Batch
+from bncli.runtime import batch_sharding, compile_step, replicated, step_compiler_options
+from bncli.training.state import TrainState
+from bncli.training.steps import DeviceSplit, StepMetrics, TrainStep, scan_steps
+
+# Steps in one dispatch where a scan over steps is fast (GPU and TPU).
+STEPS_PER_SCAN = 32
+
+# (split, epoch int32 [], indices int32 [B] or [S, B], mask bool of the same shape or None): what a step takes after
+# the state.
+StepArguments = tuple[DeviceSplit, jax.Array, jax.Array, jax.Array | None]
+
+
+class StepExecution:
+    """A training step on the training split of a data set, which it holds on the devices.
+
+    Attributes:
+        programs: by S, what was compiled.
+        compile_seconds: that this took.
+    """
+
+    def __init__(
+        self, train_step: TrainStep, *, training: TrainingConfig, dataset: Dataset, mesh: jax.sharding.Mesh
+    ) -> None:
+        """Of a step that is not compiled yet; nothing is put on the devices before the first run."""
+        self.programs: dict[int, jax.stages.Compiled] = {}
+        self.compile_seconds = 0.0
+        self._train_step = train_step
+        self._training = training
+        self._dataset = dataset
+        self._mesh = mesh
+        self._split: DeviceSplit | None = None
+
+    def groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
+        """Batches by what one dispatch takes: one on a CPU, several where a scan over steps is fast.
+
+        Never less than several but one, so that there are at most two programs to compile.
+        """
+        size = 1 if self._mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
+        while group := list(islice(batches, size)):
+            yield from [group] if len(group) == size else [[batch] for batch in group]
+
+    def run(self, state: TrainState, epoch: int, group: Sequence[Batch]) -> tuple[TrainState, StepMetrics]:
+        """(state, metrics) after the steps of one group; compiles on first use, and takes the given state's memory.
+
+        Args:
+            state: replicated on the mesh.
+            epoch: from 0: it seeds the augmentation.
+            group: S batches.
+        """
+        arguments = self.arguments(epoch, group)
+        if len(group) not in self.programs:
+            start = time.perf_counter()
+            self.programs[len(group)] = self._compile(len(group), state, arguments)
+            self.compile_seconds += time.perf_counter() - start
+        stepped: tuple[TrainState, StepMetrics] = self.programs[len(group)](state, *arguments)
+        return stepped
+
+    def arguments(self, epoch: int, group: Sequence[Batch]) -> StepArguments:
+        """What the step takes after the state, on the devices; stacked where the group is more than one batch."""
+        one = len(group) == 1
+        sharding = batch_sharding(self._mesh, axis=0 if one else 1)
+
+        def put(arrays: list[np.ndarray]) -> jax.Array:
+            return jax.device_put(arrays[0] if one else np.stack(arrays), sharding)  # [B] or [S, B]
+
+        return (
+            self._split_on_devices(),
+            jax.device_put(np.int32(epoch), replicated(self._mesh)),
+            put([batch.indices for batch in group]),
+            put([batch.real for batch in group]) if self._has_padding else None,
+        )
+
+    def _compile(self, num_steps: int, state: TrainState, arguments: StepArguments) -> jax.stages.Compiled:
+        step = self._train_step if num_steps == 1 else scan_steps(self._train_step)
+        options = step_compiler_options(
+            precision=self._training.precision,
+            image_shape=self._dataset.image_shape,
+            deterministic=self._training.deterministic,
+        )
+        return compile_step(jax.jit(step, donate_argnums=0), (state, *arguments), options)
+
+    def _split_on_devices(self) -> DeviceSplit:
+        if self._split is None:
+            train = self._dataset.train
+            self._split = DeviceSplit(*jax.device_put((train.images, train.labels), replicated(self._mesh)))
+        return self._split
+
+    @property
+    def _has_padding(self) -> bool:
+        """Whether some batch of an epoch is padded; then each gets a mask, so that there is one program to compile."""
+        return len(self._dataset.train) % self._training.batch_size != 0

@@ -1,0 +1,46 @@
+"""Laws of the execution: every batch is given to the step once and in order, however many go in one dispatch."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import run_config, train
+
+from bncli.data.batches import epoch_batches
+from bncli.training import run
+from bncli.training.execution import STEPS_PER_SCAN, StepExecution
+
+
+@given(num_examples=st.integers(1, 400), batch_size=st.integers(1, 8), platform=st.sampled_from(["cpu", "gpu"]))
+def test_groups_hold_every_batch_in_order_and_are_one_or_full(num_examples, batch_size, platform):
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+    execution = StepExecution(None, training=None, dataset=None, mesh=mesh)
+    batches = list(epoch_batches(np.arange(num_examples, dtype=np.int32), batch_size))
+    groups = list(execution.groups(iter(batches)))
+    assert [id(batch) for group in groups for batch in group] == [id(batch) for batch in batches]
+    assert {len(group) for group in groups} <= {1, 1 if platform == "cpu" else STEPS_PER_SCAN}
+    if platform == "gpu":
+        assert sum(len(group) == 1 and group[0].mask is None for group in groups) < STEPS_PER_SCAN
+
+
+def test_steps_in_one_dispatch_are_so_many_steps(dataset, tmp_path, monkeypatch):
+    """What a GPU gets, several batches in one scan, comes to the numbers of one call a batch."""
+    config = run_config(training={"epochs": 1, "batch_size": 32})  # the last two batches are padded
+    one_by_one = train(config, dataset, tmp_path / "calls")
+    monkeypatch.setattr(StepExecution, "groups", lambda self, batches: [list(batches)])
+    scanned = train(config, dataset, tmp_path / "scan")
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"):
+        expected = getattr(one_by_one.history[0], name)
+        assert getattr(scanned.history[0], name) == pytest.approx(expected, rel=1e-4), name
+
+
+@pytest.mark.parametrize("batch_size", [28, 32])
+def test_one_program_serves_padded_batches_and_full_ones(dataset, tmp_path, batch_size):
+    trainer = run.create_trainer(run_config(training={"batch_size": batch_size}), dataset, tmp_path / "ckpt")
+    run.start(trainer, overwrite=False)
+    for _ in trainer.epochs():
+        pass
+    assert list(trainer.execution.programs) == [1]
+    assert trainer.execution.compile_seconds > 0
