@@ -59,7 +59,9 @@ def example_keys(seed_key: jax.Array, epoch: jax.Array | int, indices: jax.Array
         epoch: the epoch, which may be traced.
         indices: int32 [B], the examples' places in the data set.
     """
-    epoch_key = jax.random.fold_in(jax.random.fold_in(seed_key, _EXAMPLE_STREAM), epoch)
+    with jax.ensure_compile_time_eval():  # it is the same in all steps
+        stream_key = jax.random.fold_in(seed_key, _EXAMPLE_STREAM)
+    epoch_key = jax.random.fold_in(stream_key, epoch)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(epoch_key, indices)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from bncli.config import OptimizerConfig
@@ -64,12 +65,17 @@ _SCHEDULES: Mapping[str, Callable[[float, int, int], optax.Schedule]] = {
 def create_optimizer(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """The optimizer: clipping, then SGD with Nesterov momentum and L2, or AdamW."""
     mask = None if config.decay_all else decayed
+
+    def rate(step: jax.Array) -> jax.Array:
+        # Behind a barrier, or XLA computes the schedule, a cosine, in each kernel that updates an array.
+        return jax.lax.optimization_barrier(jnp.asarray(learning_rate(step)))
+
     if config.name == "adamw":
-        update = optax.adamw(learning_rate, weight_decay=config.weight_decay, mask=mask)
+        update = optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)
     else:
         update = optax.chain(
             optax.add_decayed_weights(config.weight_decay, mask=mask),
-            optax.sgd(learning_rate, momentum=config.momentum, nesterov=True),
+            optax.sgd(rate, momentum=config.momentum, nesterov=True),
         )
     if config.clip_norm is None:
         return update

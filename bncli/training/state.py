@@ -93,4 +93,6 @@ def moving_average(ema: Mapping[str, Any], params: Mapping[str, Any], *, step: j
 
 def dropout_key(seed_key: jax.Array, step: jax.Array) -> jax.Array:
     """The dropout key of one step."""
-    return jax.random.fold_in(jax.random.fold_in(seed_key, _DROPOUT_STREAM), step)
+    with jax.ensure_compile_time_eval():  # it is the same in all steps
+        stream_key = jax.random.fold_in(seed_key, _DROPOUT_STREAM)
+    return jax.random.fold_in(stream_key, step)

@@ -108,7 +108,8 @@ def make_train_step(settings: StepSettings) -> TrainStep:
         )
         # Of these alone: what else is in the new state is finite where they and the old state are. Adam has squares.
         watched = (loss, batch_stats, jax.tree.map(lambda update, grad: update + 0 * grad**2, updates, grads))
-        goes_on = all_finite(watched) & ~state.halted
+        # Behind a barrier, or XLA combines it anew in the kernel of each array below: 57 of them in the `cnn`.
+        goes_on = jax.lax.optimization_barrier(all_finite(watched) & ~state.halted)
         kept = jax.tree.map(lambda new, old: jnp.where(goes_on, new, old), new_state, state)
         kept = kept.replace(halted=~goes_on)
         return kept, _averages(kept)

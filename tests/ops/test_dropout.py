@@ -51,3 +51,12 @@ def test_what_it_does_not_do_itself_is_flaxs():
     np.testing.assert_array_equal(dropped(x, 1.0), jnp.zeros_like(x))
     rows = np.asarray(dropped(x, 0.5, broadcast_dims=(1,)))
     assert (rows == rows[:, :1]).all()
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 3, 5), (8, 6), (7,)], ids=str)
+def test_the_decisions_are_those_of_words_of_the_inputs_shape(shape):
+    """Of a shape, or of as many in a row: the bits are the same."""
+    words = jax.random.bits(KEY, (*shape[:-1], (shape[-1] + 1) // 2), jnp.uint32)
+    levels = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., : shape[-1]]
+    kept = Dropout(0.25, deterministic=False).apply({}, jnp.ones(shape), rng=KEY) != 0
+    np.testing.assert_array_equal(kept, levels >= 0x4000)
