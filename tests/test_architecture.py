@@ -33,6 +33,7 @@ HEIGHT = {
     "ops": 0,
     "choices": 0,
     "errors": 0,
+    "heap": 0,
 }
 # dependency -> the only rooms or files that may import it.
 DOORS = {

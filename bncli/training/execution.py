@@ -6,8 +6,9 @@ Letters: N examples in the split, B batch size, S steps in one dispatch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from bncli.config import TrainingConfig
 from bncli.data import Dataset
 from bncli.data.batches import Batch
-from bncli.runtime import batch_sharding, compile_step, replicated, step_compiler_options
+from bncli.runtime import batch_sharding, compile_step, in_one_place, replicated, step_compiler_options
 from bncli.training.state import TrainState
 from bncli.training.steps import DeviceSplit, StepMetrics, TrainStep, scan_steps
 
@@ -40,6 +41,7 @@ class StepExecution:
     ) -> None:
         """Of a step that is not compiled yet; nothing is put on the devices before the first run."""
         self.programs: dict[int, jax.stages.Compiled] = {}
+        self._placed: dict[int, Callable[..., Any]] = {}  # the same
         self.compile_seconds = 0.0
         self._train_step = train_step
         self._training = training
@@ -69,7 +71,8 @@ class StepExecution:
             start = time.perf_counter()
             self.programs[len(group)] = self._compile(len(group), state, arguments)
             self.compile_seconds += time.perf_counter() - start
-        stepped: tuple[TrainState, StepMetrics] = self.programs[len(group)](state, *arguments)
+            self._placed[len(group)] = in_one_place(self.programs[len(group)])
+        stepped: tuple[TrainState, StepMetrics] = self._placed[len(group)](state, *arguments)
         return stepped
 
     def arguments(self, epoch: int, group: Sequence[Batch]) -> StepArguments:
