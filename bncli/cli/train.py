@@ -260,7 +260,7 @@ def train(
     with display.counting(quiet=quiet, unit="files") as progress:
         dataset = load_configured(config.data, seed=config.training.seed, progress=progress)
     display.warn(dataset.warnings, quiet=quiet)
-    trainer = run.create_trainer(config, dataset, out)
+    trainer = run.create_trainer(config, dataset, out, compile_ahead=not resume)
     with checkpoint.locked(out):
         if resume:
             run.resume(trainer)

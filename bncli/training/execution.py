@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from bncli.config import TrainingConfig
 from bncli.data import Dataset
 from bncli.data.batches import Batch
-from bncli.runtime import batch_sharding, compile_step, in_one_place, replicated, step_compiler_options
+from bncli.runtime import batch_sharding, compile_step, in_one_place, is_kept, replicated, step_compiler_options
 from bncli.training.state import TrainState
 from bncli.training.steps import DeviceSplit, StepMetrics, TrainStep, scan_steps
 
@@ -33,7 +34,7 @@ class StepExecution:
 
     Attributes:
         programs: by S, what was compiled.
-        compile_seconds: that this took.
+        compile_seconds: that runs waited for it.
     """
 
     def __init__(
@@ -48,13 +49,25 @@ class StepExecution:
         self._dataset = dataset
         self._mesh = mesh
         self._split: DeviceSplit | None = None
+        self._ahead: Future[jax.stages.Compiled] | None = None
+
+    def compile_ahead(self, state: TrainState) -> None:
+        """Begins to compile the step of a CPU on a thread; the first run waits for it. ``state``: shapes are enough.
+
+        It helps where the interpreter is busy too, with imports and tracing; XLA's compiler lets go of it. A program
+        that is not kept in the compile cache is left to the first run: what is compiled beside it would not be either.
+        """
+        if self._steps_per_dispatch == 1 and is_kept(self._compiler_options()):
+            pool = ThreadPoolExecutor(1, thread_name_prefix="compile-step")
+            self._ahead = pool.submit(self._compile, 1, state)
+            pool.shutdown(wait=False)
 
     def groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
         """Batches by what one dispatch takes: one on a CPU, several where a scan over steps is fast.
 
         Never less than several but one, so that there are at most two programs to compile.
         """
-        size = 1 if self._mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
+        size = self._steps_per_dispatch
         while group := list(islice(batches, size)):
             yield from [group] if len(group) == size else [[batch] for batch in group]
 
@@ -66,13 +79,12 @@ class StepExecution:
             epoch: from 0: it seeds the augmentation.
             group: S batches.
         """
-        arguments = self.arguments(epoch, group)
         if len(group) not in self.programs:
             start = time.perf_counter()
-            self.programs[len(group)] = self._compile(len(group), state, arguments)
+            self.programs[len(group)] = self._program(len(group), state)
             self.compile_seconds += time.perf_counter() - start
             self._placed[len(group)] = in_one_place(self.programs[len(group)])
-        stepped: tuple[TrainState, StepMetrics] = self._placed[len(group)](state, *arguments)
+        stepped: tuple[TrainState, StepMetrics] = self._placed[len(group)](state, *self.arguments(epoch, group))
         return stepped
 
     def arguments(self, epoch: int, group: Sequence[Batch]) -> StepArguments:
@@ -90,14 +102,43 @@ class StepExecution:
             put([batch.real for batch in group]) if self._has_padding else None,
         )
 
-    def _compile(self, num_steps: int, state: TrainState, arguments: StepArguments) -> jax.stages.Compiled:
+    def _program(self, num_steps: int, state: TrainState) -> jax.stages.Compiled:
+        if num_steps == 1 and self._ahead is not None:
+            return self._ahead.result()
+        return self._compile(num_steps, state)
+
+    def _compile(self, num_steps: int, state: TrainState) -> jax.stages.Compiled:
         step = self._train_step if num_steps == 1 else scan_steps(self._train_step)
-        options = step_compiler_options(
+        arguments = (self._as_replicated(state), *self._abstract_arguments(num_steps))
+        return compile_step(jax.jit(step, donate_argnums=0), arguments, self._compiler_options())
+
+    def _compiler_options(self) -> dict[str, bool]:
+        return step_compiler_options(
             precision=self._training.precision,
             image_shape=self._dataset.image_shape,
             deterministic=self._training.deterministic,
         )
-        return compile_step(jax.jit(step, donate_argnums=0), (state, *arguments), options)
+
+    def _abstract_arguments(self, num_steps: int) -> tuple[Any, ...]:
+        """Shapes, dtypes and places of ``arguments``."""
+        one = num_steps == 1
+        shape = (self._training.batch_size,) if one else (num_steps, self._training.batch_size)
+        sharding = batch_sharding(self._mesh, axis=0 if one else 1)
+        train = self._dataset.train
+        return (
+            DeviceSplit(self._as_replicated(train.images), self._as_replicated(train.labels)),
+            self._as_replicated(np.int32(0)),
+            jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding),
+            jax.ShapeDtypeStruct(shape, bool, sharding=sharding) if self._has_padding else None,
+        )
+
+    def _as_replicated(self, tree: Any) -> Any:  # noqa: ANN401 - any pytree of what has a shape and a dtype
+        sharding = replicated(self._mesh)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+    @property
+    def _steps_per_dispatch(self) -> int:
+        return 1 if self._mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
 
     def _split_on_devices(self) -> DeviceSplit:
         if self._split is None:

@@ -93,8 +93,15 @@ class TrainResult:
     config: CheckpointConfig
 
 
-def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
+def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ahead: bool = False) -> Trainer:
     """A trainer at the start of its run; ``out`` is not touched yet.
+
+    Args:
+        config: what the user asked for.
+        dataset: that it trains on.
+        out: the checkpoint directory.
+        compile_ahead: whether the training step is compiled from now on, beside what else a run does before its first
+            step; for a run that is known to make one.
 
     Raises:
         UsageError: an unknown model, or a batch that does not divide over the devices.
@@ -132,23 +139,28 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path) -> Trainer:
         )
     )
 
-    def initial_state() -> TrainState:
-        return create_train_state(
+    initial_state = jax.jit(
+        lambda: create_train_state(
             network,
             optimizer,
             image_shape=dataset.image_shape,
             seed=config.training.seed,
             keep_ema=config.training.ema_decay is not None,
-        )
-
-    state = initial_state()
+        ),
+        compiler_options=runtime.once_compiler_options(),
+    )
+    execution = StepExecution(make_train_step(settings), training=config.training, dataset=dataset, mesh=mesh)
+    traced = initial_state.trace()
+    if compile_ahead:
+        execution.compile_ahead(traced.out_info)
+    state: TrainState = traced.lower().compile()()
     _check_logits(network, state.variables, dataset, name=config.model.name)
     return Trainer(
         config=config,
         dataset=dataset,
         out=out,
         mesh=mesh,
-        execution=StepExecution(make_train_step(settings), training=config.training, dataset=dataset, mesh=mesh),
+        execution=execution,
         eval_step=eval_step,
         learning_rate=learning_rate,
         network=network,

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import run_config, train
 
+from bncli.checkpoint import sha256_tree
 from bncli.data.batches import epoch_batches
 from bncli.training import run
 from bncli.training.execution import STEPS_PER_SCAN, StepExecution
@@ -44,3 +45,20 @@ def test_one_program_serves_padded_batches_and_full_ones(dataset, tmp_path, batc
         pass
     assert list(trainer.execution.programs) == [1]
     assert trainer.execution.compile_seconds > 0
+
+
+def test_a_step_compiled_ahead_is_the_step(dataset, tmp_path):
+    """Only shapes are known when it is compiled, of the state and of the batches."""
+    states, times = [], []
+    for ahead in (False, True):
+        config = run_config(training={"epochs": 1, "ema_decay": 0.9})
+        trainer = run.create_trainer(config, dataset, tmp_path / str(ahead), compile_ahead=ahead)
+        run.start(trainer, overwrite=False)
+        if ahead:
+            trainer.execution._ahead.result()
+        for _ in trainer.epochs():
+            pass
+        states.append(sha256_tree(trainer.state))
+        times.append(trainer.execution.compile_seconds)
+    assert states[0] == states[1]
+    assert times[1] < 0.1 * times[0]  # the run did not wait for it, and did not compile it again
