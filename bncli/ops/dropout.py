@@ -33,6 +33,6 @@ def _random_levels(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     last = shape[-1]
     words_shape = (*shape[:-1], (last + 1) // 2)
     # The same bits as of that shape; but XLA unrolls the generator's loop for each axis, which came to a third of the
-    # code of a step on 8×8 images, and of the time to compile it.
+    # machine code of the `cnn`'s step on 8×8 images.
     words = jax.random.bits(key, (math.prod(words_shape),), jnp.uint32).reshape(words_shape)
     return jnp.concatenate([words >> 16, words & (_LEVELS - 1)], axis=-1)[..., :last]
