@@ -45,9 +45,9 @@ class Place:
 
     The hole that a step leaves can be a hundred bytes short for the next: glibc before 2.39 puts what memalign cut off
     into the thread's cache of small blocks (sourceware.org/bugzilla, 30723). The next step then takes untouched memory,
-    and the pages of the hole stay: several times the 197 MB of a step of ResNet-20. So the cache is emptied
-    of those blocks; of 60 steps of a small program none moved then, and 28 to 45 without. And before a step that will
-    lie elsewhere all the same, the pages of all holes go back to the system.
+    and the pages of the hole stay: several times the 197 MB of a step of ResNet-20. So the cache is emptied of
+    those blocks: of 60 steps of a small program only the first moved then, and 28 to 45 without. And before a step that
+    will lie elsewhere all the same, the pages of all holes go back to the system.
 
     Attributes:
         num_bytes: that a step asks for.

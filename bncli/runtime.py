@@ -70,8 +70,8 @@ def configure(precision: Precision = "float32", *, allow_bad_jaxlib: bool = Fals
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # else a machine without a GPU is told so on stderr
     import jax
 
-    # On a CPU a step ahead would be given its memory before the one under way frees its own, and gain nothing: 24.8 ms
-    # a step of a small network instead of 26.0, 536 of ResNet-20 instead of 519, both within the noise.
+    # On a CPU a step ahead would be given its memory before the one under way frees its own, and gain little: in all,
+    # with the memory in one place, ResNet-20 trains at 0.99 and the `cnn` at 1.00 of the speed with a step ahead.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_threefry_partitionable", True)  # the same random bits on any number of devices
     logging.getLogger("jax").setLevel(logging.ERROR)

@@ -65,7 +65,7 @@ class StepExecution:
     def groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
         """Batches by what one dispatch takes: one on a CPU, several where a scan over steps is fast.
 
-        Never less than several but one, so that there are at most two programs to compile.
+        What is left over goes one by one, so that there are at most two programs to compile.
         """
         size = self._steps_per_dispatch
         while group := list(islice(batches, size)):
