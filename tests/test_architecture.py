@@ -44,7 +44,7 @@ DOORS = {
     "rich": {"cli"},
     "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py"},
     "onnxruntime": {"checkpoint/onnx_file.py"},
-    "orbax": {"checkpoint"},
+    "orbax": {"checkpoint/items.py"},
     "safetensors": {"folding/export/safetensors.py"},
     "jax.extend": {"folding/graph.py"},
     "jax.extend.core": {"folding/graph.py"},
@@ -132,6 +132,12 @@ def test_help_and_usage_errors_do_not_import_jax(argv: str) -> None:
         "heavy = {'jax', 'numpy', 'flax', 'orbax', 'sklearn', 'optax'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_training_that_begins_does_not_wait_for_orbax() -> None:
+    code = "import sys; from bncli.training import run; sys.exit('orbax' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
 

@@ -13,10 +13,11 @@
       forward.stablehlo      a folded checkpoint only: its forward pass, (variables, images) -> logits
       fold_report.json       a folded checkpoint only
 
-``directory`` knows the files, ``saves`` the steps, ``manifest`` and ``integrity`` what each file must be;
-``background`` writes saves while the training goes on, ``locking`` keeps two trainings apart; ``opening`` makes a
-``Checkpoint`` of it all. ``foreign`` reads what other programs write (``orbax_layout`` the directories among it),
-``fitting`` makes a ``Checkpoint`` of that. The only room that imports orbax and tensorstore.
+``directory`` knows the files, ``saves`` the steps and ``items`` what Orbax writes of each, ``manifest`` and
+``integrity`` what each file must be; ``background`` writes saves while the training goes on, ``locking`` keeps two
+trainings apart; ``opening`` makes a ``Checkpoint`` of it all. ``foreign`` reads what other programs write
+(``orbax_layout`` the directories among it), ``fitting`` makes a ``Checkpoint`` of that. The only room that imports
+orbax (``items``) and tensorstore (``orbax_layout``).
 """
 
 from bncli.checkpoint.background import BackgroundSaver

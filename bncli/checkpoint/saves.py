@@ -1,4 +1,4 @@
-"""The saves in a checkpoint directory: written whole, checked file by file, restored. The only importer of orbax."""
+"""The saves in a checkpoint directory: written whole, checked file by file, restored."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 
 from bncli.checkpoint.directory import STEPS, TEMPORARY, write_atomically
 from bncli.checkpoint.manifest import digests_below, first_difference, manifest_text, parse_manifest
@@ -53,17 +49,13 @@ def _save(
     progress: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the items that are given."""
+    from bncli.checkpoint import items
+
     target = _step_path(out, step)
-    items: dict[str, Any] = {"variables": ocp.args.PyTreeSave(variables)}
-    if optimizer is not None:
-        items["optimizer"] = ocp.args.PyTreeSave(optimizer)
-    if progress is not None:
-        items["progress"] = ocp.args.JsonSave(dict(progress))
     try:
         _remove(out, _precise(step))  # of what was there before
         _remove(out, step)
-        with _checkpointer() as checkpointer:
-            checkpointer.save(target.absolute(), args=ocp.args.Composite(**items))
+        items.write(target, variables=variables, optimizer=optimizer, progress=progress)
         write_atomically(_manifest_path(out, step), manifest_text(digests_below(target)).encode())
     except (OSError, ValueError) as error:  # a ValueError is how tensorstore says that the disk is full
         with suppress(OSError):
@@ -127,15 +119,10 @@ def _precise(step: int | str) -> str:
 
 
 def _load_arrays(directory: Path, step: int | str) -> dict[str, Any]:
+    from bncli.checkpoint import items
+
     verify(directory, step)
-    path = _step_path(directory, step).absolute()
-    with _checkpointer() as checkpointer:
-        tree = checkpointer.metadata(path).item_metadata["variables"].tree
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        restored = checkpointer.restore(
-            path, args=ocp.args.Composite(variables=ocp.args.PyTreeRestore(restore_args=restore_args))
-        )
-    return dict(restored["variables"])
+    return items.read_variables(_step_path(directory, step))
 
 
 def restore_training(out: Path, step: int, *, variables: Tree, optimizer: Tree) -> tuple[Tree, Tree]:
@@ -144,25 +131,16 @@ def restore_training(out: Path, step: int, *, variables: Tree, optimizer: Tree) 
     Raises:
         CheckpointError: the save is damaged, or of another network or optimizer.
     """
+    from bncli.checkpoint import items
+
     verify(out, step)
-    abstract = {"variables": _abstract(variables), "optimizer": _abstract(optimizer)}
     try:
-        with _checkpointer() as checkpointer:
-            restored = checkpointer.restore(
-                _step_path(out, step).absolute(),
-                args=ocp.args.Composite(
-                    **{
-                        name: ocp.args.PyTreeRestore(tree, ocp.checkpoint_utils.construct_restore_args(tree))
-                        for name, tree in abstract.items()
-                    }
-                ),
-            )
+        return items.read_training(_step_path(out, step), variables=variables, optimizer=optimizer)
     except (ValueError, KeyError, OSError) as error:
         raise CheckpointError(
             f"{_step_path(out, step)} does not fit this network and optimizer: {error}",
             remedy="Resume with the options the run was started with, or train into another --out.",
         ) from error
-    return restored["variables"], restored["optimizer"]
 
 
 def read_progress(directory: Path, step: int) -> dict[str, Any]:
@@ -171,12 +149,12 @@ def read_progress(directory: Path, step: int) -> dict[str, Any]:
     Raises:
         CheckpointError: the save is damaged.
     """
+    from bncli.checkpoint import items
+
     verify(directory, step)
     path = _step_path(directory, step)
     try:
-        with _checkpointer() as checkpointer:
-            restored = checkpointer.restore(path.absolute(), args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-        return dict(restored["progress"])
+        return items.read_progress(path)
     except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:  # its manifest is right all the same
         raise CheckpointError(
             f"{path} holds no progress of a run: {error}", remedy="Restore it from a copy."
@@ -335,19 +313,6 @@ def verify(directory: Path, step: int | str) -> None:
     if difference is None:  # the same lines, written or separated in another way
         raise CheckpointError(f"{manifest} is damaged: it is not as bncli writes it", remedy=remedy)
     raise CheckpointError(f"{target / difference}: its SHA-256 is not that of {manifest.name}", remedy=remedy)
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    handler = ocp.CompositeCheckpointHandler(
-        variables=ocp.PyTreeCheckpointHandler(),
-        optimizer=ocp.PyTreeCheckpointHandler(),
-        progress=ocp.JsonCheckpointHandler(),
-    )
-    return ocp.Checkpointer(handler)
-
-
-def _abstract(tree: Tree) -> Tree:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)
 
 
 def _step_path(directory: Path, step: int | str) -> Path:
