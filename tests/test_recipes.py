@@ -2,7 +2,7 @@
 
 import pytest
 
-from bncli.cli.train import _SETTINGS, _field_value
+from bncli.cli.run_settings import SETTINGS, field_value
 from bncli.config import ModelConfig, OptimizerConfig, TrainingConfig
 from bncli.data.known import KNOWN
 from bncli.errors import UsageError
@@ -18,8 +18,8 @@ def test_a_recipe_is_of_a_known_data_set_and_of_settings_that_exist(name, bn):
     assert name in KNOWN
     options = recipe_options(None, **RUN | {"data": name, "bn": bn})
     for option, value in options.items():
-        section, field = _SETTINGS[option]
-        SECTIONS[section](**{field: _field_value(option, value)})  # raises where it is out of range
+        section, field = SETTINGS[option]
+        SECTIONS[section](**{field: field_value(option, value)})  # raises where it is out of range
     assert recipe_options(name, **RUN | {"data": "elsewhere", "bn": bn}) == options
 
 

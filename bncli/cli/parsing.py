@@ -33,6 +33,15 @@ def absolute_model_name(name: str) -> str:
     return f"{Path(path).resolve()}:{class_name}" if path.endswith(".py") else name
 
 
+def absolute_source(source: str) -> str:
+    """A path as an absolute one, so that the checkpoint finds its data from anywhere; a known name stays one."""
+    if not Path(source).exists():
+        return source
+    from bncli.data.known import KNOWN
+
+    return source if source in KNOWN else str(Path(source).resolve())
+
+
 def image_shape(text: str) -> tuple[int, int, int]:
     """(H, W, C) of ``--input-shape 32,32,3``."""
     words = [word.strip() for word in text.split(",")]

@@ -3,60 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bncli.choices import BadImages, BnPlacement, Init, OnNan, OnSaveError, OptimizerName, Precision, ScheduleName
 from bncli.cli import options
-from bncli.cli.parsing import absolute_model_name, model_arguments
-from bncli.errors import CheckpointError, ConfigError, UsageError
-
-if TYPE_CHECKING:
-    from bncli.config import RunConfig
-
-# parameter of the command -> where it lies in the configuration
-_SETTINGS: dict[str, tuple[str, str]] = {
-    "augment": ("data", "augment"),
-    "bad_images": ("data", "bad_images"),
-    "batch_size": ("training", "batch_size"),
-    "bn": ("model", "bn"),
-    "bn_epsilon": ("model", "bn_epsilon"),
-    "bn_momentum": ("model", "bn_momentum"),
-    "bn_placement": ("model", "bn_placement"),
-    "channels": ("data", "channels"),
-    "clip_norm": ("optimizer", "clip_norm"),
-    "data": ("data", "source"),
-    "data_dir": ("data", "data_dir"),
-    "decay_all": ("optimizer", "decay_all"),
-    "deterministic": ("training", "deterministic"),
-    "dropout": ("model", "dropout"),
-    "ema_decay": ("training", "ema_decay"),
-    "epochs": ("training", "epochs"),
-    "image_size": ("data", "image_size"),
-    "init": ("model", "init"),
-    "keep": ("training", "keep"),
-    "label_smoothing": ("optimizer", "label_smoothing"),
-    "learning_rate": ("optimizer", "learning_rate"),
-    "model": ("model", "name"),
-    "model_arg": ("model", "args"),
-    "momentum": ("optimizer", "momentum"),
-    "on_nan": ("training", "on_nan"),
-    "on_save_error": ("training", "on_save_error"),
-    "optimizer": ("optimizer", "name"),
-    "patience": ("training", "patience"),
-    "precise_bn": ("training", "precise_bn"),
-    "precision": ("training", "precision"),
-    "save_every": ("training", "save_every"),
-    "schedule": ("optimizer", "schedule"),
-    "schedule_epochs": ("optimizer", "schedule_epochs"),
-    "seed": ("training", "seed"),
-    "val_fraction": ("data", "val_fraction"),
-    "warmup_epochs": ("optimizer", "warmup_epochs"),
-    "weight_decay": ("optimizer", "weight_decay"),
-}
-# What a resumed run may change without becoming another run.
-_CHANGEABLE = ("data_dir", "epochs", "keep", "on_nan", "on_save_error", "patience", "precise_bn", "save_every")
+from bncli.cli.run_settings import from_recipe, new_run, resumed_run
+from bncli.errors import UsageError
 
 _MODEL = "Model"
 _DATA = "Data"
@@ -240,13 +194,13 @@ def train(
     started = time.perf_counter()
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
-    chosen = {} if resume else _recipe(ctx)
-    config = _config(ctx, chosen)  # first: a mistake in the call is answered before JAX is imported
+    chosen = {} if resume else from_recipe(ctx)
+    config = new_run(ctx, chosen)  # first: a mistake in the call is answered before JAX is imported
     from bncli import checkpoint, runtime
     from bncli.cli import display, render, signals
 
     if resume:
-        config = _resumed_config(ctx, out, quiet=quiet)
+        config = resumed_run(ctx, out, quiet=quiet)
     else:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
     runtime.configure(config.training.precision, allow_bad_jaxlib=allow_bad_jaxlib)
@@ -281,113 +235,3 @@ def train(
                     shown.show_step(event)
         result = run.finish(trainer, started=started, epochs_before=epochs_before)
     render.emit(result, as_json=as_json, to_json=render.train_json, to_text=render.train_text)
-
-
-def _config(ctx: typer.Context, chosen: dict[str, Any]) -> RunConfig:
-    """The run's settings from the command's options, those of its recipe among them."""
-    return _validated(_sections({**ctx.params, **chosen}))
-
-
-def _recipe(ctx: typer.Context) -> dict[str, Any]:
-    """The recipe's options that were not given in the call."""
-    from bncli.recipes import recipe_options
-
-    params = ctx.params
-    options = recipe_options(
-        params["recipe"],
-        data=params["data"],
-        model=params["model"],
-        bn=params["bn"],
-        optimizer=params["optimizer"],
-    )
-    return {name: value for name, value in options.items() if not _is_given(ctx, name)}
-
-
-def _resumed_config(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
-    """The settings of the run in ``out``, with what a resumed run may change.
-
-    Raises:
-        UsageError: an option was given that would make it another run.
-    """
-    from dataclasses import asdict
-
-    from bncli import checkpoint
-
-    if not (out / checkpoint.CONFIG).is_file():
-        raise CheckpointError(f"{out} holds no run to resume", remedy="Leave --resume out to start one.")
-    opened = checkpoint.read_config(out)
-    if not _is_given(ctx, "model"):  # else the user has named the code, which below must be that of the run
-        checkpoint.check_model_code(out, opened)
-    stored = asdict(opened.run)
-    given = {name: value for name, value in ctx.params.items() if name in _SETTINGS and _is_given(ctx, name)}
-    sections = {section: dict(fields) for section, fields in stored.items()}
-    for section, fields in _sections(given).items():
-        for field, value in fields.items():
-            name = next(name for name, place in _SETTINGS.items() if place == (section, field))
-            if value != stored[section][field] and name not in _CHANGEABLE:
-                raise UsageError(
-                    f"--{name.replace('_', '-')}: this run has {stored[section][field]!r}, and keeps it",
-                    remedy="Leave the option out, or start another run with another --out.",
-                )
-            sections[section][field] = value
-    config = _validated(sections)
-    _note_stretched_schedule(stored, config, quiet=quiet)
-    return config
-
-
-def _note_stretched_schedule(stored: dict[str, Any], config: RunConfig, *, quiet: bool) -> None:
-    from bncli.cli import display
-
-    before, now = stored["training"]["epochs"], config.training.epochs
-    if before != now and config.optimizer.schedule_epochs is None and config.optimizer.schedule != "constant":
-        display.note(
-            f"the {config.optimizer.schedule} schedule is stretched from {before} to {now} epochs; "
-            "--schedule-epochs at the start of a run fixes its length",
-            quiet=quiet,
-        )
-
-
-def _is_given(ctx: typer.Context, name: str) -> bool:
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-def _sections(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Options -> {section: {field: value}}."""
-    sections: dict[str, dict[str, Any]] = {}
-    for name, (section, field) in _SETTINGS.items():
-        if name in params:
-            sections.setdefault(section, {})[field] = _field_value(name, params[name])
-    return sections
-
-
-def _field_value(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's value
-    if name == "model_arg":
-        return model_arguments(value or ())
-    if name == "model":
-        return absolute_model_name(value)
-    if name == "data":
-        return absolute_source(value)
-    if isinstance(value, Path):
-        return str(value)
-    return value
-
-
-def absolute_source(source: str) -> str:
-    """A path as an absolute one, so that the checkpoint finds its data from anywhere; a known name stays one."""
-    if not Path(source).exists():
-        return source
-    from bncli.data.known import KNOWN
-
-    return source if source in KNOWN else str(Path(source).resolve())
-
-
-def _validated(sections: dict[str, dict[str, Any]]) -> RunConfig:
-    from bncli.config import RunConfig, validated
-
-    try:
-        return validated(RunConfig, **sections)
-    except ConfigError as error:
-        section_and_field, _, complaint = error.message.partition(": ")
-        name = next((n for n, place in _SETTINGS.items() if ".".join(place) == section_and_field), section_and_field)
-        raise UsageError(f"--{name.replace('_', '-')}: {complaint}", remedy="See `bncli train --help`.") from None
