@@ -28,9 +28,11 @@ def test_other_data_have_none_and_none_can_be_asked_for():
     assert recipe_options(NONE, **RUN) == {}
 
 
-def test_without_bn_the_rate_is_lower():
-    with_bn, without = (recipe_options(None, **RUN | {"bn": bn})["learning_rate"] for bn in (True, False))
-    assert without < with_bn
+@pytest.mark.parametrize("name", RECIPES)
+def test_without_bn_the_same_is_run_with_clipped_gradients(name):
+    with_bn, without = (recipe_options(name, **RUN | {"bn": bn}) for bn in (True, False))
+    assert "clip_norm" not in with_bn
+    assert without == with_bn | {"clip_norm": 1.0}
 
 
 def test_what_belongs_to_another_optimizer_or_network_is_left_out():
