@@ -30,8 +30,8 @@ class Recipe:
 
 
 # Clipped, a run without BN bears BN's learning rate, and wants it: after 2 epochs without BN, validation accuracy was
-# 0.860, 0.886, 0.903 and 0.906 at 0.02, 0.05, 0.1 and 0.2 on Fashion-MNIST (0.2 fell behind 0.1 in a longer run), and 0.569
-# and 0.620 at 0.05 and 0.1 on CIFAR-10.
+# 0.860, 0.886, 0.903 and 0.906 at 0.02, 0.05, 0.1 and 0.2 on Fashion-MNIST (0.2 fell behind 0.1 in a longer run), and
+# 0.569 and 0.620 at 0.05 and 0.1 on CIFAR-10.
 _WITHOUT_BN = {"clip_norm": 1.0}
 # With a fourth stage 0.867 of CIFAR-10's JPEGs, with the usual three 0.857.
 _SMALL_PHOTOGRAPHS = Recipe(
