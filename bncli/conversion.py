@@ -25,6 +25,7 @@ from bncli.exports import Export, ExportReport, Source, check_installed, make_ex
 from bncli.folding import Folded, FoldReport, Verification, fold, verify
 from bncli.folding.export.stablehlo import lower
 from bncli.folding.verify import TOLERANCES
+from bncli.ops import pad_small_images
 
 # Examples the proof is made on, validation images first, then training images; the test split is left alone.
 VERIFY_EXAMPLES = 1024
@@ -166,14 +167,18 @@ def _fold_and_lower(
     that has them is folded as it looks with the symbol, where fewer rules may apply.
     """
     symbolic = _symbolic_images(original)
+
+    def lowered(folded: Folded) -> jax.export.Exported:
+        return lower(pad_small_images(folded.apply), folded.variables, symbolic)
+
     concrete = jax.ShapeDtypeStruct((2, *symbolic.shape[1:]), symbolic.dtype)
     folded = fold(original.apply_fn, original.variables, concrete, include=include, exclude=exclude)
     try:
-        return folded, lower(folded.apply, folded.variables, symbolic)
+        return folded, lowered(folded)
     except Exception:  # the second attempt tells whether it is the network or only this trace of it
         try:
             folded = fold(original.apply_fn, original.variables, symbolic, include=include, exclude=exclude)
-            return folded, lower(folded.apply, folded.variables, symbolic)
+            return folded, lowered(folded)
         except Exception as error:
             raise FoldError(
                 f"the model of {original.path} cannot be written down for any batch size: {error}",
@@ -240,7 +245,7 @@ class _Sides:
     @classmethod
     def compile(cls, original: Checkpoint, folded: Folded, forward: jax.export.Exported) -> _Sides:
         variables = jax.device_put((original.variables, folded.variables))
-        before, after = jax.jit(original.apply_fn), jax.jit(forward.call)
+        before, after = jax.jit(pad_small_images(original.apply_fn)), jax.jit(forward.call)
         return cls(lambda images: before(variables[0], images), lambda images: after(variables[1], images))
 
 

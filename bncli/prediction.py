@@ -12,6 +12,7 @@ import numpy as np
 
 from bncli.checkpoint import Checkpoint
 from bncli.data import load_image, normalize
+from bncli.ops import pad_small_images
 
 # Images in one call of the network: bounds memory, whatever the number of files.
 BATCH_SIZE = 64
@@ -59,7 +60,7 @@ def _probabilities(checkpoint: Checkpoint, images: np.ndarray) -> np.ndarray:
     preprocessing = checkpoint.config.preprocessing
     dtype = jnp.dtype(checkpoint.config.run.training.precision)
     inputs = normalize(images, preprocessing.mean, preprocessing.std, dtype=dtype)
-    logits = jax.jit(checkpoint.apply_fn)(checkpoint.variables, inputs)
+    logits = jax.jit(pad_small_images(checkpoint.apply_fn))(checkpoint.variables, inputs)
     return np.asarray(jax.nn.softmax(logits.astype(jnp.float32), axis=-1))
 
 

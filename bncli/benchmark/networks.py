@@ -19,6 +19,7 @@ from bncli.checkpoint import Checkpoint, load, read_config
 from bncli.checkpoint.onnx_file import OnnxNetwork
 from bncli.choices import Precision
 from bncli.errors import RuntimeCheckError, UsageError
+from bncli.ops import pad_small_images
 
 Call = Callable[[np.ndarray], np.ndarray]  # images [B, H, W, C] -> logits [B, K]
 Kind = Literal["trained", "folded", "onnx"]
@@ -102,7 +103,7 @@ def _host_call(checkpoint: Checkpoint) -> Call:
     if isinstance(checkpoint.apply_fn, OnnxNetwork):
         return checkpoint.apply_fn.run  # not through JAX, which would add its callback to each call
     variables = jax.block_until_ready(jax.device_put(checkpoint.variables))
-    apply = jax.jit(checkpoint.apply_fn)
+    apply = jax.jit(pad_small_images(checkpoint.apply_fn))
     return lambda images: np.asarray(apply(variables, images))
 
 

@@ -20,6 +20,7 @@ from bncli.evaluation import ImageBatches, evaluate_checkpoint
 from bncli.inspection.findings import Entry, Finding, Severity
 from bncli.inspection.moments import Drift, Observer, Variables, drift, layer_statistics, record_batch_norms
 from bncli.inspection.report import PARTED
+from bncli.ops import pad_small_images
 from bncli.runtime import make_mesh
 
 # How many images are looked at: enough for a mean that is off by 2 % of a standard deviation.
@@ -181,6 +182,7 @@ def _output_gaps(checkpoint: Checkpoint, batches: Iterable[jax.Array]) -> dict[s
         return network.logits_by_batch_stats(variables, x, mask=None)
 
     @jax.jit
+    @pad_small_images
     def squares(variables: Variables, x: jax.Array) -> dict[str, jax.Array]:
         train = record_batch_norms(by_batch, variables, x, lambda norm, given, made: made)
         evaluated = record_batch_norms(network.logits, variables, x, lambda norm, given, made: made)

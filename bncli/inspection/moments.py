@@ -21,6 +21,7 @@ import numpy as np
 from bncli.errors import ModelError
 from bncli.folding.graph import trace
 from bncli.models import Variables, observing
+from bncli.ops import pad_small_images
 
 ApplyFn = Callable[[Variables, jax.Array], Any]
 ExampleMoments = tuple[jax.Array, jax.Array]  # mean and sum of squared deviations of each example, [B, C] both
@@ -145,7 +146,7 @@ class Observer:
         self.epsilons = _epsilons(apply_fn, variables, example)
         self.layers = tuple(self.epsilons)
         self.levels = self._find_levels(variables, example)
-        self._moments = jax.jit(self._example_moments)
+        self._moments = jax.jit(pad_small_images(self._example_moments))
 
     def measure(self, variables: Variables, batches: Iterable[tuple[jax.Array, int]]) -> dict[str, Moments]:
         """The moments of each layer's inputs.

@@ -19,6 +19,7 @@ from bncli.data import Augmentation
 from bncli.data.augment import augment, normalize
 from bncli.data.batches import example_keys
 from bncli.models import Network, Variables
+from bncli.ops import pad_small_images
 from bncli.training.state import EpochMetrics, TrainState, dropout_key, moving_average
 
 TOP_K = 5
@@ -185,7 +186,7 @@ def make_eval_step(logits_fn: LogitsFn, preprocessing: Preprocessing, *, precisi
 
     def eval_step(variables: Variables, images: jax.Array, labels: jax.Array, mask: jax.Array) -> ExampleOutcome:
         inputs = normalize(images, preprocessing.mean, preprocessing.std, dtype=jnp.dtype(precision))
-        logits = logits_fn(variables, inputs, mask)
+        logits = pad_small_images(logits_fn)(variables, inputs, mask)
         assert logits.ndim == 2, f"logits must be [B, K], not {logits.shape}"
         k = min(TOP_K, logits.shape[-1])
         _, top = jax.lax.top_k(logits, k)  # [B, k]
