@@ -101,7 +101,7 @@ def read_image_folder(
         train=splits["train"],
         val=splits.get("val"),
         test=splits.get("test"),
-        augmentation=Augmentation(max_shift=min(size) // 8, horizontal_flip=True),
+        augmentation=Augmentation(max_shift=min(size) // 8, pad_mode="reflect", horizontal_flip=True),
         source=str(root),
         warnings=tuple(notes),
     )
