@@ -41,6 +41,13 @@ def test_what_belongs_to_another_optimizer_or_network_is_left_out():
     assert {"learning_rate", "dropout", "model_arg"} <= recipe_options(None, **RUN).keys()
 
 
+@pytest.mark.parametrize("option", ["clip_norm", "ema_decay"])
+def test_zero_takes_back_what_a_recipe_has(option):
+    section, field = SETTINGS[option]
+    assert getattr(SECTIONS[section](**{field: field_value(option, 0.0)}), field) is None
+    assert field_value(option, 0.5) == 0.5
+
+
 def test_an_unknown_recipe_is_refused_with_the_like():
     with pytest.raises(UsageError, match="no such recipe") as caught:
         recipe_options("cifar-10", **RUN)

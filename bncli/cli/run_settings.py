@@ -136,6 +136,8 @@ def _sections(params: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def field_value(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's value
+    if name in ("clip_norm", "ema_decay"):
+        return value or None  # 0 is none, so that the call can take back what its recipe has
     if name == "model_arg":
         return model_arguments(value or ())
     if name == "model":

@@ -111,7 +111,9 @@ def train(
     ] = False,
     clip_norm: Annotated[
         float | None,
-        typer.Option(help="Largest global gradient norm.", rich_help_panel=_OPTIMIZER, show_default=False),
+        typer.Option(
+            help="Largest global gradient norm; 0 does not clip.", rich_help_panel=_OPTIMIZER, show_default=False
+        ),
     ] = None,
     label_smoothing: Annotated[
         float, typer.Option(help="Share of the target spread over all classes.", rich_help_panel=_OPTIMIZER)
@@ -133,7 +135,7 @@ def train(
     ema_decay: Annotated[
         float | None,
         typer.Option(
-            help="Score and save a moving average of the weights, with BN statistics of its own; 0.999, say.",
+            help="Score and save a moving average of the weights, with its own BN statistics; 0.999, say; 0 for none.",
             rich_help_panel=_OPTIMIZER,
             show_default=False,
         ),
