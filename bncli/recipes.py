@@ -33,14 +33,16 @@ class Recipe:
 # 0.860, 0.886, 0.903 and 0.906 at 0.02, 0.05, 0.1 and 0.2 on Fashion-MNIST (0.2 fell behind 0.1 in a longer run), and
 # 0.569 and 0.620 at 0.05 and 0.1 on CIFAR-10.
 _WITHOUT_BN = {"clip_norm": 1.0}
-# With a fourth stage 0.867 of CIFAR-10's JPEGs, with the usual three 0.857.
+# Of CIFAR-10's JPEGs the usual three stages have 0.857 and four 0.867 after 20 epochs; five, with averaged weights,
+# 0.883 after 35.
 _SMALL_PHOTOGRAPHS = Recipe(
     options={
         "batch_size": 128,
         "learning_rate": 0.1,
         "dropout": 0.1,
         "label_smoothing": 0.1,
-        "model_arg": ("features=[32,64,128,256]",),
+        "ema_decay": 0.999,
+        "model_arg": ("features=[32,64,128,256,512]",),
     },
     without_bn=_WITHOUT_BN,
 )

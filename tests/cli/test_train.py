@@ -174,15 +174,15 @@ def test_a_recipe_gives_what_the_call_does_not_and_is_shown(tmp_path):
         "train", "--epochs", 1, "--out", tmp_path, "--recipe", "cifar10", "--batch-size", 32, *TINY[:-1], "--overwrite"
     )
     assert result.exit_code == 0, result.output
-    assert "by its recipe: --learning-rate 0.1 --label-smoothing 0.1\n" in result.stderr
+    assert "by its recipe: --learning-rate 0.1 --label-smoothing 0.1 --ema-decay 0.999\n" in result.stderr
     run = json.loads((tmp_path / "config.json").read_text())["run"]
     assert (run["optimizer"]["learning_rate"], run["training"]["batch_size"]) == (0.1, 32)
 
 
 def test_a_recipe_may_have_arguments_of_the_model(tmp_path):
     result = invoke("train", "--epochs", 1, "--out", tmp_path / "ckpt", "--recipe", "cifar10")
-    assert result.exit_code != 0  # digits are too small for its fourth stage
-    assert "at least 16×16 pixels" in " ".join(result.stderr.split())
+    assert result.exit_code != 0  # digits are too small for its five stages
+    assert "at least 32×32 pixels" in " ".join(result.stderr.split())
 
 
 def test_the_users_own_model_and_images(tmp_path, monkeypatch):
