@@ -28,7 +28,8 @@ static int fails(int fd) {
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 0) return 0;
     path[length] = 0;
-    if (strncmp(path, below, strlen(below)) != 0) return 0;
+    size_t end = strlen(below);
+    if (strncmp(path, below, end) != 0 || path[end] != '/') return 0; /* a neighbour, run.stdout of run, is not below */
     /* splitmix64 of the number of the call: the same calls fail in each run that makes the same ones. */
     uint64_t z = (atomic_fetch_add(&calls, 1) + 1) * 0x9E3779B97F4A7C15ull + strtoull(getenv("FAULT_SEED"), 0, 10);
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;

@@ -1,7 +1,10 @@
 """``scripts/torture_resume.py`` on a small run: ten kills, and a disk that fails three times, change nothing."""
 
+import errno
 import importlib.util
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,7 +34,24 @@ def test_a_run_that_is_killed_ten_times_ends_in_the_bytes_of_one_left_in_peace(s
     assert tally.kills_by_moment["while saving"] > 0, lines
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+
+
+@needs_a_compiler
+def test_the_disk_fails_below_its_directory_and_nowhere_else(script, tmp_path):
+    (tmp_path / "run").mkdir()
+    fault = {"FAULT_PATH": str(tmp_path / "run"), "FAULT_ERRNO": str(errno.ENOSPC)}
+    fault |= {"FAULT_ONE_IN": "1", "FAULT_SEED": "0", "LD_PRELOAD": str(script.failing_disk(tmp_path))}
+
+    def written(path):
+        command = [sys.executable, "-c", "import sys; open(sys.argv[1], 'wb', 0).write(b'x')", str(path)]
+        return subprocess.run(command, env=os.environ | fault, capture_output=True, text=True)
+
+    assert "No space left" in written(tmp_path / "run" / "file").stderr
+    assert written(tmp_path / "run.stdout").returncode == written(tmp_path / "runs").returncode == 0
+
+
+@needs_a_compiler
 def test_a_run_whose_disk_fails_leaves_no_save_that_is_not_whole(script, tmp_path):
     lines, tally = [], script.Tally()
     zygote = Zygote(preload=script.failing_disk(tmp_path))
