@@ -1,8 +1,7 @@
 """How to train on a data set that is known by name: the options that ``bncli train`` takes where none are given.
 
-Those of Fashion-MNIST and of CIFAR-10 were tried with the `cnn`, with BN and without, CIFAR-10's without on four
-stages (what they reach is in the README, and in ``scripts/results/recipes.json``); for CIFAR-100 they are a start that
-was not.
+Those of Fashion-MNIST and of CIFAR-10 were tried with the `cnn`, with BN and without (what they reach is in the README,
+and in ``scripts/results/recipes.json``); for CIFAR-100 they are a start that was not.
 """
 
 from __future__ import annotations
