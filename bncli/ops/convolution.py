@@ -6,6 +6,9 @@ XLA turns the weight gradient into a convolution over arrays with the batch inne
 made those arrays into that transposition, and so computes the chain of a residual network's blocks again and again,
 element by element, at strides that miss the cache: 330 of a ResNet-20 step's 510 ms. The barriers below have each
 convolution's input and output gradient in memory once.
+
+Where oneDNN is on, XLA hands it these convolutions too, whose kernel is as large as an image, and XLA's own takes a
+quarter to a half less for large arrays. It does not hand over one whose kernel is reversed, so these are.
 """
 
 from __future__ import annotations
@@ -19,12 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# The weight gradient of up to this many pairs of channels is taken in parts of the batch, each of at least so many
-# bytes, so that a part stays in the second-level cache: 40 → 27 ms for 32→32 channels at 32×32. With more channels
-# (256→256 at 8×8) the parts are slower: 57 → 60 ms.
-_MAX_CHANNEL_PAIRS = 128 * 128
+# The weight gradient is taken in parts of the batch, each of at least so many bytes, so that a part stays in the
+# second-level cache: 40 → 27 ms for 32→32 channels at 32×32.
 _MIN_PART_BYTES = 1 << 19
 _PARTS = (8, 4, 2)
+# From so many pairs of channels, or bytes, on the kernel is reversed and parts are larger: 133 → 62 ms for 64→64
+# channels at 32×32, 29 → 20 for 32→32, 66 → 36 for 256→256 at 8×8, batch 128; below there is nothing to win, or 2 ms to
+# lose.
+_MIN_REVERSED_PAIRS = 128 * 128 + 1
+_MIN_REVERSED_BYTES = 1 << 25
+_MIN_REVERSED_PART_BYTES = 1 << 22
+_REVERSED_PARTS = (16, 8, 4, 2)
 # XLA and oneDNN compute a convolution with a kernel larger than its image element by element: 10 ms for 128→128
 # channels at 2×2, batch 64, where one matrix product takes 0.5 ms. As a matrix the kernel has H W H' W' blocks.
 _MAX_BLOCKS = 81
@@ -77,14 +85,23 @@ def train_conv_general_dilated(
     if jax.default_backend() != "cpu":
         return conv(lhs, rhs)
     plain = feature_group_count == 1 and all(d == 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
-    if plain and dimension_numbers == _NHWC and _kernel_is_larger(lhs, rhs):
-        pads = _explicit(padding, lhs, rhs, window_strides)
-        if 0 < _num_blocks(lhs, rhs, pads, window_strides) <= _MAX_BLOCKS:
-            return _conv_by_matrix(lhs, rhs, pads, window_strides)
-    return _with_cheap_gradient(conv)(lhs, rhs)
+    pads = _explicit(padding, lhs, rhs, window_strides) if plain and dimension_numbers == _NHWC else None
+    if (
+        pads is not None
+        and _kernel_is_larger(lhs, rhs)
+        and 0 < _num_blocks(lhs, rhs, pads, window_strides) <= _MAX_BLOCKS
+    ):
+        return _conv_by_matrix(lhs, rhs, pads, window_strides)
+    return _with_cheap_gradient(conv, pads, window_strides)(lhs, rhs)
 
 
-def _with_cheap_gradient(conv: Any) -> Any:  # noqa: ANN401 - functions of (images, kernel)
+def _with_cheap_gradient(
+    conv: Any,  # noqa: ANN401 - a function of (images, kernel)
+    pads: Sequence[tuple[int, int]] | None,
+    strides: Sequence[int],
+) -> Any:  # noqa: ANN401 - another one
+    """``conv`` with its gradient; ``pads`` where it is one of two dimensions, NHWC, without dilation and groups."""
+
     @jax.custom_vjp
     def call(images: jax.Array, kernel: jax.Array) -> jax.Array:
         return conv(images, kernel)
@@ -97,11 +114,19 @@ def _with_cheap_gradient(conv: Any) -> Any:  # noqa: ANN401 - functions of (imag
         images, kernel = saved
         gradient = lax.optimization_barrier(gradient)
         (to_images,) = jax.vjp(lambda images: conv(images, kernel), images)[1](gradient)
-        size = len(images) // _num_parts(images, gradient)
+        if pads is not None and kernel.shape[:2] == (1, 1) and not any(map(any, pads)):
+            return to_images, _weight_gradient_of_pixels(images, gradient, strides)
+        is_reversed = pads is not None and _pays_reversed(images, gradient)
+
+        def to_kernel(images: jax.Array, gradient: jax.Array) -> jax.Array:
+            if pads is not None and is_reversed:
+                images = lax.optimization_barrier(images)
+                return _reversed_weight_gradient(images, gradient, kernel.shape[:2], pads, strides)
+            return jax.vjp(lambda kernel: conv(images, kernel), kernel)[1](gradient)[0]
+
+        size = len(images) // _num_parts(images, gradient, is_reversed=is_reversed)
         parts = [
-            jax.vjp(lambda kernel, images=images[start : start + size]: conv(images, kernel), kernel)[1](
-                gradient[start : start + size]
-            )[0]
+            to_kernel(images[start : start + size], gradient[start : start + size])
             for start in range(0, len(images), size)
         ]
         return to_images, sum(parts[1:], start=parts[0])
@@ -110,14 +135,65 @@ def _with_cheap_gradient(conv: Any) -> Any:  # noqa: ANN401 - functions of (imag
     return call
 
 
-def _num_parts(images: jax.Array, gradient: jax.Array) -> int:
+def _pays_reversed(images: jax.Array, gradient: jax.Array) -> bool:
+    # On several devices the batch is split already, and what a device has of it is not in the shapes.
+    if jax.device_count() > 1:
+        return False
+    pairs = images.shape[-1] * gradient.shape[-1]
+    return pairs >= _MIN_REVERSED_PAIRS or _num_bytes(images, gradient) >= _MIN_REVERSED_BYTES
+
+
+def _num_parts(images: jax.Array, gradient: jax.Array, *, is_reversed: bool) -> int:
     """In how many parts of the batch the weight gradient is taken."""
-    # On several devices the batch is split already, and a part would lie on one of them.
-    if jax.device_count() > 1 or images.shape[-1] * gradient.shape[-1] > _MAX_CHANNEL_PAIRS:
+    if jax.device_count() > 1:  # a part would lie on one of them
         return 1
-    num_bytes = images.size * images.dtype.itemsize + gradient.size * gradient.dtype.itemsize
-    fitting = (n for n in _PARTS if len(images) % n == 0 and num_bytes >= n * _MIN_PART_BYTES)
+    counts, least = (_REVERSED_PARTS, _MIN_REVERSED_PART_BYTES) if is_reversed else (_PARTS, _MIN_PART_BYTES)
+    fitting = (n for n in counts if len(images) % n == 0 and _num_bytes(images, gradient) >= n * least)
     return next(fitting, 1)
+
+
+def _num_bytes(images: jax.Array, gradient: jax.Array) -> int:
+    return images.size * images.dtype.itemsize + gradient.size * gradient.dtype.itemsize
+
+
+def _weight_gradient_of_pixels(images: jax.Array, gradient: jax.Array, strides: Sequence[int]) -> jax.Array:
+    """That of a 1×1 kernel, [1, 1, C, O]: one matrix product, in the order in which the arrays are.
+
+    173 → 19 ms for 256→64 channels at 32×32, batch 128, and 27 → 3 for 64→128 with a stride of 2.
+    """
+    if any(stride != 1 for stride in strides):
+        images = lax.optimization_barrier(images[:, :: strides[0], :: strides[1]])
+    pixels, gradients = (array.reshape(-1, array.shape[-1]) for array in (images, gradient))
+    return lax.dot_general(pixels, gradients, (((0,), (0,)), ((), ())))[None, None]
+
+
+def _reversed_weight_gradient(
+    images: jax.Array,
+    gradient: jax.Array,
+    kernel_size: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+) -> jax.Array:
+    """The weight gradient [kh, kw, C, O] as a convolution whose kernel is the gradient, its channels in reverse order.
+
+    At a kernel's element i it is Σ over p of image[stride·p + i − low] · gradient[p]: a correlation in which the
+    gradient is the kernel, its elements a stride apart.
+    """
+    ends = []
+    for axis, (k, stride, (low, _)) in enumerate(zip(kernel_size, strides, pads, strict=True)):
+        last = stride * (gradient.shape[1 + axis] - 1)
+        ends.append((low, last + k - images.shape[1 + axis] - low))  # high: less than the padding where a stride skips
+    cut = [(min(0, low), min(0, high), 0) for low, high in ends]
+    images = lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *cut, (0, 0, 0)))
+    elements = lax.conv_general_dilated(
+        images.transpose(3, 1, 2, 0),  # [C, H, W, B]
+        lax.rev(gradient.transpose(1, 2, 0, 3), (3,)),  # [H', W', B, O]
+        (1, 1),
+        [(max(0, low), max(0, high)) for low, high in ends],
+        rhs_dilation=tuple(strides),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # [C, kh, kw, O]
+    return lax.rev(elements, (3,)).transpose(1, 2, 0, 3)
 
 
 def _kernel_is_larger(images: jax.Array, kernel: jax.Array) -> bool:
