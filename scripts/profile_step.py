@@ -23,9 +23,10 @@ import bench_train
 from contest_worker import CASES
 
 STEPS = 5
+LAYOUT_CHANGES = ("transpose_copy", "copy_reverse", "wrapped_slice")
 # Kind -> what the text of an XLA instruction has, the first that fits; the rest are convolutions and products.
 KINDS: dict[str, Callable[[str, str], bool]] = {
-    "layout changes of weight gradients": lambda name, text: name.startswith("transpose_copy"),
+    "layout changes of weight gradients": lambda name, text: name.startswith(LAYOUT_CHANGES),
     "reductions (statistics, sums of gradients)": lambda name, text: name.startswith("ynn_fusion"),
     "random numbers": lambda name, text: "u32[" in text.split("(")[0] or " call(" in text,
     "elementwise (BN, ReLU, pooling, dropout, optimizer)": lambda name, text: " fusion(" in text,
