@@ -1,18 +1,22 @@
 """bncli: Batch Normalization in JAX/Flax — train, diagnose, fold.
 
-The map of the package; imports point downwards only::
+The rooms of the package, from the top. Imports point downwards only::
 
-    cli/           the commands: the only place that imports typer and rich, and the only one that prints
-    ├── training/    state, optimizer, the train and eval steps, the loop that drives them
-    ├── evaluation   a model on a split -> EvalResult
-    ├── benchmark/   how fast networks are, cold and warm, side by side
-    ├── inspection/  BN layers in numbers, and what those numbers mean
-    ├── selftest/    whether the installed jaxlib computes what it should
-    ├── folding/     merges BN into its neighbours in any JAX function; knows no Flax
-    └── checkpoint/  saves, restores, verifies: the only importer of orbax
-    models/ data/ config recipes runtime cache   networks, images, settings, the process before JAX starts, its caches
-    ops/             the operations of a training step with gradients that are cheap on a CPU; knows nothing of bncli
-    errors           every exception raised on purpose
+    cli/         the commands: the only place that imports typer and rich, and the only one that prints
+    jobs/        the work of each command, without a terminal: fold, export, evaluate, predict, recalibrate, bench
+    training/    the training state, optimizer and step, and the loop that drives them
+    inspection/  BN layers in numbers, and the findings about them
+    checkpoint/  saving, restoring and verifying: the only importer of orbax
+    measure/     the score of a network on a split, the moments of its BN inputs, population statistics
+    selftest/    checks that the installed jaxlib computes the right numbers
+    models/      the built-in networks, and the user's own
+    frameworks/  how a network of each framework is called, and where its BN statistics lie
+    data/        images: from files to batches
+    folding/     merging BN into its neighbours in any JAX function; knows no Flax
+    process/     the process that JAX runs in: flags, caches, hardware, devices, memory
+    config/      settings declared once, recipes, choices
+    ops/         operations of a training step with gradients that are cheap on a CPU
+    errors       every exception raised on purpose
 
 Importing ``bncli`` imports none of this: the public names below load on first use (PEP 562).
 """
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from bncli.errors import BncliError
     from bncli.folding import fold
     from bncli.inspection import inspect_stats
-    from bncli.recalibration import recalibrate
+    from bncli.measure.population import recalibrate
 
 __version__ = "0.1.0"
 
@@ -37,7 +41,7 @@ _PUBLIC = {  # public name -> module that defines it
     "fold": "bncli.folding",
     "inspect_stats": "bncli.inspection",
     "load": "bncli.checkpoint",
-    "recalibrate": "bncli.recalibration",
+    "recalibrate": "bncli.measure.population",
 }
 
 __all__ = ["BncliError", "Checkpoint", "__version__", "fold", "inspect_stats", "load", "recalibrate"]

@@ -47,12 +47,12 @@ class BncliInference:
         Args:
             spec: ``path`` of a checkpoint or an exported ``model.onnx``.
         """
-        from bncli import runtime
-        from bncli.benchmark import networks
+        from bncli.jobs.bench import networks
+        from bncli.process.configure import configure
 
         self.path = Path(spec["path"])
         self.target = networks.read_target([self.path])
-        runtime.configure(self.target.precision)
+        configure(self.target.precision)
         start = time.perf_counter()
         self.network = networks.open_network(self.path)
         self.building = time.perf_counter() - start
@@ -61,16 +61,16 @@ class BncliInference:
     def facts(self) -> dict[str, Any]:
         from importlib.metadata import version
 
-        from bncli import runtime
+        from bncli.process.hardware import hardware, versions
 
-        versions = runtime.versions()
+        versions = versions()
         if self.network.kind == "onnx":
             versions["onnxruntime"] = version("onnxruntime")
         parameters = _num_parameters(self.path) if self.network.kind == "trained" else None
-        return {"parameters": parameters, "versions": versions, "hardware": asdict(runtime.hardware())}
+        return {"parameters": parameters, "versions": versions, "hardware": asdict(hardware())}
 
     def first(self, batch_size: int) -> Work:
-        from bncli.benchmark.networks import random_images
+        from bncli.jobs.bench.networks import random_images
 
         self.images = random_images(self.target, batch_size)
         call = self._calls(1)

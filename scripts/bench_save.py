@@ -72,9 +72,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="in a turn; default: 6")
     parser.add_argument("--json", type=Path, help="write the document there")
     options = parser.parse_args()
-    from bncli import runtime
+    from bncli.process.configure import configure
+    from bncli.process.hardware import hardware, versions
 
-    runtime.configure()
+    configure()
     cases = options.case or ["cnn-32x32x3", "resnet18-32x32x3"]
     found = [measure(name, rounds=options.rounds, steps=options.steps) for name in cases]
     for row in found:
@@ -83,7 +84,7 @@ def main() -> None:
             f"{100 * row['share_of_an_epoch']:.2f} % of an epoch"
         )
     if options.json:
-        about = {"versions": runtime.versions(), "hardware": asdict(runtime.hardware())}
+        about = {"versions": versions(), "hardware": asdict(hardware())}
         document = {"schema": "bncli.bench-save/1", **about, "cases": found}
         options.json.write_text(json.dumps(document, indent=2) + "\n")
 

@@ -68,12 +68,12 @@ def measure(rounds: int) -> dict[str, list[float]]:
 
 def document(found: dict[str, list[float]], rounds: int) -> dict[str, object]:
     """What is printed with ``--json``."""
-    from bncli import runtime
+    from bncli.process.hardware import versions
 
     return {
         "schema": "bncli.bench-start/1",
         "command": f"scripts/bench_start.py --rounds {rounds}",
-        "versions": runtime.versions(),
+        "versions": versions(),
         "seconds": {name: spread(times) for name, times in found.items()},
     }
 

@@ -24,7 +24,7 @@ from contest_report import Outcome, document, print_tables
 from contest_worker import CASES, NUM_CLASSES, Case, Recipe, Work, serve, synthetic_images
 
 if TYPE_CHECKING:
-    from bncli.config import RunConfig
+    from bncli.config.settings import RunConfig
     from bncli.data import Dataset
     from bncli.training.loop import Trainer
 
@@ -49,10 +49,10 @@ class BncliTraining:
         Args:
             spec: the fields of ``case``, and ``precision``.
         """
-        from bncli import runtime
+        from bncli.process.configure import configure
         from bncli.training import run
 
-        runtime.configure(spec["precision"])
+        configure(spec["precision"])
         self.case = Case(**spec["case"])
         self.dataset = synthetic_dataset(self.case)
         self.directory = tempfile.TemporaryDirectory()
@@ -66,12 +66,12 @@ class BncliTraining:
     def facts(self) -> dict[str, Any]:
         import jax
 
-        from bncli import runtime
+        from bncli.process.hardware import hardware, versions
 
         return {
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(self.trainer.state.params)),
-            "versions": runtime.versions(),
-            "hardware": asdict(runtime.hardware()),
+            "versions": versions(),
+            "hardware": asdict(hardware()),
             "recipe": asdict(recipe(self.trainer)),
         }
 
@@ -116,7 +116,7 @@ def synthetic_dataset(case: Case) -> Dataset:
 
 def run_config(case: Case, precision: str) -> RunConfig:
     """One epoch with bncli's own settings."""
-    from bncli.config import ModelConfig, RunConfig, TrainingConfig, validated
+    from bncli.config.settings import ModelConfig, RunConfig, TrainingConfig, validated
 
     training = validated(TrainingConfig, epochs=1, batch_size=case.batch_size, precision=precision)
     return RunConfig(model=ModelConfig(name=case.model), training=training)

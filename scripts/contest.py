@@ -24,7 +24,7 @@ from typing import Any, Literal
 from contest_report import Outcome, Result, Turn
 from contest_worker import CASES, Work
 
-from bncli.benchmark.disturbance import start_watch
+from bncli.jobs.bench.disturbance import start_watch
 
 # Between turns: threads that spin for a while after their work have stopped by then.
 SETTLE_SECONDS = 0.05

@@ -40,10 +40,10 @@ def profile(case_name: str) -> dict[str, float]:
     """Milliseconds of a step by kind, and the whole."""
     import jax
 
-    from bncli import runtime
+    from bncli.process.configure import configure
     from bncli.training import run
 
-    runtime.configure()
+    configure()
     case = CASES[case_name]
     with tempfile.TemporaryDirectory() as directory:
         trainer = run.create_trainer(
@@ -101,12 +101,12 @@ def main() -> None:
     options = parser.parse_args()
     found = profile(options.case)
     if options.json:
-        from bncli import runtime
+        from bncli.process.hardware import versions
 
         document: dict[str, Any] = {
             "schema": "bncli.profile-step/1",
             "case": options.case,
-            "versions": runtime.versions(),
+            "versions": versions(),
             "milliseconds": found,
         }
         print(json.dumps(document, indent=2))

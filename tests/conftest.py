@@ -22,7 +22,7 @@ def _cache_of_this_session(tmp_path_factory):
 @pytest.fixture(scope="session")
 def dataset():
     """Three classes of 8×8 grey images: 84 to train, 30 to validate, 24 to test."""
-    from tiny import make_dataset
+    from support.tiny import make_dataset
 
     return make_dataset()
 
@@ -30,7 +30,7 @@ def dataset():
 @pytest.fixture(scope="session")
 def trained(dataset, tmp_path_factory):
     """The result of four epochs of a small ``cnn``, whose saves must only be read; for changes see ``copied``."""
-    from tiny import CNN, run_config, train
+    from support.tiny import CNN, run_config, train
 
     return train(
         run_config(model=CNN, data={"augment": False}, training={"epochs": 4, "batch_size": 28}),

@@ -1,56 +1,58 @@
-"""The house keeps its shape: which module may import which, and through which door a dependency comes in."""
+"""The house keeps its shape: which room may import which, and through which door a dependency comes in."""
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "bncli"
+import bncli
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "bncli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# room -> height; a module imports only rooms below its own, or its own.
-HEIGHT = {
-    "cli": 3,
-    "benchmark": 2,
-    "checkpoint": 2,
-    "conversion": 2,
-    "evaluation": 2,
-    "exports": 2,
-    "folding": 2,
-    "inspection": 2,
-    "prediction": 2,
-    "recalibration": 2,
-    "selftest": 2,
-    "training": 2,
-    "cache": 1,
-    "config": 1,
-    "data": 1,
-    "models": 1,
-    "recipes": 1,
-    "runtime": 1,
-    "ops": 0,
-    "choices": 0,
-    "errors": 0,
-    "heap": 0,
-}
+# The rooms, lowest first: each has a rank of its own, and a module imports only its own room and those before it.
+ROOMS = (
+    "errors",
+    "ops",
+    "config",
+    "process",
+    "folding",
+    "data",
+    "frameworks",
+    "models",
+    "selftest",
+    "measure",
+    "checkpoint",
+    "inspection",
+    "training",
+    "jobs",
+    "cli",
+)
+RANK = {name: rank for rank, name in enumerate(ROOMS)}
+# Rooms that know nothing of bncli but its errors.
+INDEPENDENT = ("folding", "ops")
 # dependency -> the only rooms or files that may import it.
 DOORS = {
     "h5py": {"inspection/readers/hdf5.py"},
-    "keras": set(),
-    "torch": {"inspection/readers/pytorch.py"},
-    "typer": {"cli"},
-    "rich": {"cli"},
-    "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py"},
-    "onnxruntime": {"checkpoint/onnx_file.py"},
-    "orbax": {"checkpoint/items.py"},
-    "safetensors": {"folding/export/safetensors.py"},
     "jax.extend": {"folding/graph.py"},
     "jax.extend.core": {"folding/graph.py"},
+    "keras": set(),
+    "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py"},
+    "onnxruntime": {"checkpoint/onnx_file.py"},
+    "orbax": {"checkpoint/orbax_io.py"},
+    "PIL": {"data/folder.py"},
+    "pydantic": {"config"},
+    "rich": {"cli"},
+    "safetensors": {"folding/export/safetensors.py"},
     "sklearn": {"data/digits.py"},
     "tensorstore": {"checkpoint/orbax_layout.py"},
-    "PIL": {"data/folder.py"},
+    "torch": {"inspection/readers/pytorch.py"},
+    "typer": {"cli"},
 }
 
 
@@ -71,26 +73,93 @@ def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def back_edges(room: str, names: set[str]) -> set[str]:
+    """The imported names that lie in a room above, or in none."""
+    targets = {name: name.split(".")[1] for name in names if name.startswith("bncli.")}
+    outside = {name for name, target in targets.items() if target not in RANK and target != "__version__"}
+    return outside | {name for name, target in targets.items() if RANK.get(target, -1) > RANK[room]}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
-    if room(path) in ("__init__", "__main__"):
-        return
-    for name in imported_names(path):
-        if not name.startswith("bncli."):
-            continue
-        target = name.split(".")[1]
-        if target == "__version__":
-            continue
-        assert target in HEIGHT, f"{path}: {name} is no room of the house"
-        assert HEIGHT[target] <= HEIGHT[room(path)], f"{path} imports {name}, which lies above it"
+    if room(path) not in ("__init__", "__main__"):
+        assert not back_edges(room(path), imported_names(path))
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "folding").rglob("*.py")), ids=lambda p: p.name)
-def test_folding_knows_only_errors(path: Path) -> None:
+def test_a_planted_back_edge_is_seen() -> None:
+    planted = {"bncli.jobs.fold", "bncli.training", "bncli.config.settings", "bncli.nowhere.file", "jax"}
+    assert back_edges("measure", planted) == {"bncli.jobs.fold", "bncli.training", "bncli.nowhere.file"}
+
+
+def test_the_map_in_the_package_lists_the_rooms_from_the_top() -> None:
+    drawn = [line.split()[0].strip("/") for line in (bncli.__doc__ or "").splitlines() if line.startswith("    ")]
+    assert drawn == list(reversed(ROOMS))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module -> the modules of bncli that it imports; a name taken from a package counts as its ``__init__``."""
+    modules = {module_name(path): path for path in MODULES}
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        graph[name] = set()
+        for imported in imported_names(path):
+            while imported and imported not in modules:
+                imported = imported.rpartition(".")[0]
+            graph[name] |= {imported} & set(modules)
+    # `from package import module` also names the package, whose ``__init__`` it does not use.
+    return {
+        name: {t for t in targets if not name.startswith(f"{t}.")} - {name, "bncli"} for name, targets in graph.items()
+    }
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """The strongly connected components of more than one module (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for target in graph.get(node, ()):
+            if target not in index:
+                visit(target)
+                low[node] = min(low[node], low[target])
+            elif target in stack:
+                low[node] = min(low[node], index[target])
+        if low[node] == index[node]:
+            component = set(stack[stack.index(node) :])
+            del stack[stack.index(node) :]
+            if len(component) > 1:
+                found.append(component)
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_no_circle_of_files() -> None:
+    assert circles(import_graph()) == []
+
+
+def test_a_planted_circle_is_seen() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if room(path) in INDEPENDENT], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_independent_rooms_know_only_errors(path: Path) -> None:
     for name in imported_names(path):
-        assert not name.startswith(("flax", "optax")), f"{path} imports {name}"
+        assert room(path) == "ops" or not name.startswith(("flax", "optax")), f"{path} imports {name}"
         if name.startswith("bncli."):
-            assert name.split(".")[1] in ("folding", "errors"), f"{path} imports {name}"
+            assert name.split(".")[1] in (room(path), "errors"), f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -103,6 +172,25 @@ def test_each_dependency_has_one_door(path: Path) -> None:
             if name == dependency or name.startswith(dependency + "."):
                 rooms = {str(relative), *map(str, relative.parents)}
                 assert rooms & doors, f"{path} imports {name}"
+
+
+def test_every_imported_distribution_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = ("keras", "onnx", "torch")
+    stated = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    declared = {_distribution(line) for line in stated}
+    packages = importlib.metadata.packages_distributions()
+    for path in MODULES:
+        for name in {name.split(".")[0] for name in imported_names(path)} - set(sys.stdlib_module_names) - {"bncli"}:
+            distributions = {_distribution(found) for found in packages.get(name, [name])}
+            assert distributions & declared, f"{path} imports {name}, which no dependency declares"
+
+
+def _distribution(requirement: str) -> str:
+    name = requirement
+    for end in "[<>=!~; ":
+        name = name.split(end)[0]
+    return name.lower().replace("_", "-")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -143,7 +231,6 @@ def test_a_training_that_begins_does_not_wait_for_orbax() -> None:
 
 
 def test_every_public_name_resolves_and_is_listed() -> None:
-    import bncli
 
     assert list(bncli.__all__) == sorted(bncli.__all__)
     for name in bncli.__all__:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from zygote import Zygote
+from support.zygote import Zygote
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "torture_resume.py"
 

@@ -13,11 +13,11 @@
       forward.stablehlo      a folded checkpoint only: its forward pass, (variables, images) -> logits
       fold_report.json       a folded checkpoint only
 
-``directory`` knows the files, ``saves`` the steps and ``items`` what Orbax writes of each, ``manifest`` and
+``directory`` knows the files, ``saves`` the steps and ``orbax_io`` what Orbax writes of each, ``manifest`` and
 ``integrity`` what each file must be; ``background`` writes saves while the training goes on, ``locking`` keeps two
-trainings apart; ``opening`` makes a ``Checkpoint`` of it all. ``foreign`` reads what other programs write
-(``orbax_layout`` the directories among it), ``fitting`` makes a ``Checkpoint`` of that. The only room that imports
-orbax (``items``) and tensorstore (``orbax_layout``).
+trainings apart; ``load`` makes a ``Checkpoint`` of it all. ``foreign_arrays`` reads what other programs write
+(``orbax_layout`` the directories among it), ``foreign_model`` makes a ``Checkpoint`` of that. The only room
+that imports orbax (``orbax_io``) and tensorstore (``orbax_layout``).
 """
 
 from bncli.checkpoint.background import BackgroundSaver
@@ -37,13 +37,13 @@ from bncli.checkpoint.directory import (
     write_config,
     write_metrics,
 )
-from bncli.checkpoint.fitting import open_foreign
 from bncli.checkpoint.folded import write_folded
-from bncli.checkpoint.foreign import ForeignCheckpoint, find_variables, is_foreign, read_foreign
+from bncli.checkpoint.foreign_arrays import ForeignCheckpoint, find_variables, is_foreign, read_foreign
+from bncli.checkpoint.foreign_model import open_foreign
 from bncli.checkpoint.hashing import sha256_tree
 from bncli.checkpoint.integrity import FileReport, VerifyReport, verify_checkpoint
+from bncli.checkpoint.load import Checkpoint, check_model_code, load
 from bncli.checkpoint.locking import locked
-from bncli.checkpoint.opening import Checkpoint, check_model_code, load
 from bncli.checkpoint.saves import (
     complete_steps,
     drop_after,

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bncli import config as config_module
 from bncli.checkpoint.onnx_file import read_onnx
-from bncli.config import CheckpointConfig
+from bncli.config import settings as config_module
+from bncli.config.settings import CheckpointConfig
 from bncli.errors import CheckpointError
 
 CONFIG = "config.json"

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bncli import config as config_module
-from bncli.config import CheckpointConfig
+from bncli.config import settings as config_module
+from bncli.config.settings import CheckpointConfig
 from bncli.errors import CheckpointError
 
 NEEDS_EXTRA = "pip install 'bncli[onnx]'"

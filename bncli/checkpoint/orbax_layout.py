@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import tensorstore
 
-from bncli.data.memory import available_memory, format_bytes
 from bncli.errors import CheckpointError
+from bncli.process.memory import available_memory, format_bytes
 
 METADATA = "_METADATA"
 MANIFEST = "manifest.ocdbt"

@@ -14,7 +14,7 @@ from typing import Any
 from bncli.checkpoint.directory import STEPS, TEMPORARY, write_atomically
 from bncli.checkpoint.manifest import digests_below, first_difference, manifest_text, parse_manifest
 from bncli.errors import BncliWarning, CheckpointError
-from bncli.models import Variables
+from bncli.frameworks.linen import Variables
 
 Tree = Any  # a pytree of arrays
 
@@ -49,7 +49,7 @@ def _save(
     progress: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the items that are given."""
-    from bncli.checkpoint import items
+    from bncli.checkpoint import orbax_io as items
 
     target = _step_path(out, step)
     try:
@@ -119,7 +119,7 @@ def _precise(step: int | str) -> str:
 
 
 def _load_arrays(directory: Path, step: int | str) -> dict[str, Any]:
-    from bncli.checkpoint import items
+    from bncli.checkpoint import orbax_io as items
 
     verify(directory, step)
     return items.read_variables(_step_path(directory, step))
@@ -131,7 +131,7 @@ def restore_training(out: Path, step: int, *, variables: Tree, optimizer: Tree) 
     Raises:
         CheckpointError: the save is damaged, or of another network or optimizer.
     """
-    from bncli.checkpoint import items
+    from bncli.checkpoint import orbax_io as items
 
     verify(out, step)
     try:
@@ -149,7 +149,7 @@ def read_progress(directory: Path, step: int) -> dict[str, Any]:
     Raises:
         CheckpointError: the save is damaged.
     """
-    from bncli.checkpoint import items
+    from bncli.checkpoint import orbax_io as items
 
     verify(directory, step)
     path = _step_path(directory, step)

@@ -39,8 +39,9 @@ def bench(
     A call goes from normalised images on the host to logits on the host. Warm calls are interleaved in one process.
     """
     sizes = parse_batch_sizes(batch_sizes)
-    from bncli import benchmark, runtime
     from bncli.cli import display, render
+    from bncli.jobs import bench as benchmark
+    from bncli.process.configure import configure
 
     target = benchmark.read_target(checkpoints)
     with display.stages(quiet=quiet) as progress:
@@ -50,7 +51,7 @@ def bench(
             if cold
             else None
         )
-        runtime.configure(target.precision)
+        configure(target.precision)
         result = benchmark.bench(
             checkpoints, target, sizes, rounds=rounds, cold=starts, step=step, model=model, progress=progress
         )

@@ -17,21 +17,24 @@ def doctor(
     """
     import os
 
-    from bncli import runtime
     from bncli.cli import display, render
+    from bncli.process import jaxlib
+    from bncli.process.compile_cache import compile_cache
+    from bncli.process.configure import configure
+    from bncli.process.hardware import hardware, versions
 
-    runtime.configure(allow_bad_jaxlib=True)
+    configure(allow_bad_jaxlib=True)
     from bncli import selftest
 
     display.note("checking jaxlib …", quiet=quiet)
     report = render.DoctorReport(
-        versions=runtime.versions(),
-        hardware=runtime.hardware(),
+        versions=versions(),
+        hardware=hardware(),
         xla_flags=os.environ.get("XLA_FLAGS", ""),
-        compile_cache=runtime.compile_cache(),
-        known_fault=runtime.known_fault(),
+        compile_cache=compile_cache(),
+        known_fault=jaxlib.known_fault(),
         checks=selftest.examine(),
     )
     render.emit(report, as_json=as_json, to_json=render.doctor_json, to_text=render.doctor_text)
     if not report.passed:
-        raise CheckFailedError(report.verdict, remedy=runtime.OTHER_JAX)
+        raise CheckFailedError(report.verdict, remedy=jaxlib.OTHER_JAX)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bncli.choices import SplitName, StatsMode
 from bncli.cli import options
+from bncli.config.choices import SplitName, StatsMode
 from bncli.errors import CheckFailedError
 
 
@@ -30,13 +30,13 @@ def evaluate(
     debug: options.Debug = False,
 ) -> None:
     """Score a checkpoint on a split: loss, accuracy, top-5, per-class accuracy, confusion matrix."""
-    from bncli import runtime
     from bncli.checkpoint import load, read_config
     from bncli.cli import display, render
+    from bncli.process.configure import configure
 
-    runtime.configure(read_config(checkpoint).run.training.precision)
+    configure(read_config(checkpoint).run.training.precision)
     from bncli.data.configured import load_matching
-    from bncli.evaluation import evaluate_checkpoint
+    from bncli.jobs.evaluate import evaluate_checkpoint
 
     opened = load(checkpoint, step=step, model=model)
     with display.counting(quiet=quiet, unit="files") as progress:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
-from bncli.choices import ExportFormat
 from bncli.cli import options
 from bncli.cli.parsing import absolute_model_name, image_shape, model_arguments, numbers
+from bncli.config.choices import ExportFormat
 from bncli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def fold(
     from bncli.cli import render
 
     original = _open(checkpoint, step, model, foreign)
-    from bncli.conversion import fold_checkpoint
+    from bncli.jobs.fold import fold_checkpoint
 
     result = fold_checkpoint(
         original,
@@ -155,16 +155,16 @@ class _ForeignOptions:
 
 def _open(path: Path, step: str, model: str | None, foreign: _ForeignOptions) -> Checkpoint:
     """The checkpoint to fold, and JAX set up for the precision of its network."""
-    from bncli import runtime
     from bncli.checkpoint import is_foreign, load, open_foreign, read_config
+    from bncli.process.configure import configure
 
     if not is_foreign(path):
         precision = read_config(path).run.training.precision
         foreign.refuse(path)
-        runtime.configure(precision)
+        configure(precision)
         return load(path, step=step, model=model)
-    runtime.configure("bfloat16")  # not known yet, and these settings are right for either
-    from bncli.config import ModelConfig, validated
+    configure("bfloat16")  # not known yet, and these settings are right for either
+    from bncli.config.settings import ModelConfig, validated
 
     named = None
     if model is not None:

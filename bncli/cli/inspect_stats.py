@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bncli.choices import FailOn
 from bncli.cli import options
 from bncli.cli.files import check_new, write_new
 from bncli.cli.parsing import finding_codes
+from bncli.config.choices import FailOn
 from bncli.errors import CheckFailedError, CheckpointError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -190,10 +190,10 @@ def _inspect(path: Path, step: str, *, epsilon: float | None, momentum: float | 
     from bncli.inspection.readers import detect
 
     if detect(path) == "bncli":  # its network is traced; no other checkpoint needs JAX to be set up
-        from bncli import runtime
         from bncli.checkpoint import read_config
+        from bncli.process.configure import configure
 
-        runtime.configure(read_config(path).run.training.precision)
+        configure(read_config(path).run.training.precision)
     elif model is not None:
         raise UsageError(f"--model: {path} is read without its model's code", remedy="Leave the option out.")
     return inspect(path, step=step, epsilon=epsilon, momentum=momentum, model=model)

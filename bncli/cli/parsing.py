@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
-from bncli.choices import FindingCode
+from bncli.config.choices import FindingCode
 from bncli.errors import UsageError
 
 

@@ -20,12 +20,12 @@ def predict(
     debug: options.Debug = False,
 ) -> None:
     """Show the most probable classes of image files, resized and normalised as in training."""
-    from bncli import runtime
     from bncli.checkpoint import load, read_config
     from bncli.cli import render
+    from bncli.process.configure import configure
 
-    runtime.configure(read_config(checkpoint).run.training.precision)
-    from bncli.prediction import predict as predict_images
+    configure(read_config(checkpoint).run.training.precision)
+    from bncli.jobs.predict import predict as predict_images
 
     opened = load(checkpoint, step=step, model=model)
     report = render.PredictReport(checkpoint, predict_images(opened, images, top=top))

@@ -37,13 +37,13 @@ def recalibrate(
 
     For a network that is good in train mode and bad in eval mode, and for averaged weights.
     """
-    from bncli import runtime
     from bncli.checkpoint import load, read_config
     from bncli.cli import display, render
+    from bncli.process.configure import configure
 
-    runtime.configure(read_config(checkpoint).run.training.precision)
+    configure(read_config(checkpoint).run.training.precision)
     from bncli.data.configured import load_matching
-    from bncli.recalibration import recalibrate_checkpoint
+    from bncli.jobs.recalibrate import recalibrate_checkpoint
 
     opened = load(checkpoint, step=step, model=model)
     with display.counting(quiet=quiet, unit="files") as progress:

@@ -11,7 +11,7 @@ from bncli.errors import CheckpointError, ConfigError, UsageError
 if TYPE_CHECKING:
     import typer
 
-    from bncli.config import RunConfig
+    from bncli.config.settings import RunConfig
 
 # parameter of the command -> where it lies in the configuration
 SETTINGS: dict[str, tuple[str, str]] = {
@@ -64,7 +64,7 @@ def new_run(ctx: typer.Context, chosen: dict[str, Any]) -> RunConfig:
 
 def from_recipe(ctx: typer.Context) -> dict[str, Any]:
     """The recipe's options that were not given in the call."""
-    from bncli.recipes import recipe_options
+    from bncli.config.recipes import recipe_options
 
     params = ctx.params
     options = recipe_options(
@@ -150,7 +150,7 @@ def field_value(name: str, value: Any) -> Any:  # noqa: ANN401 - any option's va
 
 
 def _validated(sections: dict[str, dict[str, Any]]) -> RunConfig:
-    from bncli.config import RunConfig, validated
+    from bncli.config.settings import RunConfig, validated
 
     try:
         return validated(RunConfig, **sections)

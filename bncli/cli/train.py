@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
-from bncli.choices import BadImages, BnPlacement, Init, OnNan, OnSaveError, OptimizerName, Precision, ScheduleName
 from bncli.cli import options
 from bncli.cli.run_settings import from_recipe, new_run, resumed_run
+from bncli.config.choices import (
+    BadImages,
+    BnPlacement,
+    Init,
+    OnNan,
+    OnSaveError,
+    OptimizerName,
+    Precision,
+    ScheduleName,
+)
 from bncli.errors import UsageError
 
 _MODEL = "Model"
@@ -198,14 +207,15 @@ def train(
         raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
     chosen = {} if resume else from_recipe(ctx)
     config = new_run(ctx, chosen)  # first: a mistake in the call is answered before JAX is imported
-    from bncli import checkpoint, runtime
+    from bncli import checkpoint
     from bncli.cli import display, render, signals
+    from bncli.process.configure import configure
 
     if resume:
         config = resumed_run(ctx, out, quiet=quiet)
     else:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
-    runtime.configure(config.training.precision, allow_bad_jaxlib=allow_bad_jaxlib)
+    configure(config.training.precision, allow_bad_jaxlib=allow_bad_jaxlib)
     from bncli import selftest
 
     display.warn(selftest.check_before_training(allow_bad_jaxlib=allow_bad_jaxlib), quiet=quiet)

@@ -12,8 +12,8 @@ import numpy as np
 
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, Split, check_labels, numbered_classes
-from bncli.data.memory import require_memory
 from bncli.errors import DataError
+from bncli.process.memory import require_memory
 
 _MAX_CHANNELS = 4
 _CHUNK = 256  # images converted from float at a time

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bncli.config import CheckpointConfig, DataConfig
+from bncli.config.settings import CheckpointConfig, DataConfig
 from bncli.data.dataset import Dataset
 from bncli.data.load import load_dataset
 from bncli.errors import DataError, UsageError

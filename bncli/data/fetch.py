@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO, BinaryIO, Literal
 from urllib.parse import urlsplit
 
-from bncli.cache import private_folder
 from bncli.data.known import KNOWN, KnownDataset, RemoteFile
 from bncli.data.places import user_data_dir
 from bncli.errors import DataError, UsageError
+from bncli.process.cache import private_folder
 
 Progress = Callable[[str, int, int | None], None]
 

@@ -29,9 +29,9 @@ from PIL import Image, ImageOps
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, Split
 from bncli.data.image_tree import BadImage, ImageTree, scan_image_tree
-from bncli.data.memory import require_memory
 from bncli.data.splits import take_out
 from bncli.errors import ConfigError, DataError
+from bncli.process.memory import require_memory
 
 Progress = Callable[[str, int, int | None], None]
 T = TypeVar("T")

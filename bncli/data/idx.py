@@ -19,8 +19,8 @@ from bncli.data.augment import Augmentation
 from bncli.data.compressed import DAMAGED, open_decompressed
 from bncli.data.dataset import RawDataset, Split, check_labels, numbered_classes
 from bncli.data.known import KNOWN, KnownDataset
-from bncli.data.memory import require_memory
 from bncli.errors import DataError
+from bncli.process.memory import require_memory
 
 Part = tuple[Literal["test", "train"], Literal["images", "labels"]]
 

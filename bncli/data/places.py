@@ -10,7 +10,7 @@ from pathlib import Path
 from bncli.data.cifar import find_cifar
 from bncli.data.idx import holds_idx
 from bncli.data.known import KNOWN, KnownDataset
-from bncli.runtime import user_cache
+from bncli.process.cache import user_cache
 
 _SYSTEM_ROOT = Path("/usr/share/datasets")
 

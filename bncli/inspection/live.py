@@ -6,7 +6,6 @@ Letters: B batch size, C channels of one layer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,14 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from bncli.checkpoint import Checkpoint
+from bncli.config.choices import StatsMode
 from bncli.data import Dataset
 from bncli.errors import CheckpointError
-from bncli.evaluation import ImageBatches, evaluate_checkpoint
 from bncli.inspection.findings import Entry, Finding, Severity
-from bncli.inspection.moments import Drift, Observer, Variables, drift, layer_statistics, record_batch_norms
-from bncli.inspection.report import PARTED
+from bncli.inspection.live_report import PARTED, BatchScore, LayerLive, LiveReport, Score
+from bncli.measure.batches import ImageBatches
+from bncli.measure.moments import Drift, Observer, Variables, drift, layer_statistics, record_batch_norms
+from bncli.measure.score import EvalResult, score_network
 from bncli.ops import pad_small_images
-from bncli.runtime import make_mesh
+from bncli.process.mesh import make_mesh
 
 # How many images are looked at: enough for a mean that is off by 2 % of a standard deviation.
 BATCHES = 40
@@ -49,63 +50,6 @@ RULES_ON_DATA = (
         why="more than a few hundred images leave to chance; at the layer where train and eval mode part first",
     ),
 )
-
-
-@dataclass(frozen=True)
-class LayerLive:
-    """One BN layer on data.
-
-    Attributes:
-        name: path of the layer.
-        drift: its running statistics against those of its inputs in eval mode, over training images.
-        output_gap: rms difference of its outputs in train and in eval mode, in standard deviations of the former.
-    """
-
-    name: str
-    drift: Drift
-    output_gap: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """How the network does on the validation split."""
-
-    accuracy: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class BatchScore:
-    """The same with each batch's own statistics, in batches of this size."""
-
-    batch_size: int
-    accuracy: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class LiveReport:
-    """What data show of a network.
-
-    Attributes:
-        dataset: its name.
-        num_examples: training images that the statistics were held against.
-        num_val: validation images that the scores are of.
-        layers: in the order of the forward pass.
-        first_apart: the first layer whose outputs in the two modes part; None where they do nowhere.
-        running: score with running statistics.
-        batch: score with the statistics of batches of the largest size.
-        by_batch_size: the same for smaller ones too, ascending.
-    """
-
-    dataset: str
-    num_examples: int
-    num_val: int
-    layers: tuple[LayerLive, ...]
-    first_apart: str | None
-    running: Score
-    batch: Score
-    by_batch_size: tuple[BatchScore, ...]
 
 
 def look_at_data(checkpoint: Checkpoint, dataset: Dataset) -> LiveReport:
@@ -136,9 +80,7 @@ def look_at_data(checkpoint: Checkpoint, dataset: Dataset) -> LiveReport:
         off = drift(mean, var, measured[name], epsilon=observer.epsilons[name])
         layers.append(LayerLive(name, off, gaps[name]))
     by_batch_size = tuple(_batch_score(checkpoint, dataset, size) for size in _batch_sizes(len(dataset.val), devices))
-    running = evaluate_checkpoint(
-        checkpoint, dataset.val, class_names=dataset.class_names, stats="running", batch_size=batch_size
-    )
+    running = _score(checkpoint, dataset, stats="running", batch_size=batch_size)
     return LiveReport(
         dataset=dataset.name,
         num_examples=sum(num_real for _, num_real in batches),
@@ -158,10 +100,21 @@ def _batch_sizes(num_examples: int, devices: int) -> list[int]:
 
 
 def _batch_score(checkpoint: Checkpoint, dataset: Dataset, size: int) -> BatchScore:
-    result = evaluate_checkpoint(
-        checkpoint, dataset.val, class_names=dataset.class_names, stats="batch", batch_size=size
-    )
+    result = _score(checkpoint, dataset, stats="batch", batch_size=size)
     return BatchScore(size, result.accuracy, result.loss)
+
+
+def _score(checkpoint: Checkpoint, dataset: Dataset, *, stats: StatsMode, batch_size: int) -> EvalResult:
+    """The score on the validation split."""
+    return score_network(
+        checkpoint.logits_fn(stats),
+        checkpoint.variables,
+        dataset.val,
+        preprocessing=checkpoint.config.preprocessing,
+        precision=checkpoint.config.run.training.precision,
+        class_names=dataset.class_names,
+        batch_size=batch_size,
+    )
 
 
 def _full_batches(batches: Iterable[tuple[jax.Array, int]]) -> Iterator[jax.Array]:

@@ -12,8 +12,8 @@ from bncli.inspection.history import LayerHistory
 from bncli.inspection.layers import BatchNormArrays, LayerStats
 
 if TYPE_CHECKING:  # they import JAX and a validation library, which a report on a file does not need
-    from bncli.config import FoldedFrom
-    from bncli.inspection.live import LayerLive, LiveReport
+    from bncli.config.settings import FoldedFrom
+    from bncli.inspection.live_report import LayerLive, LiveReport
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,6 @@ class StatsReport:
         counted = Counter(finding.severity for finding in self.findings)
         return {severity: counted[severity] for severity in SEVERITIES}
 
-
-# Output gap at which train mode and eval mode have parted: in a healthy net the outputs of the two differ by 0.1 to 0.2
-# of their standard deviation, the noise of a batch.
-PARTED = 0.5
 
 NO_HISTORY = (
     "no history: the checkpoint holds no layers.jsonl; `bncli train` writes it in versions after 0.1.0, for the epochs "

@@ -11,8 +11,7 @@ import hashlib
 from contextlib import suppress
 from pathlib import Path
 
-from bncli.cache import is_private, private_folder
-from bncli.runtime import user_cache
+from bncli.process.cache import is_private, private_folder, user_cache
 
 _FOLDER = "models"
 

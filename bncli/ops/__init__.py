@@ -19,8 +19,8 @@ is the median of 8 to 15 steps of one run, and runs differ by a tenth; compared 
     + pooling                              266              —
     + normalization                        253            348
     + weight gradient in parts             225            347
-    + oneDNN (see runtime.py)              206            319
-    + memory kept (see runtime.py)         188            276
+    + oneDNN (see process/flags.py)              206            319
+    + memory kept (see process/heap.py)         188            276
     PyTorch 2.13 eager, channels_last      195            268
 """
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bncli import runtime
+from bncli.process.configure import configure
 from bncli.selftest.checks import FULL, Check, Outcome, run_check
 
 # Of all checks together; they take 15 s.
@@ -66,7 +66,7 @@ def _end(child: subprocess.CompletedProcess[str]) -> str:
 def main() -> None:
     """What the process does: the checks named on its command line, into the file named there."""
     answers, *names = sys.argv[1:]
-    runtime.configure(allow_bad_jaxlib=True)
+    configure(allow_bad_jaxlib=True)
     by_name = {check.name: check for check in FULL}
     with Path(answers).open("a", encoding="utf-8") as file:
         for name in names:

@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bncli import runtime
-from bncli.models import Network, Variables
+from bncli.frameworks.linen import Network, Variables, as_network
 from bncli.models.cnn import CNN
 from bncli.models.layers import INITIALIZERS
-from bncli.models.network import as_network
 from bncli.ops import BatchNorm, train_conv_general_dilated
 from bncli.ops.normalization import batch_normalize
+from bncli.process import flags
 from bncli.selftest import reference
 
 Pairs = Mapping[str, tuple[Any, Any]]  # place -> (computed, expected), two arrays of one shape
@@ -114,10 +113,10 @@ def relative_difference(computed: Any, expected: Any) -> float:  # noqa: ANN401 
 
 def compiled(step: Callable[..., Any], arguments: Sequence[Any]) -> Any:  # noqa: ANN401 - whatever ``step`` returns
     """``step(*arguments)`` by a program compiled as a training step on such images is."""
-    options = runtime.step_compiler_options(precision="float32", image_shape=IMAGES_SHAPE[1:])
+    options = flags.step_compiler_options(precision="float32", image_shape=IMAGES_SHAPE[1:])
     # A GPU or TPU rounds the factors of products to fewer bits unless told otherwise; here errors are looked for.
     with jax.default_matmul_precision(None if jax.default_backend() == "cpu" else "highest"):
-        return runtime.compile_step(jax.jit(step), arguments, options)(*arguments)
+        return flags.compile_step(jax.jit(step), arguments, options)(*arguments)
 
 
 def sums_of_squares(rows: jax.Array) -> jax.Array:

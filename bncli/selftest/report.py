@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import jax
 
-from bncli import runtime
 from bncli.errors import RuntimeCheckError
-from bncli.selftest import memory
+from bncli.process import jaxlib
+from bncli.selftest import remembered as memory
 from bncli.selftest.apart import run_apart
 from bncli.selftest.checks import FULL, QUICK, Outcome, run_check
 
@@ -23,9 +23,9 @@ def check_before_training(*, allow_bad_jaxlib: bool = False) -> tuple[str, ...]:
         Warnings, where one is gone on with.
 
     Raises:
-        RuntimeCheckError: a check failed; a jaxlib that is known to be bad is refused by ``runtime.configure``.
+        RuntimeCheckError: a check failed; a jaxlib that is known to be bad is refused by ``configure``.
     """
-    fault = runtime.known_fault()
+    fault = jaxlib.known_fault()
     if fault is not None:
         return (fault,)  # allowed, or this process would not be configured
     key = memory.current_key()
@@ -39,7 +39,7 @@ def check_before_training(*, allow_bad_jaxlib: bool = False) -> tuple[str, ...]:
     message = f"jaxlib {key['jaxlib']} computes wrong numbers here: {'; '.join(failed)}"
     if allow_bad_jaxlib:
         return (message,)
-    raise RuntimeCheckError(message, remedy=runtime.OTHER_JAX)
+    raise RuntimeCheckError(message, remedy=jaxlib.OTHER_JAX)
 
 
 def failures(outcomes: Sequence[Outcome]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bncli.models import observing
+from bncli.frameworks.linen import observing
 from bncli.training.state import TrainState
 from bncli.training.steps import DeviceSplit, StepSettings, all_finite, make_loss
 

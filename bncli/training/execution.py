@@ -14,10 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from bncli.config import TrainingConfig
+from bncli.config.settings import TrainingConfig
 from bncli.data import Dataset
 from bncli.data.batches import Batch
-from bncli.runtime import batch_sharding, compile_step, in_one_place, is_kept, replicated, step_compiler_options
+from bncli.process.flags import compile_step, in_one_place, is_kept, step_compiler_options
+from bncli.process.mesh import batch_sharding, replicated
 from bncli.training.state import TrainState
 from bncli.training.steps import DeviceSplit, StepMetrics, TrainStep, scan_steps
 

@@ -22,20 +22,21 @@ import numpy as np
 import optax
 
 from bncli import checkpoint
-from bncli.config import RunConfig
+from bncli.config.settings import RunConfig
 from bncli.data import Dataset
 from bncli.data.batches import Batch, epoch_batches, epoch_order, steps_per_epoch
 from bncli.errors import BncliError, CheckpointError, TrainingInterruptedError
-from bncli.evaluation import evaluate
-from bncli.models import Network, Variables
-from bncli.runtime import replicated
+from bncli.frameworks.linen import Network, Variables
+from bncli.measure.eval_step import EvalStep
+from bncli.measure.score import score
+from bncli.process.mesh import replicated
 from bncli.training.execution import StepArguments, StepExecution
 from bncli.training.observation import LayerObserver
 from bncli.training.progress import EpochResult, Notice, RunProgress, StepProgress, Throughput, better
 from bncli.training.recovery import diverged, way_on
 from bncli.training.saving import RunSaver, restore
 from bncli.training.state import EpochMetrics, TrainState
-from bncli.training.steps import EvalStep, StepMetrics, all_finite
+from bncli.training.steps import StepMetrics, all_finite
 
 # Steps given to the device beside the one it is at: it never idles, and Ctrl-C is answered soon.
 STEPS_AHEAD = 1
@@ -253,7 +254,7 @@ class Trainer:
         epoch = self.progress.epochs_done + 1
         if metrics.num_examples == 0:
             raise self._diverged(f"epoch {epoch}: each of its steps was left out")
-        result = evaluate(
+        result = score(
             self.eval_step,
             self._scored_variables(),
             self.dataset.val,

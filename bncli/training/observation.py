@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bncli.inspection.moments import layer_statistics
-from bncli.models import Network, Variables, observing
+from bncli.frameworks.linen import Network, Variables, observing
+from bncli.measure.moments import layer_statistics
 
 # The paper's: a median, and a standard deviation to either side of it were it Gaussian.
 PERCENTILES = (15.0, 50.0, 85.0)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bncli.config import OptimizerConfig
+from bncli.config.settings import OptimizerConfig
 
 # A warm-up takes at most this share of the schedule, so that a run of one epoch is more than its warm-up.
 MAX_WARMUP_SHARE = 0.25

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from bncli.choices import OnNan
+from bncli.config.choices import OnNan
 from bncli.errors import BncliError
 from bncli.training.progress import RunProgress
 

@@ -11,13 +11,19 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from bncli import checkpoint, runtime
-from bncli.config import CheckpointConfig, DatasetRecord, Preprocessing, RunConfig
+from bncli import checkpoint
+from bncli.config.settings import CheckpointConfig, DatasetRecord, Preprocessing, RunConfig
 from bncli.data import Augmentation, Dataset, epoch_order, normalize, steps_per_epoch
 from bncli.errors import CheckpointError, ModelError
-from bncli.evaluation import EvalResult, ImageBatches, evaluate
-from bncli.models import Network, Variables, build_network, model_file_sha256
-from bncli.recalibration import BATCHES, batch_statistics_of, recalibrate_measured
+from bncli.frameworks.linen import Network, Variables
+from bncli.measure.batches import ImageBatches
+from bncli.measure.eval_step import make_eval_step
+from bncli.measure.population import BATCHES, batch_statistics_of, recalibrate_measured
+from bncli.measure.score import EvalResult, score
+from bncli.models import build_network, model_file_sha256
+from bncli.process.flags import once_compiler_options
+from bncli.process.hardware import versions
+from bncli.process.mesh import check_batch_size, make_mesh, replicated
 from bncli.training.divergence import first_not_finite
 from bncli.training.execution import StepExecution
 from bncli.training.loop import Trainer
@@ -27,7 +33,7 @@ from bncli.training.optimizer import create_learning_rate_fn, create_optimizer
 from bncli.training.progress import Best, EpochResult
 from bncli.training.saving import RunSaver, restore
 from bncli.training.state import TrainState, create_train_state
-from bncli.training.steps import StepSettings, make_eval_step, make_train_step
+from bncli.training.steps import StepSettings, make_train_step
 
 # Batches of training images that the BN statistics of averaged parameters are taken from, after each epoch: at 128
 # images 2 % of an epoch's time on CIFAR-10. `--precise-bn` takes more at the end.
@@ -107,8 +113,8 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
         UsageError: an unknown model, or a batch that does not divide over the devices.
         ModelError: the network does not fit the images or the classes.
     """
-    mesh = runtime.make_mesh()
-    runtime.check_batch_size(config.training.batch_size, mesh)
+    mesh = make_mesh()
+    check_batch_size(config.training.batch_size, mesh)
     network = build_network(
         config.model,
         num_classes=len(dataset.class_names),
@@ -147,7 +153,7 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
             seed=config.training.seed,
             keep_ema=config.training.ema_decay is not None,
         ),
-        compiler_options=runtime.once_compiler_options(),
+        compiler_options=once_compiler_options(),
     )
     execution = StepExecution(make_train_step(settings), training=config.training, dataset=dataset, mesh=mesh)
     traced = initial_state.trace()
@@ -177,7 +183,7 @@ def _observed_images(settings: StepSettings, dataset: Dataset, mesh: jax.shardin
     """The training images that the layers are looked at with, normalised and not augmented."""
     some = epoch_order(settings.seed, 0, len(dataset.train))[:OBSERVED_IMAGES]
     preprocessing = settings.preprocessing
-    images = jax.device_put(dataset.train.images[some], runtime.replicated(mesh))
+    images = jax.device_put(dataset.train.images[some], replicated(mesh))
     return normalize(images, preprocessing.mean, preprocessing.std, dtype=jnp.dtype(settings.precision))
 
 
@@ -244,7 +250,7 @@ def resume(trainer: Trainer) -> None:
     checkpoint.sweep(trainer.out)
     if checkpoint.complete_steps(trainer.out):
         step = checkpoint.find_step(trainer.out, "last")
-        state = jax.device_put(trainer.state, runtime.replicated(trainer.mesh))  # its shapes and places
+        state = jax.device_put(trainer.state, replicated(trainer.mesh))  # its shapes and places
         trainer.state, trainer.progress = restore(trainer.out, step, state)
         trainer.saver.last_step, trainer.saver.best = step, trainer.progress.best
     checkpoint.write_config(trainer.out, checkpoint_config(trainer.config, trainer.dataset))
@@ -263,7 +269,7 @@ def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResu
     best = trainer.progress.best
     assert best is not None  # there is at least one epoch
     precise = _precise_statistics(trainer, best.step) if trainer.config.training.precise_bn else None
-    test = evaluate(
+    test = score(
         trainer.eval_step,
         checkpoint.load_variables(trainer.out, best.step),
         trainer.dataset.test,
@@ -302,7 +308,7 @@ def _precise_statistics(trainer: Trainer, step: int) -> PreciseStatistics | None
     batches = ImageBatches.training(config, trainer.dataset, num_batches=BATCHES, batch_size=batch_size)
     done = recalibrate_measured(trainer.network.logits, variables, batches)
     checkpoint.save_precise_statistics(trainer.out, step, done.variables["batch_stats"])
-    val = evaluate(
+    val = score(
         trainer.eval_step,
         done.variables,
         trainer.dataset.val,
@@ -327,7 +333,7 @@ def checkpoint_config(config: RunConfig, dataset: Dataset) -> CheckpointConfig:
             num_val=len(dataset.val),
             num_test=len(dataset.test),
         ),
-        versions=runtime.versions(),
+        versions=versions(),
         model_sha256=model_file_sha256(config.model.name),
     )
 

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 
 from bncli import checkpoint
-from bncli.config import TrainingConfig
+from bncli.config.settings import TrainingConfig
 from bncli.errors import BncliWarning, CheckpointError
-from bncli.models import Variables
+from bncli.frameworks.linen import Variables
 from bncli.training.observation import LayerRow
 from bncli.training.progress import Best, RunProgress
 from bncli.training.state import TrainState

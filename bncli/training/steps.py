@@ -1,4 +1,4 @@
-"""The training step and the evaluation step: pure functions, compiled once.
+"""The training step: a pure function, compiled once.
 
 Letters: N examples in the split, B batch size, K classes.
 """
@@ -14,15 +14,14 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bncli.config import Preprocessing
+from bncli.config.settings import Preprocessing
 from bncli.data import Augmentation
 from bncli.data.augment import augment, normalize
 from bncli.data.batches import example_keys
-from bncli.models import Network, Variables
-from bncli.ops import pad_small_images
+from bncli.frameworks.linen import Network, Variables
+from bncli.measure.eval_step import smoothed_cross_entropy
 from bncli.training.state import EpochMetrics, TrainState, dropout_key, moving_average
 
-TOP_K = 5
 # A dense layer's kernel has two, a convolution's four.
 _KERNEL_AXES = 2
 
@@ -44,18 +43,6 @@ class StepMetrics:
     halted: jax.Array  # bool [], see TrainState
 
 
-@struct.dataclass
-class ExampleOutcome:
-    """What the network made of each example of a batch."""
-
-    loss: jax.Array  # float32 [B], cross-entropy in nats
-    prediction: jax.Array  # int32 [B]
-    in_top5: jax.Array  # bool [B]
-
-
-# (variables, normalised images [B, H, W, C], mask [B]) -> logits [B, K]
-LogitsFn = Callable[[Variables, jax.Array, jax.Array], jax.Array]
-EvalStep = Callable[[Variables, jax.Array, jax.Array, jax.Array], ExampleOutcome]
 LossFn = Callable[..., tuple[jax.Array, tuple[jax.Array, Variables]]]
 TrainStep = Callable[[TrainState, DeviceSplit, jax.Array, jax.Array, jax.Array | None], tuple[TrainState, StepMetrics]]
 
@@ -173,41 +160,6 @@ def scan_steps(train_step: TrainStep) -> TrainStep:
         return state, jax.tree.map(lambda values: values[-1], metrics)
 
     return steps
-
-
-def make_eval_step(logits_fn: LogitsFn, preprocessing: Preprocessing, *, precision: str = "float32") -> EvalStep:
-    """``eval_step(variables, images, labels, mask) -> ExampleOutcome``, not yet compiled.
-
-    Args:
-        logits_fn: the network in eval mode, or by batch statistics.
-        preprocessing: how uint8 ``images`` [B, H, W, C] become the network's input.
-        precision: dtype of that input.
-    """
-
-    def eval_step(variables: Variables, images: jax.Array, labels: jax.Array, mask: jax.Array) -> ExampleOutcome:
-        inputs = normalize(images, preprocessing.mean, preprocessing.std, dtype=jnp.dtype(precision))
-        logits = pad_small_images(logits_fn)(variables, inputs, mask)
-        assert logits.ndim == 2, f"logits must be [B, K], not {logits.shape}"
-        k = min(TOP_K, logits.shape[-1])
-        _, top = jax.lax.top_k(logits, k)  # [B, k]
-        return ExampleOutcome(
-            loss=smoothed_cross_entropy(logits, labels, 0.0),
-            prediction=jnp.argmax(logits, axis=-1).astype(jnp.int32),
-            in_top5=jnp.any(top == labels[:, None], axis=-1),
-        )
-
-    return eval_step
-
-
-def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    """Cross-entropy [B] in nats of logits [B, K] against labels [B].
-
-    A share ``smoothing`` of the target is spread over all K classes (Szegedy et al. 2015, arXiv 1512.00567, section 7).
-    """
-    if smoothing == 0:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
 
 
 def _accumulate(

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from mutations import few_or_many
+from support.damage import few_or_many
 
 from bncli import checkpoint
 from bncli.errors import CheckpointError

@@ -10,9 +10,9 @@ from onnx import helper
 
 import bncli
 from bncli.checkpoint import read_config
-from bncli.conversion import fold_checkpoint
 from bncli.errors import CheckpointError, ConfigError
-from bncli.prediction import predict
+from bncli.jobs.fold import fold_checkpoint
+from bncli.jobs.predict import predict
 
 
 @pytest.fixture(scope="module")

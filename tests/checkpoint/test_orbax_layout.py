@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from foreign_files import make_state, make_variables, save_item, save_standard, save_steps
+from support.foreign_files import make_state, make_variables, save_item, save_standard, save_steps
 
 from bncli.checkpoint import find_variables, orbax_layout, read_foreign, sha256_tree
 from bncli.checkpoint.orbax_layout import METADATA, find_steps, read_items

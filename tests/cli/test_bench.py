@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bncli.benchmark import (
+from bncli.cli.render import bench_text
+from bncli.config.settings import sealed
+from bncli.jobs.bench import (
     BatchTiming,
     BenchResult,
     ColdStart,
@@ -18,9 +20,7 @@ from bncli.benchmark import (
     Spread,
     Target,
 )
-from bncli.cli.render import bench_text
-from bncli.config import sealed
-from bncli.runtime import Hardware
+from bncli.process.hardware import Hardware
 from cli.conftest import document, invoke, succeed
 
 QUICK = ["--batch-sizes", "1,5", "--rounds", 5, "--no-cold", "--quiet"]

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from inspection.planting import plant
 from PIL import Image
+from support.planting import plant
 
 from cli.conftest import document, invoke, succeed
 

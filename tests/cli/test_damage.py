@@ -10,14 +10,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from dataset_writers import cifar10_files, write_files, write_idx_folder, write_image_folder
 from hypothesis import strategies as st
-from mutations import changed_documents, damaged_bytes, damaged_documents, few_or_many, for_examples
+from support.damage import changed_documents, damaged_bytes, damaged_documents, few_or_many, for_examples
+from support.dataset_writers import cifar10_files, write_files, write_idx_folder, write_image_folder
 
 from bncli import checkpoint
 from bncli.checkpoint import read_layers
 from bncli.cli import render
-from bncli.config import sealed
+from bncli.config.settings import sealed
 from bncli.errors import BncliError
 from bncli.inspection import inspect_stats
 from bncli.inspection.history import layer_histories

@@ -4,7 +4,8 @@ import importlib.metadata
 
 import pytest
 
-from bncli import runtime, selftest
+from bncli import selftest
+from bncli.process import hardware, jaxlib
 from bncli.selftest import Check, Outcome, report
 from cli.conftest import TINY, document, invoke, succeed
 
@@ -26,7 +27,7 @@ def found(monkeypatch):
 
 @pytest.fixture
 def known_to_be_bad(monkeypatch):
-    monkeypatch.setattr(runtime, "_known_fault", lambda version, backend: f"jaxlib {version} computes wrong numbers")
+    monkeypatch.setattr(jaxlib, "_known_fault", lambda version, backend: f"jaxlib {version} computes wrong numbers")
 
 
 @pytest.fixture
@@ -54,8 +55,8 @@ def test_document(found):
             "passed": True,
         }
     ]
-    assert result["versions"] == runtime.versions()
-    assert result["hardware"]["cores"] == runtime.hardware().cores
+    assert result["versions"] == hardware.versions()
+    assert result["hardware"]["cores"] == hardware.hardware().cores
     assert isinstance(result["xla_flags"], str)
     assert result["compile_cache"].keys() == {"directory", "usable"}
 

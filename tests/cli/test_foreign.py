@@ -6,11 +6,11 @@ import json
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from foreign_files import make_state, make_variables, save_item, save_msgpack, save_steps, write_net
 from PIL import Image
-from tiny import make_split
+from support.foreign_files import make_state, make_variables, save_item, save_msgpack, save_steps, write_net
+from support.tiny import make_split
 
-from bncli.evaluation import summarize
+from bncli.measure.score import summarize
 from cli.conftest import document, invoke, succeed
 
 VARIABLES = make_variables()

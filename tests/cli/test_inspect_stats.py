@@ -154,7 +154,7 @@ def test_csv_has_a_row_per_channel_with_layer(ckpt):
 
 def test_csv_round_trips_what_is_hard_to_write():
     import numpy as np
-    from inspection.reports import make_layer, make_live, make_report
+    from support.reports import make_layer, make_live, make_report
 
     from bncli.cli.render import stats_csv
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from inspection.reports import make_history, make_layer, make_live, make_report, resnet50_layers
+from support.reports import make_history, make_layer, make_live, make_report, resnet50_layers
 
 from bncli.cli.render import stats_html
 from bncli.cli.render.stats.html.markup import Html, element, join

@@ -4,8 +4,8 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from inspection.reports import make_history, make_layer, make_live, make_report, resnet50_layers
 from rich.console import Console
+from support.reports import make_history, make_layer, make_live, make_report, resnet50_layers
 
 from bncli.cli.render import comparison_text, stats_text
 from bncli.inspection.comparison import compare

@@ -128,7 +128,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path, content):
 
 
 def test_an_archive_that_does_not_fit_into_memory_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("bncli.data.memory.available_memory", lambda: 1 << 20)
+    monkeypatch.setattr("bncli.process.memory.available_memory", lambda: 1 << 20)
     with pytest.raises(DataError, match=r"of memory needed, 1\.0 MiB available"):
         load_dataset(str(save(tmp_path, **GOOD)))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_writers import cifar10_files, cifar_records, write_files
+from support.dataset_writers import cifar10_files, cifar_records, write_files
 
 from bncli.data import KNOWN, load_dataset
 from bncli.data.cifar import read_cifar_archive, read_cifar_folder

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import make_split, run_config
+from support.tiny import make_split, run_config
 
 from bncli.data.configured import load_matching
 from bncli.errors import DataError

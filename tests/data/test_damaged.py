@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_writers import cifar10_files, colour_image, write_files, write_idx_folder, write_image_folder
 from hypothesis import strategies as st
-from inspection.readers.hostile import zip_of
-from mutations import damaged_bytes, few_or_many, for_examples
 from PIL import Image
+from support.damage import damaged_bytes, few_or_many, for_examples
+from support.dataset_writers import cifar10_files, colour_image, write_files, write_idx_folder, write_image_folder
+from support.hostile import zip_of
 
 from bncli.data import load_dataset
 from bncli.errors import DataError
@@ -282,7 +282,7 @@ def test_an_array_that_claims_more_than_its_archive_holds_takes_no_memory(tmp_pa
 
 
 def test_an_archive_that_unpacks_to_more_than_the_memory_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr("bncli.data.memory.available_memory", lambda: 300 << 20)
+    monkeypatch.setattr("bncli.process.memory.available_memory", lambda: 300 << 20)
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, x_train=np.zeros((50, 1000, 1000), np.uint8), y_train=np.arange(50) % 2)
     assert path.stat().st_size < 1 << 20

@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from dataset_writers import colour_image, grey_image, save_image, write_image_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.dataset_writers import colour_image, grey_image, save_image, write_image_folder
 
 from bncli.data import load_dataset, load_image
 from bncli.data.folder import read_image_folder
@@ -271,7 +271,7 @@ def test_a_decompression_bomb_is_refused_by_name(tmp_path, monkeypatch, limit):
 
 def test_what_does_not_fit_into_memory_is_refused_before_decoding(tmp_path, monkeypatch):
     write_image_folder(tmp_path)
-    monkeypatch.setattr("bncli.data.memory.available_memory", lambda: (256 << 20) + 5000)
+    monkeypatch.setattr("bncli.process.memory.available_memory", lambda: (256 << 20) + 5000)
     with pytest.raises(
         DataError, match=r"24 images of 8x8x3: 5\.8 KiB of memory needed, 256\.0 MiB available"
     ) as caught:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_writers import cycled_labels, grey_images, idx_bytes, write_idx_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.dataset_writers import cycled_labels, grey_images, idx_bytes, write_idx_folder
 
 from bncli.data import KNOWN, load_dataset
 from bncli.data.idx import holds_idx, read_idx, read_idx_folder

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from dataset_writers import write_files
+from support.dataset_writers import write_files
 
 from bncli.data.image_tree import is_image_tree, scan_image_tree
 from bncli.errors import DataError

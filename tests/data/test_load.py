@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_writers import (
+from support.dataset_writers import (
     cifar10_files,
     grey_images,
     idx_bytes,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from dataset_writers import write_idx_folder
+from support.dataset_writers import write_idx_folder
 
 from bncli.data import KNOWN, known_datasets, locate, user_data_dir
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from support.reports import make_layer, make_report
 
 from bncli.inspection.comparison import change_size, compare, layer_change
-from inspection.reports import make_layer, make_report
 
 
 def changed(layer, **arrays):
@@ -95,7 +95,7 @@ def test_findings_appear_remain_and_go_away_by_code_and_layer():
 
 def test_a_recalibrated_checkpoint_differs_in_its_statistics_alone(trained, dataset, tmp_path):
     import bncli
-    from bncli.recalibration import recalibrate_checkpoint
+    from bncli.jobs.recalibrate import recalibrate_checkpoint
 
     recalibrate_checkpoint(bncli.load(trained.out), tmp_path / "out", dataset)
     comparison = compare(bncli.inspect_stats(trained.out), bncli.inspect_stats(tmp_path / "out"))

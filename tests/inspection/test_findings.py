@@ -5,19 +5,19 @@ from typing import get_args
 
 import numpy as np
 import pytest
-import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support import tiny
+from support.planting import CHANNELS, STEP, configure, layer, plant, two_replicas
 
 import bncli
-from bncli.choices import FindingCode
+from bncli.config.choices import FindingCode
 from bncli.inspection import inspect_stats
 from bncli.inspection.findings import RULES, SEVERITIES, find
 from bncli.inspection.layers import BatchNormArrays
 from bncli.inspection.live import RULES_ON_DATA
-from bncli.recalibration import recalibrate_checkpoint
-from inspection.planting import CHANNELS, STEP, configure, layer, plant, two_replicas
+from bncli.jobs.recalibrate import recalibrate_checkpoint
 
 ALL = {0: 0, 1: 0, 2: 0, 3: 0}
 

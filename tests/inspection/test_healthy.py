@@ -1,7 +1,7 @@
 """Healthy networks have no finding of severity warning or above."""
 
 import pytest
-import tiny
+from support import tiny
 
 from bncli.inspection import inspect_stats
 
@@ -26,7 +26,7 @@ def test_a_small_one(trained):
     ids=["cnn-pre", "cnn-post", "cnn-post-1", "resnet20"],
 )
 def test_twenty_epochs_of_digits(model, seed, tmp_path):
-    from bncli.config import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
+    from bncli.config.settings import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
     from bncli.data.configured import load_configured
 
     config = RunConfig(

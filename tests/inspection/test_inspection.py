@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from tiny import run_config
+from support.tiny import run_config
 
 from bncli import checkpoint
-from bncli.config import ModelConfig
+from bncli.config.settings import ModelConfig
 from bncli.errors import CheckpointError
 from bncli.inspection import inspect_stats
 from bncli.models import build_network

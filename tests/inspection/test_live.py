@@ -10,7 +10,7 @@ import bncli
 from bncli.checkpoint import Checkpoint
 from bncli.errors import CheckpointError
 from bncli.inspection.live import findings_on_data, look_at_data
-from bncli.inspection.report import PARTED
+from bncli.inspection.live_report import PARTED
 
 
 def with_stats(opened: Checkpoint, name: str, **changes) -> Checkpoint:
@@ -27,8 +27,8 @@ def with_stats(opened: Checkpoint, name: str, **changes) -> Checkpoint:
 def healthy(trained, dataset):
     from dataclasses import replace
 
-    from bncli.evaluation import ImageBatches
-    from bncli.recalibration import recalibrate_measured
+    from bncli.measure.batches import ImageBatches
+    from bncli.measure.population import recalibrate_measured
 
     opened = bncli.load(trained.out)
     batches = ImageBatches.training(opened.config, dataset, num_batches=None, batch_size=28)
@@ -71,7 +71,7 @@ def test_statistics_that_are_not_numbers_are_stale_too(healthy, dataset):
 
 
 def test_a_folded_network_is_refused(trained, dataset, tmp_path):
-    from bncli.conversion import fold_checkpoint
+    from bncli.jobs.fold import fold_checkpoint
 
     fold_checkpoint(bncli.load(trained.out), tmp_path / "out")
     with pytest.raises(CheckpointError, match="is folded"):

@@ -5,11 +5,11 @@ import shlex
 
 import pytest
 import typer.main
+from support.planting import layer
 
 from bncli.cli.app import app
 from bncli.inspection.findings import RULES
 from bncli.inspection.remedies import PHRASES, fill_in
-from inspection.planting import layer
 
 COMMANDS = typer.main.get_command(app).commands
 OPTIONS = {name for command in COMMANDS.values() for param in command.params for name in param.opts}

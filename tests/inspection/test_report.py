@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from support.reports import make_history, make_layer, make_live, make_report
 
 import bncli
 from bncli.inspection.findings import SEVERITIES, Finding
 from bncli.inspection.layers import layer_stats
 from bncli.inspection.report import gain_spread, worst_first
-from inspection.reports import make_history, make_layer, make_live, make_report
 
 
 def finding(severity, layer="b", code="code"):

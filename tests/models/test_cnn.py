@@ -3,8 +3,7 @@
 import jax
 import numpy as np
 import pytest
-
-from models.oracle import batch_norm, network_of, num_parameters, random_images, random_variables
+from support.networks import batch_norm, network_of, num_parameters, random_images, random_variables
 
 EPSILON = 1e-3
 SHAPE = (9, 10, 2)  # odd, so that each pooling drops a row

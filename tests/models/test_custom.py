@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bncli.config import ModelConfig
+from bncli.config.settings import ModelConfig
 from bncli.errors import ModelError
 from bncli.models import build_network, model_file_sha256
 from bncli.models.custom import build_custom, load_class, source_file

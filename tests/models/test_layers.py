@@ -93,6 +93,6 @@ def test_orthogonal_columns_are_orthonormal():
 def test_every_initialiser_of_the_settings_exists():
     from typing import get_args
 
-    from bncli.choices import Init
+    from bncli.config.choices import Init
 
     assert sorted(get_args(Init)) == sorted(INITIALIZERS)

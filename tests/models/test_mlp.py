@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from models.oracle import batch_norm, network_of, num_parameters, random_images, random_variables
+from support.networks import batch_norm, network_of, num_parameters, random_images, random_variables
 
 SHAPE = (4, 3, 2)
 EPSILON = 1e-3

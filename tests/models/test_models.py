@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.networks import network_of, random_images
 
-from bncli.config import ModelConfig
+from bncli.config.settings import ModelConfig
 from bncli.errors import ModelError, UsageError
 from bncli.models import MODELS, relu_follows_every_bn
-from models.oracle import network_of, random_images
 
 SMALL = {"cnn": [2, 2, 2], "mlp": [2, 2], "resnet18": 2, "resnet20": 2, "resnet50": 2}  # features
 # test_network.py takes the gradient of a smaller residual network.

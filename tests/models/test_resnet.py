@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from support.networks import network_of, num_parameters, random_images
 
 from bncli.models.resnet import BottleneckBlock, ResNetBlock
-from models.oracle import network_of, num_parameters, random_images
 
 KEY = jax.random.key(0)
 

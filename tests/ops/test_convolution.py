@@ -153,17 +153,18 @@ def test_of_a_kernel_of_one_pixel_the_weight_gradient_is_one_product():
 
 
 PROGRAM = """
-from bncli import runtime
-runtime.configure()
+from bncli.process import configure
+from bncli.process import flags
+configure.configure()
 import flax.linen as nn, jax, jax.numpy as jnp
 from bncli.ops import train_conv_general_dilated
 
-options = runtime.step_compiler_options(precision="float32", image_shape=(16, 16, 160))
+options = flags.step_compiler_options(precision="float32", image_shape=(16, 16, 160))
 layer = nn.Conv(160, (3, 3), use_bias=False, conv_general_dilated=train_conv_general_dilated)
 x = jnp.ones((2, 16, 16, 160))
 variables = layer.init(jax.random.key(0), x)
 gradient = jax.jit(jax.grad(lambda variables, x: jnp.square(layer.apply(variables, x)).sum()))
-text = runtime.compile_step(gradient, (variables, x), options).as_text()
+text = flags.compile_step(gradient, (variables, x), options).as_text()
 print(len(options), text.count("__onednn$convolution"), text.count(" convolution("))
 """
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bncli import runtime
+from bncli.process import flags
 from bncli.selftest import checks
 from bncli.selftest.checks import FULL, QUICK, Check, Outcome, relative_difference, run_check
 
@@ -14,7 +14,7 @@ ALL = (QUICK[0], *FULL)
 
 def plant(monkeypatch, number):
     """Has each compiled program return its result number ``number`` with one element, the largest, 0.8 % too low."""
-    real = runtime.compile_step
+    real = flags.compile_step
 
     def compile_step(*arguments):
         program = real(*arguments)
@@ -28,7 +28,7 @@ def plant(monkeypatch, number):
 
         return run
 
-    monkeypatch.setattr(runtime, "compile_step", compile_step)
+    monkeypatch.setattr(flags, "compile_step", compile_step)
 
 
 @pytest.mark.parametrize("check", ALL, ids=lambda check: check.name)
@@ -90,7 +90,7 @@ def test_other_devices_may_round_more(monkeypatch):
 
 def test_the_layer_is_compiled_as_a_training_step_is(monkeypatch):
     given = []
-    monkeypatch.setattr(runtime, "compile_step", lambda step, arguments, options: given.append(options) or step)
+    monkeypatch.setattr(flags, "compile_step", lambda step, arguments, options: given.append(options) or step)
     run_check(QUICK[1])
-    assert given == [runtime.step_compiler_options(precision="float32", image_shape=(32, 32, 3))]
-    assert checks.IMAGES_SHAPE[1] * checks.IMAGES_SHAPE[2] >= runtime._ONEDNN_MIN_PIXELS
+    assert given == [flags.step_compiler_options(precision="float32", image_shape=(32, 32, 3))]
+    assert checks.IMAGES_SHAPE[1] * checks.IMAGES_SHAPE[2] >= flags._ONEDNN_MIN_PIXELS

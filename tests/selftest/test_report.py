@@ -2,9 +2,9 @@
 
 import pytest
 
-from bncli import runtime
 from bncli.errors import RuntimeCheckError
-from bncli.selftest import memory, report
+from bncli.process import jaxlib
+from bncli.selftest import remembered, report
 from bncli.selftest.checks import Check
 
 GOOD = Check("good", lambda: {"a sum": ([1.0], [1.0])}, 1e-5)
@@ -45,7 +45,7 @@ def test_a_failure_names_the_check_and_the_figure_and_is_not_remembered(run):
     assert caught.value.remedy.startswith("pip install 'jax>=0.10.0,!=0.10.2,!=0.11.*'")
     assert "--allow-bad-jaxlib" in caught.value.remedy
     assert seen == ["good", "bad"] * 2
-    assert not memory.has_passed(memory.current_key())
+    assert not remembered.has_passed(remembered.current_key())
 
 
 def test_a_failure_that_is_allowed_is_a_warning_and_not_remembered(run):
@@ -58,7 +58,7 @@ def test_a_failure_that_is_allowed_is_a_warning_and_not_remembered(run):
 
 def test_a_jaxlib_that_is_known_to_be_bad_is_not_run(run, monkeypatch):
     seen = run(GOOD)
-    monkeypatch.setattr(runtime, "known_fault", lambda: "jaxlib 0.10.2 computes wrong numbers")
+    monkeypatch.setattr(jaxlib, "known_fault", lambda: "jaxlib 0.10.2 computes wrong numbers")
     assert report.check_before_training(allow_bad_jaxlib=True) == ("jaxlib 0.10.2 computes wrong numbers",)
     assert seen == []
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from tiny import run_config, train
+from support.tiny import run_config, train
 
 from bncli import checkpoint
 from bncli.errors import BncliError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import run_config, train
+from support.tiny import run_config, train
 
 from bncli.checkpoint import sha256_tree
 from bncli.data.batches import epoch_batches

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import run_config, train
+from support.tiny import run_config, train
 
 from bncli import checkpoint
 from bncli.checkpoint import sha256_tree

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
+from support import tiny
 
 from bncli import checkpoint
-from bncli.config import ModelConfig
+from bncli.config.settings import ModelConfig
 from bncli.errors import CheckpointError, TrainingInterruptedError
 from bncli.models import build_network
 from bncli.training.observation import PERCENTILES, LayerObserver

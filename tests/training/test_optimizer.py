@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bncli.config import OptimizerConfig
+from bncli.config.settings import OptimizerConfig
 from bncli.training.optimizer import MAX_WARMUP_SHARE, create_learning_rate_fn, create_optimizer, decayed
 
 PEAK = 0.4

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import CNN, make_dataset, run_config, train
+from support.tiny import CNN, make_dataset, run_config, train
 
-from bncli import checkpoint, runtime
+from bncli import checkpoint
 from bncli.data.augment import Augmentation
 from bncli.errors import CheckpointError, ModelError
-from bncli.evaluation import evaluate_checkpoint
+from bncli.jobs.evaluate import evaluate_checkpoint
+from bncli.process import hardware
 from bncli.training import run
 
 TESTS = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ def test_the_record_holds_what_was_asked_for_and_what_data_and_machine_added(tra
     assert config.dataset.sha256 == dataset.sha256
     assert config.dataset.class_names == dataset.class_names
     assert (config.dataset.num_train, config.dataset.num_val, config.dataset.num_test) == (84, 30, 24)
-    assert config.versions == runtime.versions()
+    assert config.versions == hardware.versions()
 
 
 def test_it_learns(trained):
@@ -145,10 +146,10 @@ import sys, json
 from dataclasses import asdict
 from pathlib import Path
 import jax
-from tiny import make_dataset, train
+from support.tiny import make_dataset, train
 from training.test_run import devices_config
 from bncli.errors import UsageError
-from bncli.runtime import check_batch_size, make_mesh
+from bncli.process.mesh import check_batch_size, make_mesh
 
 assert jax.device_count() == 8, jax.devices()
 check_batch_size(32, make_mesh())

@@ -6,7 +6,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from tiny import run_config, train
+from support.tiny import run_config, train
 
 from bncli import checkpoint
 from bncli.errors import BncliWarning, CheckpointError, TrainingInterruptedError

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import MLP
+from support.tiny import MLP
 
 from bncli.checkpoint import sha256_tree
-from bncli.config import ModelConfig, OptimizerConfig
+from bncli.config.settings import ModelConfig, OptimizerConfig
 from bncli.models import build_network
 from bncli.training.optimizer import create_optimizer
 from bncli.training.state import create_train_state, dropout_key, moving_average

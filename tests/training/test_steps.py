@@ -7,22 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tiny import MLP
+from support.tiny import MLP
 
 from bncli.checkpoint import sha256_tree
-from bncli.config import ModelConfig, OptimizerConfig, Preprocessing
+from bncli.config.settings import ModelConfig, OptimizerConfig, Preprocessing
 from bncli.data import Augmentation
+from bncli.measure.eval_step import make_eval_step, smoothed_cross_entropy
 from bncli.models import build_network
 from bncli.training.optimizer import create_optimizer
 from bncli.training.state import create_train_state
-from bncli.training.steps import (
-    DeviceSplit,
-    StepSettings,
-    make_eval_step,
-    make_train_step,
-    scan_steps,
-    smoothed_cross_entropy,
-)
+from bncli.training.steps import DeviceSplit, StepSettings, make_train_step, scan_steps
 
 SHAPE = (8, 8, 1)
 PREPROCESSING = Preprocessing(size=SHAPE[:2], channels=1, mean=(0.3,), std=(0.2,))

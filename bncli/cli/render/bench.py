@@ -14,7 +14,7 @@ from rich.text import Text
 from bncli.cli.render.base import plain_table
 
 if TYPE_CHECKING:
-    from bncli.benchmark import BatchTiming, BenchResult, ColdStart, Fastest, NetworkTiming, Spread
+    from bncli.jobs.bench import BatchTiming, BenchResult, ColdStart, Fastest, NetworkTiming, Spread
 
 # Significant digits of a time in milliseconds.
 DIGITS = 3

@@ -13,7 +13,8 @@ from rich.text import Text
 from bncli.cli.render.base import plain_table
 
 if TYPE_CHECKING:
-    from bncli.runtime import CompileCache, Hardware
+    from bncli.process.compile_cache import CompileCache
+    from bncli.process.hardware import Hardware
     from bncli.selftest import Outcome
 
 

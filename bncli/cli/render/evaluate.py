@@ -14,7 +14,7 @@ from rich.text import Text
 from bncli.cli.render.base import plain_table
 
 if TYPE_CHECKING:
-    from bncli.evaluation import EvalResult
+    from bncli.measure.score import EvalResult
 
 # A confusion matrix of more classes does not fit 80 columns: the most frequent confusions are listed instead.
 MAX_CONFUSION_CLASSES = 10

@@ -12,9 +12,9 @@ from rich.text import Text
 from bncli.cli.render.base import plain_table
 
 if TYPE_CHECKING:
-    from bncli.conversion import FoldResult
-    from bncli.exports import ExportReport
     from bncli.folding import FoldReport, NormReport
+    from bncli.jobs.export import ExportReport
+    from bncli.jobs.fold import FoldResult
 
 
 def fold_text(result: FoldResult) -> RenderableType:

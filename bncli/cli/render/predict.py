@@ -12,7 +12,7 @@ from rich.markup import escape
 from bncli.cli.render.base import plain_table
 
 if TYPE_CHECKING:
-    from bncli.prediction import Prediction
+    from bncli.jobs.predict import Prediction
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.text import Text
 from bncli.cli.render.base import plain_table
 
 if TYPE_CHECKING:
-    from bncli.recalibration import RecalibrationResult
+    from bncli.jobs.recalibrate import RecalibrationResult
 
 
 def recalibrate_text(result: RecalibrationResult) -> RenderableType:

@@ -174,7 +174,7 @@ def _decode(answer: bytes) -> Contents:
             offset += 8 * size
         layers.append(BatchNormArrays(**row, **arrays))
     if line["folded_from"] is not None:
-        from bncli.config import FoldedFrom
+        from bncli.config.settings import FoldedFrom
 
         line["folded_from"] = FoldedFrom(**line["folded_from"])
     return Contents(**{**line, "layers": tuple(layers), "notes": tuple(line["notes"])})

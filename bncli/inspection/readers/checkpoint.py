@@ -13,11 +13,12 @@ import numpy as np
 from bncli.checkpoint import Checkpoint, load
 from bncli.errors import FoldError
 from bncli.folding import fold
+from bncli.frameworks.linen import BatchNormSettings
 from bncli.inspection.layers import BatchNormArrays
 from bncli.inspection.readers.contents import Contents, folded_note
 from bncli.inspection.readers.settings import Asked
 from bncli.inspection.readers.variables import read_variables
-from bncli.models import BatchNormSettings, relu_follows_every_bn
+from bncli.models import relu_follows_every_bn
 
 
 def read(path: Path, asked: Asked) -> Contents:

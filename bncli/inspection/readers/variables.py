@@ -13,7 +13,7 @@ from bncli.inspection.readers.grouping import Found, find_batch_norms
 from bncli.inspection.readers.settings import Asked
 
 if TYPE_CHECKING:  # they import JAX, which a dict of arrays does not need
-    from bncli.models import BatchNormSettings
+    from bncli.frameworks.linen import BatchNormSettings
 
 FORMAT = "flax-variables"
 

@@ -10,8 +10,8 @@ from bncli import checkpoint
 from bncli.errors import FoldError
 from bncli.inspection.readers import Asked
 from bncli.inspection.readers.checkpoint import read
+from bncli.jobs.recalibrate import recalibrate_checkpoint
 from bncli.models import build_network
-from bncli.recalibration import recalibrate_checkpoint
 
 
 @pytest.mark.parametrize(("placement", "relu_follows"), [("pre", True), ("post", False)])

@@ -10,10 +10,10 @@ import tarfile
 import numpy as np
 import pytest
 import safetensors.numpy
+from support.hostile import HAS_TORCH, target_of, write_sound_files, zip_of
 
 from bncli.errors import CheckpointError
 from bncli.inspection.readers import READERS, detect
-from inspection.readers.hostile import HAS_TORCH, target_of, write_sound_files, zip_of
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
-from foreign_files import make_state, make_variables, save_item, save_msgpack, save_standard, save_steps
+from support.foreign_files import make_state, make_variables, save_item, save_msgpack, save_standard, save_steps
 
 from bncli.errors import CheckpointError
 from bncli.inspection.readers import Asked, read

@@ -22,9 +22,8 @@ import msgpack
 import numpy as np
 import pytest
 import tensorstore
-from foreign_files import make_variables, save_item
-
-from inspection.readers.hostile import Outcome, mutated_files, onnx_model, target_of, write_sound_files, zip_of
+from support.foreign_files import make_variables, save_item
+from support.hostile import Outcome, mutated_files, onnx_model, target_of, write_sound_files, zip_of
 
 GIB = 1 << 30
 TESTS = Path(__file__).parents[2]

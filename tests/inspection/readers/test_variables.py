@@ -3,11 +3,11 @@
 import jax.numpy as jnp
 import numpy as np
 
+from bncli.frameworks.linen import BatchNormSettings
 from bncli.inspection.readers.assembly import NO_LAYER
 from bncli.inspection.readers.conventions import FLAX
 from bncli.inspection.readers.settings import Asked
 from bncli.inspection.readers.variables import read_variables
-from bncli.models import BatchNormSettings
 
 STATS = {"mean": np.array([1.0, 2.0], np.float32), "var": np.array([3.0, 4.0], np.float32)}
 PARAMS = {"scale": np.array([5.0, 6.0], np.float32), "bias": np.array([7.0, 8.0], np.float32)}

@@ -13,7 +13,7 @@ from bncli.cli.render.base import plain_table
 from bncli.cli.render.stats.blocks import Name, level, short, visible
 
 if TYPE_CHECKING:
-    from bncli.inspection.live import LayerLive, LiveReport
+    from bncli.inspection.live_report import LayerLive, LiveReport
 
 # A full bar: outputs in the two modes that differ by their own standard deviation have nothing in common.
 FULL_GAP = 1.0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bncli.inspection import Finding, StatsReport
     from bncli.inspection.history import LayerHistory, Track
     from bncli.inspection.layers import BatchNormArrays
-    from bncli.inspection.live import LayerLive
+    from bncli.inspection.live_report import LayerLive
 
 # Layers with errors or warnings that are unfolded when the page opens.
 MAX_OPEN = 6

@@ -10,11 +10,11 @@ from bncli.cli.render.stats.blocks import short, visible
 from bncli.cli.render.stats.findings import MARKS, FindingGroup, alike, channel_list, grouped
 from bncli.cli.render.stats.html import svg
 from bncli.cli.render.stats.html.markup import NOTHING, Html, element, join
-from bncli.inspection.report import PARTED
+from bncli.inspection.live_report import PARTED
 
 if TYPE_CHECKING:
     from bncli.inspection import Finding, StatsReport
-    from bncli.inspection.live import LiveReport
+    from bncli.inspection.live_report import LiveReport
 
 # Layers of one kind of finding that are seen without unfolding the others.
 MAX_FINDINGS = 6

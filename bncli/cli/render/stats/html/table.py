@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bncli.inspection import Finding, StatsReport
     from bncli.inspection.history import LayerHistory
     from bncli.inspection.layers import BatchNormArrays, LayerStats
-    from bncli.inspection.live import LayerLive
+    from bncli.inspection.live_report import LayerLive
 
 # More layers than this come the worst first.
 MANY_LAYERS = 20

@@ -1,0 +1,198 @@
+"""Another program's checkpoint, fitted to the user's own model: from then on a ``Checkpoint`` like bncli's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from bncli.checkpoint.foreign_arrays import ForeignCheckpoint, find_variables, read_foreign
+from bncli.checkpoint.load import Checkpoint
+from bncli.config.choices import Precision
+from bncli.config.settings import (
+    CheckpointConfig,
+    DataConfig,
+    ModelConfig,
+    Preprocessing,
+    RunConfig,
+    TrainingConfig,
+    validated,
+)
+from bncli.errors import CheckpointError, ModelError, UsageError
+from bncli.frameworks.linen import Network, Variables, observing
+from bncli.models import build_own_network, model_file_sha256
+from bncli.process.hardware import versions
+
+# Arrays named in one complaint; the others are counted.
+SHOWN = 3
+
+Arrays = dict[tuple[str, ...], Any]  # path -> array, or the shape and dtype of one
+
+
+def open_foreign(
+    path: Path,
+    *,
+    model: ModelConfig | None,
+    image_shape: tuple[int, int, int] | None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    step: str = "best",
+) -> Checkpoint:
+    """The checkpoint of another program, applied by the user's own model.
+
+    Args:
+        path: an Orbax directory or a Flax msgpack file.
+        model: the code of the model and its arguments.
+        image_shape: (H, W, C).
+        mean: [C], of images scaled to [0, 1]; None for 0.
+        std: [C]; None for 1.
+        step: "best" or "last" for the newest complete save, or a step's number.
+
+    Raises:
+        CheckpointError: nothing there that bncli reads, damage, or arrays that are not the model's; names them.
+        UsageError: the model or the shape is not given, or mean or std is not one number a channel.
+        ModelError: the model cannot be built, or is no network from images to logits.
+    """
+    foreign = read_foreign(path, step=step)
+    place, found = find_variables(foreign)
+    if model is None or image_shape is None:
+        raise _missing_options(foreign, model, image_shape)
+    network = build_own_network(model.name, model.args)
+    variables = _fitted(found, _expected(network, image_shape), path=path, name=model.name)
+    precision = _check_logits(network, variables, image_shape, name=model.name)
+    config = CheckpointConfig(
+        run=RunConfig(model=model, data=DataConfig(source="not known"), training=TrainingConfig(precision=precision)),
+        preprocessing=_preprocessing(image_shape, mean, std),
+        dataset=None,
+        versions=versions(),
+        model_sha256=model_file_sha256(model.name),
+    )
+    notes = (f"read from {foreign.description}{f', at {place}' if place else ''}", *_assumptions(mean, std))
+    return Checkpoint(path, foreign.step or 0, config, variables, {}, network, network.logits, notes)
+
+
+def _missing_options(
+    foreign: ForeignCheckpoint, model: ModelConfig | None, image_shape: tuple[int, int, int] | None
+) -> UsageError:
+    needed = {"the model's code": model is None, "the shape of its images": image_shape is None}
+    options = {"--model file.py:Class": model is None, "--input-shape H,W,C": image_shape is None}
+    return UsageError(
+        f"{foreign.path} is {foreign.description}, not bncli's own, and does not hold "
+        + " and ".join(what for what, is_missing in needed.items() if is_missing),
+        remedy=f"Add {' and '.join(option for option, is_missing in options.items() if is_missing)}.",
+    )
+
+
+def _preprocessing(
+    image_shape: tuple[int, int, int], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocessing:
+    *size, channels = image_shape
+    for option, values in (("--mean", mean), ("--std", std)):
+        if values is not None and len(values) != channels:
+            raise UsageError(
+                f"{option} has {len(values)} numbers, and --input-shape {channels} channels",
+                remedy="Give one number a channel, separated by commas.",
+            )
+    return validated(
+        Preprocessing,
+        size=tuple(size),
+        channels=channels,
+        mean=(0.0,) * channels if mean is None else tuple(mean),
+        std=(1.0,) * channels if std is None else tuple(std),
+    )
+
+
+def _assumptions(mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[str, ...]:
+    assumed = {"mean 0": mean is None, "std 1": std is None}
+    if not any(assumed.values()):
+        return ()
+    what = " and ".join(name for name, is_assumed in assumed.items() if is_assumed)
+    return (f"{what} of the pixels, scaled to [0, 1], are assumed; --mean and --std say otherwise",)
+
+
+def _expected(network: Network, image_shape: tuple[int, int, int]) -> Arrays:
+    """The shape and dtype of each array of the model; nothing is computed."""
+    return _flat(jax.eval_shape(lambda: nn.meta.unbox(network.init(jax.random.key(0), image_shape))))
+
+
+def _flat(tree: Mapping[str, Any]) -> Arrays:
+    """Path -> leaf, without recursion: a damaged file may be nested deeper than Python's stack."""
+    leaves: Arrays = {}
+    pending: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    while pending:
+        path, node = pending.pop()
+        if isinstance(node, Mapping):
+            pending += [((*path, str(key)), child) for key, child in node.items()]
+        else:
+            leaves[path] = node
+    return leaves
+
+
+def _fitted(found: Variables, expected: Arrays, *, path: Path, name: str) -> Variables:
+    """The variables in the model's tree, or a CheckpointError naming the arrays that are not the model's."""
+    arrays = _flat(found)
+    complaints = (
+        ("missing", [_path(key) for key in sorted(expected.keys() - arrays.keys())]),
+        ("not of the model", [_path(key) for key in sorted(arrays.keys() - expected.keys())]),
+        (
+            "not of the model's shape",
+            [_misfit(key, arrays, expected) for key in sorted(arrays.keys() & expected.keys())],
+        ),
+    )
+    told = [f"{what}: {_few(rows)}" for what, given in complaints if (rows := [row for row in given if row])]
+    if told:
+        raise CheckpointError(
+            f"the arrays in {path} are not those of {name}; {'; '.join(told)}",
+            remedy="Check --model, --model-arg and --input-shape against the training code.",
+        )
+    return traverse_util.unflatten_dict({key: _as_jax_has_it(arrays[key]) for key in expected})
+
+
+def _path(key: tuple[str, ...]) -> str:
+    return "/".join(key)
+
+
+def _misfit(key: tuple[str, ...], arrays: Arrays, expected: Arrays) -> str | None:
+    """What is wrong with an array, in words."""
+    array, wanted = arrays[key], expected[key]
+    if not isinstance(array, np.ndarray | np.generic):
+        return f"{_path(key)} is a {type(array).__name__} and no array"
+    if array.shape != wanted.shape:
+        return f"{_path(key)} is {array.shape}, the model's {wanted.shape}"
+    if jnp.issubdtype(array.dtype, jnp.floating) != jnp.issubdtype(wanted.dtype, jnp.floating):
+        return f"{_path(key)} is {array.dtype}, the model's {wanted.dtype}"
+    return None
+
+
+def _few(rows: Sequence[str]) -> str:
+    return ", ".join(rows[:SHOWN]) + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+
+
+def _as_jax_has_it(array: np.ndarray) -> np.ndarray:
+    """In the dtype that JAX would give it: float64 becomes float32."""
+    return np.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+
+
+def _check_logits(network: Network, variables: Variables, image_shape: tuple[int, int, int], *, name: str) -> Precision:
+    """The precision the network computes in; raises ModelError unless it makes logits [B, K] of images."""
+    dtypes: set[Any] = set()
+
+    def look(module: nn.Module, given: Any, made: Any) -> None:  # noqa: ANN401 - whatever a module takes and returns
+        dtypes.update(leaf.dtype for leaf in jax.tree.leaves(made) if hasattr(leaf, "dtype"))
+
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    remedy = "The model must return logits [B, num_classes]; fold others in Python with bncli.fold."
+    try:
+        with observing(look):
+            shape = jax.eval_shape(network.logits, variables, images).shape
+    except Exception as error:
+        raise ModelError(f"{name} cannot be applied in eval mode: {error}", remedy=remedy) from error
+    if len(shape) != 2 or shape[0] != 2:
+        raise ModelError(f"{name} makes outputs of shape {shape} for 2 images", remedy=remedy)
+    return "bfloat16" if jnp.dtype(jnp.bfloat16) in dtypes else "float32"

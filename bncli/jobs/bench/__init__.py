@@ -1,0 +1,36 @@
+"""How fast networks are: cold in a process of their own, warm side by side in one.
+
+Read in this order::
+
+    networks.py     a checkpoint -> a function from images on the host to logits on the host; which ones can be compared
+    cold.py         a fresh process: imports, opening, the first call at each batch size, memory
+    warm.py         networks in turn, round by round
+    disturbance.py  what other programs did meanwhile
+    run.py          both together: the result, and which network is the fastest
+"""
+
+from bncli.jobs.bench.cold import ColdStart, cold_starts, measure_cold_start
+from bncli.jobs.bench.networks import Kind, OpenNetwork, Target, open_network, random_images, read_target
+from bncli.jobs.bench.run import BatchTiming, BenchResult, Disturbance, Fastest, NetworkTiming, bench
+from bncli.jobs.bench.warm import Rounds, Spread, time_rounds
+
+__all__ = [
+    "BatchTiming",
+    "BenchResult",
+    "ColdStart",
+    "Disturbance",
+    "Fastest",
+    "Kind",
+    "NetworkTiming",
+    "OpenNetwork",
+    "Rounds",
+    "Spread",
+    "Target",
+    "bench",
+    "cold_starts",
+    "measure_cold_start",
+    "open_network",
+    "random_images",
+    "read_target",
+    "time_rounds",
+]

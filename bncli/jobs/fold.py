@@ -1,0 +1,334 @@
+"""A checkpoint in, a checkpoint out: folding BN away, with the proof that nothing changed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from bncli import checkpoint as checkpoints
+from bncli.checkpoint import Checkpoint, sha256_tree
+from bncli.config.choices import ExportFormat
+from bncli.config.settings import CheckpointConfig, FoldedFrom
+from bncli.data import normalize
+from bncli.data.configured import load_matching
+from bncli.errors import BncliError, CheckFailedError, CheckpointError, FoldError
+from bncli.folding import Folded, FoldReport, Verification, fold, verify
+from bncli.folding.export.stablehlo import lower
+from bncli.folding.verify import TOLERANCES
+from bncli.jobs.export import Export, ExportReport, Source, check_installed, make_export
+from bncli.ops import pad_small_images
+
+# Examples the proof is made on, validation images first, then training images; the test split is left alone.
+VERIFY_EXAMPLES = 1024
+VERIFY_BATCH = 64
+# Interleaved rounds of the latency at batch 1; the median of each side is reported.
+LATENCY_ROUNDS = 50
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median time of one call at batch 1, compiled, in milliseconds."""
+
+    original: float
+    folded: float
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """What folding a checkpoint came to.
+
+    Attributes:
+        checkpoint: what was folded.
+        step: of its save.
+        out: the new checkpoint; None where nothing was written.
+        report: per BN layer: folded or kept, into what, why not.
+        verification: original and folded side by side.
+        examples: what they were compared on, in words.
+        latency: of both.
+        seconds: folding and lowering, without verification.
+        exports: files for other programs.
+        notes: what was assumed of a checkpoint that bncli did not write.
+        files: written, relative to ``out``.
+    """
+
+    checkpoint: Path
+    step: int
+    out: Path | None
+    report: FoldReport
+    verification: Verification
+    examples: str
+    latency: Latency
+    seconds: float
+    exports: tuple[ExportReport, ...]
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``bncli.fold/1`` document."""
+        return {
+            "schema": "bncli.fold/1",
+            "checkpoint": str(self.checkpoint),
+            "step": self.step,
+            "out": None if self.out is None else str(self.out),
+            "folded": self.report.folded,
+            "kept": self.report.kept,
+            "norms": [{**asdict(row), "into": list(row.into)} for row in self.report.norms],
+            "verification": {**asdict(self.verification), "examples": self.examples},
+            "latency_ms": asdict(self.latency),
+            "seconds": self.seconds,
+            "exports": [asdict(export) for export in self.exports],
+            "notes": list(self.notes),
+            "files": list(self.files),
+        }
+
+
+def fold_checkpoint(
+    original: Checkpoint,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    tolerance: float | None = None,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    exports: Sequence[ExportFormat] = (),
+    dry_run: bool = False,
+    overwrite: bool = False,
+) -> FoldResult:
+    """Folds the BN layers of a checkpoint, verifies the result, and only then writes it to ``out``.
+
+    Args:
+        original: a trained checkpoint, bncli's own or another program's.
+        out: a new directory.
+        data_dir: where to look for the checkpoint's data set first.
+        tolerance: largest relative error of a logit; None takes what rounding explains in the network's precision.
+        include: name patterns of the BN layers to fold.
+        exclude: name patterns of BN layers to keep.
+        exports: formats to write beside the checkpoint, each verified like the folded network itself.
+        dry_run: fold and verify, but write nothing.
+        overwrite: replace a checkpoint that is already in ``out``.
+
+    Raises:
+        CheckpointError: ``original`` is folded already, or ``out`` is taken.
+        FoldError: the network must not be folded, or has no spelling in an export's format; names the layer.
+        CheckFailedError: original and folded, or an export, differ by more than ``tolerance``; nothing is written.
+    """
+    for export_format in exports:
+        check_installed(export_format)
+    path = original.path
+    if not dry_run:
+        checkpoints.check_output(out, overwrite=overwrite, source=path)
+    if original.config.folded_from is not None:
+        raise CheckpointError(
+            f"{path} is folded already, from {original.config.folded_from.checkpoint}",
+            remedy="Fold the checkpoint it was made of, or use this one as it is.",
+        )
+    start = time.perf_counter()
+    folded, forward = _fold_and_lower(original, include=include, exclude=exclude)
+    seconds = time.perf_counter() - start
+    images, examples = _verification_images(original, data_dir)
+    sides = _Sides.compile(original, folded, forward)
+    proof = _Proof(path, sides.original, original, images, examples, tolerance)
+    verification = proof.of(sides.folded, "the folded network")
+    config = _folded_config(original, path, folded)
+    source = Source(folded, forward, _symbolic_images(original), config)
+    made = [make_export(export_format, source) for export_format in dict.fromkeys(exports)]
+    result = FoldResult(
+        checkpoint=path,
+        step=original.step,
+        out=None,
+        report=folded.report,
+        verification=verification,
+        examples=examples,
+        latency=_latency(sides, next(_batches(original, images[:1]))),
+        seconds=seconds,
+        exports=tuple(_proved(export, proof) for export in made),
+        notes=original.notes,
+    )
+    if dry_run:
+        return result
+    return _write(result, config, source, made, out, overwrite=overwrite)
+
+
+def _fold_and_lower(
+    original: Checkpoint, *, include: Sequence[str], exclude: Sequence[str]
+) -> tuple[Folded, jax.export.Exported]:
+    """The folded network, and its forward pass (variables, images [b, H, W, C]) -> logits [b, K] for any batch size b.
+
+    A few operations are traced differently when the batch size is a symbol (``x[:, 1:]`` becomes a gather). A network
+    that has them is folded as it looks with the symbol, where fewer rules may apply.
+    """
+    symbolic = _symbolic_images(original)
+
+    def lowered(folded: Folded) -> jax.export.Exported:
+        return lower(pad_small_images(folded.apply), folded.variables, symbolic)
+
+    concrete = jax.ShapeDtypeStruct((2, *symbolic.shape[1:]), symbolic.dtype)
+    folded = fold(original.apply_fn, original.variables, concrete, include=include, exclude=exclude)
+    try:
+        return folded, lowered(folded)
+    except Exception:  # the second attempt tells whether it is the network or only this trace of it
+        try:
+            folded = fold(original.apply_fn, original.variables, symbolic, include=include, exclude=exclude)
+            return folded, lowered(folded)
+        except Exception as error:
+            raise FoldError(
+                f"the model of {original.path} cannot be written down for any batch size: {error}",
+                remedy="Fold it in Python with bncli.fold, for the batch size you need.",
+            ) from error
+
+
+def _symbolic_images(original: Checkpoint) -> jax.ShapeDtypeStruct:
+    """The network's input for any batch size: [b, H, W, C]."""
+    (batch,) = jax.export.symbolic_shape("b")
+    dtype = jnp.dtype(original.config.run.training.precision)
+    return jax.ShapeDtypeStruct((batch, *original.config.preprocessing.image_shape), dtype)
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """Holds a network against the original one.
+
+    Attributes:
+        path: of the original.
+        network: the original.
+        original: its checkpoint.
+        images: what both are run on, uint8 [N, H, W, C]; ``examples``: the same in words.
+        tolerance: largest relative error that passes; None takes what the network's precision explains.
+    """
+
+    path: Path
+    network: Callable[[Any], Any]
+    original: Checkpoint
+    images: np.ndarray
+    examples: str
+    tolerance: float | None
+
+    def of(self, network: Callable[[Any], Any], name: str) -> Verification:
+        """The verification of a network.
+
+        Raises:
+            CheckFailedError: it did not pass.
+        """
+        dtype = self.original.config.run.training.precision
+        allowed = TOLERANCES[dtype] if self.tolerance is None else self.tolerance
+        found = verify(self.network, network, _batches(self.original, self.images), tolerance=allowed)
+        if not found.passed:
+            raise CheckFailedError(
+                f"{name} differs from {self.path}: relative error {found.max_rel_error:.3g}, allowed "
+                f"{found.tolerance:.3g}; top-1 agreement {found.top1_agreement:.4f} on {self.examples}",
+                remedy="Nothing was written. Keep layers out by --exclude, or allow more by --tolerance.",
+            )
+        return found
+
+
+def _proved(export: Export, proof: _Proof) -> ExportReport:
+    verification = None if export.network is None else proof.of(export.network, export.file)
+    return ExportReport(export.format, export.file, len(export.content), verification)
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """The two networks as compiled functions of normalised images; the folded one is what would be written."""
+
+    original: Callable[[Any], Any]
+    folded: Callable[[Any], Any]
+
+    @classmethod
+    def compile(cls, original: Checkpoint, folded: Folded, forward: jax.export.Exported) -> _Sides:
+        variables = jax.device_put((original.variables, folded.variables))
+        before, after = jax.jit(pad_small_images(original.apply_fn)), jax.jit(forward.call)
+        return cls(lambda images: before(variables[0], images), lambda images: after(variables[1], images))
+
+
+def _verification_images(original: Checkpoint, data_dir: Path | None) -> tuple[np.ndarray, str]:
+    """uint8 images [N, H, W, C] to compare on, and what they are; random ones where the data are not at hand."""
+    config = original.config
+    try:
+        dataset = load_matching(config, data_dir=data_dir)
+    except BncliError as error:
+        random = np.random.default_rng(0).integers(
+            0, 256, (VERIFY_EXAMPLES // 4, *config.preprocessing.image_shape), dtype=np.uint8
+        )
+        return random, f"{len(random):,} random images, because the data are not at hand ({error.message})"
+    val = dataset.val.images[:VERIFY_EXAMPLES]
+    train = dataset.train.images[: VERIFY_EXAMPLES - len(val)]
+    return np.concatenate([val, train]), f"{len(val):,} validation and {len(train):,} training images of {dataset.name}"
+
+
+def _batches(original: Checkpoint, images: np.ndarray) -> Iterator[jax.Array]:
+    """Normalised batches [B, H, W, C] in the network's precision."""
+    preprocessing = original.config.preprocessing
+    dtype = jnp.dtype(original.config.run.training.precision)
+    for start in range(0, len(images), VERIFY_BATCH):
+        yield normalize(images[start : start + VERIFY_BATCH], preprocessing.mean, preprocessing.std, dtype=dtype)
+
+
+def _latency(sides: _Sides, image: jax.Array) -> Latency:
+    """Both networks in turn, so that whatever disturbs the machine disturbs both."""
+    for side in (sides.original, sides.folded):
+        jax.block_until_ready(side(image))  # compiles
+    times = [(_milliseconds(sides.original, image), _milliseconds(sides.folded, image)) for _ in range(LATENCY_ROUNDS)]
+    original, folded = zip(*times, strict=True)
+    return Latency(statistics.median(original), statistics.median(folded))
+
+
+def _milliseconds(network: Callable[[Any], Any], image: jax.Array) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(network(image))
+    return (time.perf_counter() - start) * 1e3
+
+
+def _folded_config(original: Checkpoint, path: Path, folded: Folded) -> CheckpointConfig:
+    """The original's settings, and what became of it."""
+    names = {
+        status: tuple(row.name for row in folded.report.norms if row.status == status) for status in ("folded", "kept")
+    }
+    origin = FoldedFrom(
+        checkpoint=str(path),
+        step=original.step,
+        params_sha256=sha256_tree(original.variables["params"]),
+        folded=names["folded"],
+        kept=names["kept"],
+    )
+    return replace(original.config, folded_from=origin)
+
+
+def _write(
+    result: FoldResult,
+    config: CheckpointConfig,
+    source: Source,
+    exports: Sequence[Export],
+    out: Path,
+    *,
+    overwrite: bool,
+) -> FoldResult:
+    step = result.step
+    files = (
+        checkpoints.CONFIG,
+        checkpoints.FOLD_REPORT,
+        checkpoints.FORWARD,
+        f"{checkpoints.STEPS}/{step}",
+        *(export.file for export in exports),
+    )
+    written = replace(result, out=out, files=files)
+    with checkpoints.locked(out):
+        checkpoints.create_output(out, overwrite=overwrite)
+        checkpoints.write_folded(
+            out,
+            config,
+            step=step,
+            variables=source.folded.variables,
+            forward=bytes(source.forward.serialize()),
+            exports={export.file: export.content for export in exports},
+            report=written.to_json(),
+        )
+    return written

@@ -1,0 +1,133 @@
+"""``bncli recalibrate``: a checkpoint with population statistics in place of its running averages."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bncli import checkpoint as checkpoints
+from bncli.checkpoint import Checkpoint
+from bncli.config.settings import Recalibrated
+from bncli.data import Dataset
+from bncli.errors import CheckpointError
+from bncli.jobs.evaluate import evaluate_checkpoint
+from bncli.measure.batches import ImageBatches
+from bncli.measure.population import BATCH_SIZE, BATCHES, LayerDrift, recalibrate_measured
+from bncli.measure.score import EvalResult
+from bncli.process.mesh import check_batch_size, make_mesh
+
+
+@dataclass(frozen=True)
+class RecalibrationResult:
+    """What recalibrating a checkpoint came to.
+
+    Attributes:
+        checkpoint: what was recalibrated.
+        step: of its save.
+        out: the new checkpoint; None where nothing was written.
+        layers: drift before and after.
+        num_examples: training images the statistics were taken over.
+        runs: over them.
+        groups: of layers that do not depend on each other: runs that make the result exact.
+        before: on the validation split, with the old statistics; after: with the new ones.
+    """
+
+    checkpoint: Path
+    step: int
+    out: Path | None
+    layers: tuple[LayerDrift, ...]
+    num_examples: int
+    runs: int
+    before: EvalResult
+    after: EvalResult
+
+    def to_json(self) -> dict[str, Any]:
+        """The ``bncli.recalibrate/1`` document."""
+        return {
+            "schema": "bncli.recalibrate/1",
+            "checkpoint": str(self.checkpoint),
+            "step": self.step,
+            "out": None if self.out is None else str(self.out),
+            "num_examples": self.num_examples,
+            "runs": self.runs,
+            "layers": [asdict(layer) for layer in self.layers],
+            "before": {"accuracy": self.before.accuracy, "loss": self.before.loss},
+            "after": {"accuracy": self.after.accuracy, "loss": self.after.loss},
+        }
+
+
+def recalibrate_checkpoint(
+    original: Checkpoint,
+    out: Path,
+    dataset: Dataset,
+    *,
+    num_batches: int | None = BATCHES,
+    batch_size: int = BATCH_SIZE,
+    max_runs: int | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+) -> RecalibrationResult:
+    """Measures the population statistics of a checkpoint's BN layers and writes it with them to ``out``.
+
+    Args:
+        original: a trained checkpoint.
+        out: a new directory.
+        dataset: what to measure on: its training images, unaugmented; accuracies are of its validation split.
+        num_batches: how many batches of images; None for all.
+        batch_size: of the forward passes; the result does not depend on it.
+        max_runs: at most so many runs over the images; None for as many as make it exact.
+        dry_run: measure only.
+        overwrite: replace a checkpoint that is already in ``out``.
+
+    Raises:
+        CheckpointError: ``original`` is folded, or ``out`` is taken.
+        ModelError: the network has no BN layer, or one in a loop.
+    """
+    if original.network is None:
+        raise CheckpointError(
+            f"{original.path} is folded and has no BN statistics left", remedy="Recalibrate what it was folded from."
+        )
+    if not dry_run:
+        checkpoints.check_output(out, overwrite=overwrite, source=original.path)
+    check_batch_size(batch_size, make_mesh())
+    batches = ImageBatches.training(original.config, dataset, num_batches=num_batches, batch_size=batch_size)
+    done = recalibrate_measured(original.apply_fn, original.variables, batches, max_runs=max_runs)
+    changed = replace(original, variables=done.variables)
+    before, after = (
+        evaluate_checkpoint(
+            checkpoint, dataset.val, class_names=dataset.class_names, stats="running", batch_size=batch_size
+        )
+        for checkpoint in (original, changed)
+    )
+    result = RecalibrationResult(
+        checkpoint=original.path,
+        step=original.step,
+        out=None if dry_run else out,
+        layers=done.layers,
+        num_examples=done.num_examples,
+        runs=done.runs,
+        before=before,
+        after=after,
+    )
+    if not dry_run:
+        _write(changed, out, result, overwrite=overwrite)
+    return result
+
+
+def _write(changed: Checkpoint, out: Path, result: RecalibrationResult, *, overwrite: bool) -> None:
+    origin = Recalibrated(
+        checkpoint=str(result.checkpoint), step=result.step, num_examples=result.num_examples, runs=result.runs
+    )
+    with checkpoints.locked(out):
+        checkpoints.create_output(out, overwrite=overwrite)
+        checkpoints.save(
+            out,
+            changed.step,
+            variables=changed.variables,
+            optimizer={"step": np.int32(changed.step)},  # training goes on from the original
+            progress=changed.progress,
+        )
+        checkpoints.write_config(out, replace(changed.config, recalibrated=origin))

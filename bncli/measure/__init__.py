@@ -1,0 +1,1 @@
+"""Measurements of a network on data: its score on a split, the moments of its BN inputs, population statistics."""

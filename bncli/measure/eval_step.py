@@ -1,0 +1,69 @@
+"""The evaluation step: from images and labels to each example's loss and prediction. A pure function, compiled once.
+
+Letters: B batch size, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from bncli.config.settings import Preprocessing
+from bncli.data.augment import normalize
+from bncli.frameworks.linen import Variables
+from bncli.ops import pad_small_images
+
+TOP_K = 5
+
+
+@struct.dataclass
+class ExampleOutcome:
+    """What the network made of each example of a batch."""
+
+    loss: jax.Array  # float32 [B], cross-entropy in nats
+    prediction: jax.Array  # int32 [B]
+    in_top5: jax.Array  # bool [B]
+
+
+# (variables, normalised images [B, H, W, C], mask [B]) -> logits [B, K]
+LogitsFn = Callable[[Variables, jax.Array, jax.Array], jax.Array]
+EvalStep = Callable[[Variables, jax.Array, jax.Array, jax.Array], ExampleOutcome]
+
+
+def make_eval_step(logits_fn: LogitsFn, preprocessing: Preprocessing, *, precision: str = "float32") -> EvalStep:
+    """``eval_step(variables, images, labels, mask) -> ExampleOutcome``, not yet compiled.
+
+    Args:
+        logits_fn: the network in eval mode, or by batch statistics.
+        preprocessing: how uint8 ``images`` [B, H, W, C] become the network's input.
+        precision: dtype of that input.
+    """
+
+    def eval_step(variables: Variables, images: jax.Array, labels: jax.Array, mask: jax.Array) -> ExampleOutcome:
+        inputs = normalize(images, preprocessing.mean, preprocessing.std, dtype=jnp.dtype(precision))
+        logits = pad_small_images(logits_fn)(variables, inputs, mask)
+        assert logits.ndim == 2, f"logits must be [B, K], not {logits.shape}"
+        k = min(TOP_K, logits.shape[-1])
+        _, top = jax.lax.top_k(logits, k)  # [B, k]
+        return ExampleOutcome(
+            loss=smoothed_cross_entropy(logits, labels, 0.0),
+            prediction=jnp.argmax(logits, axis=-1).astype(jnp.int32),
+            in_top5=jnp.any(top == labels[:, None], axis=-1),
+        )
+
+    return eval_step
+
+
+def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Cross-entropy [B] in nats of logits [B, K] against labels [B].
+
+    A share ``smoothing`` of the target is spread over all K classes (Szegedy et al. 2015, arXiv 1512.00567, section 7).
+    """
+    if smoothing == 0:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets)

@@ -1,0 +1,260 @@
+"""What the inputs of each BN layer really are like: their mean and variance over data, in inference mode.
+
+Sums are taken example by example on the device and pooled in float64 on the host, so that neither the batch size nor
+the number of devices shows in the result.
+
+Letters: B batch size, C channels of one layer, N examples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bncli.errors import ModelError
+from bncli.folding.graph import trace
+from bncli.frameworks.linen import Variables, observing
+from bncli.ops import pad_small_images
+
+ApplyFn = Callable[[Variables, jax.Array], Any]
+ExampleMoments = tuple[jax.Array, jax.Array]  # mean and sum of squared deviations of each example, [B, C] both
+Recorded = dict[str, list[Any]]  # layer -> one entry for each of its calls
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of one layer's inputs.
+
+    Attributes:
+        count: values per channel that went in.
+        mean: float64 [C].
+        var: biased, as Flax keeps it; float64 [C].
+    """
+
+    count: int
+    mean: np.ndarray
+    var: np.ndarray
+
+
+# Statistics this near to those measured are final: what separates them is rounding in float32.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a layer's running statistics are from those of its inputs.
+
+    Attributes:
+        distance: √(mean over channels of (μ − μ')²/(σ'² + ε)), μ running, μ' and σ'² measured.
+        std_ratio: running √(σ² + ε) over the measured one, geometric mean over channels.
+        worst_std_ratio: that of the channel where it is farthest from 1.
+    """
+
+    distance: float
+    std_ratio: float
+    worst_std_ratio: float
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether nothing but rounding separates the two."""
+        return self.distance < ROUNDING and abs(math.log(self.worst_std_ratio)) < ROUNDING
+
+
+def drift(mean: np.ndarray, var: np.ndarray, moments: Moments, *, epsilon: float) -> Drift:
+    """The distance of running statistics [C] from measured ones; NaN where the running ones are."""
+    measured = moments.var + epsilon
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logs = np.log((np.asarray(var, np.float64) + epsilon) / measured) / 2
+    return Drift(
+        distance=float(np.sqrt(np.mean((np.asarray(mean, np.float64) - moments.mean) ** 2 / measured))),
+        std_ratio=float(np.exp(logs.mean())),
+        worst_std_ratio=float(np.exp(logs[np.abs(logs).argmax()])),
+    )
+
+
+def batch_norm_stats(stats: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - a dict of mean and var
+    """The entry of layer ``name`` ("Block_1/BatchNorm_0") in a batch_stats tree."""
+    for part in name.split("/") if name else ():
+        stats = stats[part]
+    return stats
+
+
+def layer_statistics(variables: Variables, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A layer's running mean and variance, [C] each."""
+    stats = batch_norm_stats(variables["batch_stats"], name)
+    return np.asarray(stats["mean"]).reshape(-1), np.asarray(stats["var"]).reshape(-1)
+
+
+class Pool:
+    """Moments of many examples from those of each.
+
+    Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._mean = np.zeros(())
+        self._deviations = np.zeros(())
+
+    def add(self, means: np.ndarray, deviations: np.ndarray, *, count: int) -> None:
+        """Take in some examples: their means and sums of squared deviations [B, C], of ``count`` values each."""
+        means, deviations = means.astype(np.float64), deviations.astype(np.float64)
+        mean = means.mean(axis=0)
+        within = deviations.sum(axis=0) + count * ((means - mean) ** 2).sum(axis=0)
+        added = count * len(means)
+        total = self._count + added
+        delta = mean - self._mean
+        self._deviations = self._deviations + within + delta**2 * (self._count * added / total)
+        self._mean = self._mean + delta * (added / total)
+        self._count = total
+
+    @property
+    def moments(self) -> Moments:
+        """Of all examples so far; there must be one."""
+        return Moments(self._count, self._mean, self._deviations / self._count)
+
+
+class Observer:
+    """Runs a network in inference mode and looks at what reaches its BN layers.
+
+    Attributes:
+        layers: the BN layers by path ("Block_1/BatchNorm_0"), in the order in which data meets them.
+        levels: the same in groups; a layer's inputs depend on the statistics of earlier groups only.
+        epsilons: each layer's ε.
+    """
+
+    def __init__(self, apply_fn: ApplyFn, variables: Variables, example: jax.Array | jax.ShapeDtypeStruct) -> None:
+        """Finds the layers; nothing is computed.
+
+        Args:
+            apply_fn: ``(variables, x) -> outputs`` in inference mode, by a linen module.
+            variables: its params and batch_stats.
+            example: an input, or its shape and dtype; the batch size may differ.
+
+        Raises:
+            ModelError: there is no BN layer, or one inside a loop (``nn.scan``), where it cannot be looked at.
+        """
+        self._apply_fn = apply_fn
+        self._values_per_example: dict[str, list[int]] = {}
+        self.epsilons = _epsilons(apply_fn, variables, example)
+        self.layers = tuple(self.epsilons)
+        self.levels = self._find_levels(variables, example)
+        self._moments = jax.jit(pad_small_images(self._example_moments))
+
+    def measure(self, variables: Variables, batches: Iterable[tuple[jax.Array, int]]) -> dict[str, Moments]:
+        """The moments of each layer's inputs.
+
+        Args:
+            variables: params and batch_stats.
+            batches: inputs [B, ...], and how many of the examples count; those after them are padding.
+        """
+        pools = {name: Pool() for name in self.layers}
+        for x, num_real in batches:
+            for name, calls in self._moments(variables, x).items():
+                for (mean, deviations), count in zip(calls, self._values_per_example[name], strict=True):
+                    pools[name].add(np.asarray(mean)[:num_real], np.asarray(deviations)[:num_real], count=count)
+        return {name: pool.moments for name, pool in pools.items()}
+
+    def _find_levels(self, variables: Variables, example: jax.Array | jax.ShapeDtypeStruct) -> list[list[str]]:
+        if not self.layers:
+            raise ModelError("the network has no BN layer", remedy="There is nothing to measure.")
+        try:
+            levels = _levels(self._example_moments, variables, example, self.layers)
+            shapes = jax.eval_shape(lambda v, x: inputs_of_batch_norms(self._apply_fn, v, x), variables, example)
+        except jax.errors.JAXTypeError:  # what a value that is taken out of a loop raises; which one, varies
+            raise ModelError(
+                "a BN layer stands in a loop (nn.scan, nn.vmap), where its inputs cannot be looked at",
+                remedy="Unroll the loop over layers.",
+            ) from None
+        for name, calls in shapes.items():
+            self._values_per_example[name] = [call.size // (call.shape[0] * call.shape[-1]) for call in calls]
+        return levels
+
+    def _example_moments(self, variables: Variables, x: jax.Array) -> dict[str, list[ExampleMoments]]:
+        recorded = inputs_of_batch_norms(self._apply_fn, variables, x)
+        return {name: [_example_moments(call) for call in calls] for name, calls in recorded.items()}
+
+
+def inputs_of_batch_norms(apply_fn: ApplyFn, variables: Variables, x: jax.Array) -> Recorded:
+    """The inputs of each BN layer's calls as [B, positions, C], channels last, B examples as in ``x``."""
+    return record_batch_norms(apply_fn, variables, x, lambda norm, given, made: _by_example(given, norm, len(x)))
+
+
+def _epsilons(apply_fn: ApplyFn, variables: Variables, example: Any) -> dict[str, float]:  # noqa: ANN401
+    """ε by layer, in the order of the calls, which a function under ``jit`` does not keep in what it returns."""
+    found: dict[str, float] = {}
+
+    def note(variables: Variables, x: jax.Array) -> None:
+        calls = record_batch_norms(apply_fn, variables, x, lambda norm, given, made: float(norm.epsilon))
+        found.update({name: epsilons[0] for name, epsilons in calls.items()})
+
+    jax.eval_shape(note, variables, example)
+    return found
+
+
+def record_batch_norms(
+    apply_fn: ApplyFn, variables: Variables, x: jax.Array, look: Callable[[Any, Any, Any], Any]
+) -> Recorded:
+    """What ``look(module, input, output)`` says of each call of a BN layer inside ``apply_fn``."""
+    recorded: Recorded = {}
+
+    def record(module: nn.Module, given: Any, made: Any) -> None:  # noqa: ANN401 - whatever a module takes and returns
+        if isinstance(module, nn.BatchNorm):
+            recorded.setdefault("/".join(module.path), []).append(look(module, given, made))
+
+    with observing(record):
+        apply_fn(variables, x)
+    return recorded
+
+
+def _by_example(x: jax.Array, norm: nn.BatchNorm, batch_size: int) -> jax.Array:
+    """A layer's input as [B, positions, C]; where time steps were merged into the batch, they are parted again."""
+    given = (norm.axis,) if isinstance(norm.axis, int) else tuple(norm.axis)
+    axes = tuple(axis % x.ndim for axis in given)
+    if 0 in axes or x.shape[0] % batch_size:
+        raise ModelError(
+            f"{'/'.join(norm.path)}: the first axis of its input {x.shape} is not the batch",
+            remedy="Normalise over the batch axis first.",
+        )
+    moved = jnp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+    channels = int(np.prod([x.shape[axis] for axis in axes]))
+    return moved.reshape(batch_size, -1, channels)
+
+
+def _example_moments(x: jax.Array) -> ExampleMoments:
+    """Mean and sum of squared deviations over the positions of x [B, positions, C]."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(axis=1)
+    return mean, jnp.square(x - mean[:, None]).sum(axis=1)
+
+
+def _levels(function: ApplyFn, variables: Variables, example: Any, layers: tuple[str, ...]) -> list[list[str]]:  # noqa: ANN401
+    """The layers in groups, each layer behind all those whose statistics its inputs depend on."""
+    sources = _sources(function, variables, example)
+    level: dict[str, int] = {}
+    for name in layers:
+        level[name] = 1 + max((level[other] for other in sources[name] if other in level), default=-1)
+    return [[name for name in layers if level[name] == number] for number in range(max(level.values()) + 1)]
+
+
+def _sources(function: ApplyFn, variables: Variables, example: Any) -> dict[str, set[str]]:  # noqa: ANN401
+    """For each entry of a function's dict of outputs, the layers whose running statistics it is computed from."""
+    graph = trace(function, variables, example)
+    reached: dict[int, frozenset[str]] = {
+        value: frozenset(("/".join(path[1:-1]),)) for value, path in graph.leaves.items() if path[0] == "batch_stats"
+    }
+    for node in graph.nodes:
+        union = frozenset[str]().union(*(reached.get(value, frozenset()) for value in node.inputs))
+        reached.update(dict.fromkeys(node.outputs, union))
+    outputs = jax.tree.unflatten(graph.out_tree, [reached.get(value, frozenset()) for value in graph.outputs])
+    return {
+        name: set().union(*jax.tree.leaves(calls, is_leaf=lambda x: isinstance(x, frozenset)))
+        for name, calls in outputs.items()
+    }

@@ -1,0 +1,162 @@
+"""A network on a split: loss, accuracy, per-class accuracy and the confusion matrix.
+
+Letters: N examples, B batch size, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from bncli.config.settings import Preprocessing
+from bncli.data import Split
+from bncli.data.batches import eval_batches
+from bncli.frameworks.linen import Variables
+from bncli.measure.eval_step import EvalStep, ExampleOutcome, LogitsFn, make_eval_step
+from bncli.process.mesh import batch_sharding, check_batch_size, make_mesh, replicated
+
+# Enough to keep a device busy while the host collects, few enough that a large split is not all in flight.
+BATCHES_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """One row of the per-class table; ``accuracy`` is None for a class without examples."""
+
+    name: str
+    count: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """How a network did on a split.
+
+    Attributes:
+        num_examples: N, each scored exactly once.
+        loss: mean cross-entropy in nats.
+        accuracy: share of examples whose largest logit is the label's.
+        top5_accuracy: share whose label is among the five largest logits.
+        per_class: one row per class, in label order.
+        confusion: int64 [K, K], rows are labels, columns predictions.
+        predictions: int32 [N].
+    """
+
+    num_examples: int
+    loss: float
+    accuracy: float
+    top5_accuracy: float
+    per_class: tuple[ClassAccuracy, ...]
+    confusion: np.ndarray
+    predictions: np.ndarray
+
+    @property
+    def predictions_sha256(self) -> str:
+        """SHA-256 over the predictions as little-endian int32."""
+        return hashlib.sha256(self.predictions.astype("<i4").tobytes()).hexdigest()
+
+
+def score_network(
+    logits_fn: LogitsFn,
+    variables: Variables,
+    split: Split,
+    *,
+    preprocessing: Preprocessing,
+    precision: str,
+    class_names: Sequence[str],
+    batch_size: int,
+) -> EvalResult:
+    """The result of a network over the whole split, on all devices.
+
+    Args:
+        logits_fn: the network in eval mode, or by batch statistics.
+        variables: its arrays, anywhere.
+        split: images of the network's size and channels.
+        preprocessing: how uint8 images become the network's input.
+        precision: dtype of that input.
+        class_names: [K].
+        batch_size: B; in eval mode the result does not depend on it.
+
+    Raises:
+        UsageError: the batch does not divide over the devices.
+    """
+    mesh = make_mesh()
+    check_batch_size(batch_size, mesh)
+    eval_step = jax.jit(make_eval_step(logits_fn, preprocessing, precision=precision))
+    placed = jax.device_put(variables, replicated(mesh))
+    return score(eval_step, placed, split, class_names=class_names, batch_size=batch_size, mesh=mesh)
+
+
+def score(
+    eval_step: EvalStep,
+    variables: Variables,
+    split: Split,
+    *,
+    class_names: Sequence[str],
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+) -> EvalResult:
+    """The result of a compiled ``eval_step`` over the whole split, the last batch padded and its padding left out.
+
+    Sums are taken in float64 on the host, so that they do not depend on the batch size.
+    """
+    outcomes = list(_outcomes(eval_step, variables, split, batch_size=batch_size, mesh=mesh))
+    return summarize(
+        losses=np.concatenate([outcome.loss.astype(np.float64) for outcome in outcomes]),
+        predictions=np.concatenate([outcome.prediction for outcome in outcomes]),
+        in_top5=np.concatenate([outcome.in_top5 for outcome in outcomes]),
+        labels=split.labels,
+        class_names=class_names,
+    )
+
+
+def _outcomes(
+    eval_step: EvalStep, variables: Variables, split: Split, *, batch_size: int, mesh: jax.sharding.Mesh
+) -> Iterator[ExampleOutcome]:
+    """What the network made of each batch, on the host and without padding; a few batches ahead of the device."""
+    sharding = batch_sharding(mesh)
+    pending: deque[tuple[ExampleOutcome, int]] = deque()
+    for batch in eval_batches(len(split), batch_size):
+        mask = np.ones(batch_size, bool) if batch.mask is None else batch.mask
+        inputs = jax.device_put((split.images[batch.indices], split.labels[batch.indices], mask), sharding)
+        pending.append((eval_step(variables, *inputs), batch.num_real))
+        if len(pending) > BATCHES_AHEAD:
+            yield _without_padding(*pending.popleft())
+    yield from (_without_padding(*entry) for entry in pending)
+
+
+def _without_padding(outcome: ExampleOutcome, num_real: int) -> ExampleOutcome:
+    return jax.tree.map(lambda values: np.asarray(values)[:num_real], outcome)
+
+
+def summarize(
+    *,
+    losses: np.ndarray,
+    predictions: np.ndarray,
+    in_top5: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+) -> EvalResult:
+    """The result from what the network made of each example, all arrays [N]."""
+    num_classes = len(class_names)
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(confusion, (labels, predictions), 1)
+    counts = confusion.sum(axis=1)
+    per_class = tuple(
+        ClassAccuracy(name, int(count), float(confusion[k, k] / count) if count else None)
+        for k, (name, count) in enumerate(zip(class_names, counts, strict=True))
+    )
+    return EvalResult(
+        num_examples=len(labels),
+        loss=float(losses.mean()),
+        accuracy=float((predictions == labels).mean()),
+        top5_accuracy=float(in_top5.mean()),
+        per_class=per_class,
+        confusion=confusion,
+        predictions=predictions.astype(np.int32),
+    )

@@ -1,0 +1,170 @@
+"""Networks by name: the known ones, and the user's own.
+
+To add a model: write ``models/NAME.py`` with a linen module called as ``model(x, train=bool)``, and add a line to
+``MODELS``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from bncli.config.settings import ModelConfig
+from bncli.errors import ModelError, UsageError
+from bncli.frameworks.linen import Network, as_network
+from bncli.models.cnn import CNN
+from bncli.models.custom import build_custom, hashable, is_custom
+from bncli.models.layers import INITIALIZERS, Dtype, NormFactory
+from bncli.models.mlp import MLP
+from bncli.models.resnet import ResNet18, ResNet20, ResNet50
+from bncli.ops import BatchNorm
+
+# Up to this size a ResNet keeps the image's size in its stem, as the CIFAR variants do.
+SMALL_IMAGE = 64
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """One line of the registry.
+
+    Attributes:
+        build: makes the module from the keyword arguments all known models share.
+        description: for ``--help`` and the README.
+        features: those it has where ``--model-arg features=…`` is not given: one number, or one per layer or stage.
+        default_dropout: rate where ``--dropout`` is not given.
+        halves: whether each of its stages halves the image.
+        has_placement: whether ``--bn-placement post`` means something to it.
+        has_stem: whether it is told if the images are small.
+    """
+
+    build: Callable[..., nn.Module]
+    description: str
+    features: tuple[int, ...] | int
+    default_dropout: float = 0.0
+    halves: bool = False
+    has_placement: bool = False
+    has_stem: bool = False
+
+    def min_size(self, features: tuple[int, ...] | int) -> int:
+        """The smallest image side in pixels, of the network with these features."""
+        return 2 ** len(features) if self.halves and not isinstance(features, int) else 1
+
+
+MODELS: dict[str, KnownModel] = {
+    "cnn": KnownModel(CNN, "32-32-64-64-128-128 3×3 convolutions", (32, 64, 128), 0.2, halves=True, has_placement=True),
+    "mlp": KnownModel(MLP, "three dense layers of 100 sigmoid units", (100, 100, 100), has_placement=True),
+    "resnet18": KnownModel(ResNet18, "ResNet-18", 64, has_stem=True),
+    "resnet20": KnownModel(partial(ResNet20, small_images=True), "ResNet-20 for small images", 16),
+    "resnet50": KnownModel(ResNet50, "ResNet-50 (v1.5)", 64, has_stem=True),
+}
+
+
+def build_network(
+    config: ModelConfig, *, num_classes: int, image_shape: tuple[int, int, int], precision: str = "float32"
+) -> Network:
+    """The network of ``config`` for images of ``image_shape`` = (H, W, C).
+
+    Raises:
+        UsageError: no such model, or an option the model does not have.
+        ModelError: the images are too small for it, or the user's own module cannot be imported or built.
+    """
+    dtype = jnp.dtype(precision)
+    if is_custom(config.name):
+        return as_network(build_custom(config.name, config.args, num_classes=num_classes, dtype=dtype))
+    known = _known_model(config.name)
+    _check_arguments(config, known)
+    _check_fits(config, known, image_shape)
+    return as_network(known.build(**_arguments(config, known, num_classes, image_shape, dtype)))
+
+
+def build_own_network(name: str, args: Mapping[str, Any]) -> Network:
+    """The user's own network as its code has it: what a run of bncli would set is left to the module's defaults.
+
+    Raises:
+        UsageError: the name is not one of the user's own models.
+        ModelError: the module cannot be imported or built.
+    """
+    if not is_custom(name):
+        raise UsageError(
+            f"--model {name}: a checkpoint that bncli did not write is of a model of your own",
+            remedy="Name its code as file.py:Class or package.module:Class.",
+        )
+    return as_network(build_custom(name, args))
+
+
+def relu_follows_every_bn(config: ModelConfig) -> bool:
+    """Whether each BN of the model is known to be read by a ReLU alone, so that a channel below zero is dead."""
+    return config.name == "cnn" and config.bn and config.bn_placement == "pre"
+
+
+def _known_model(name: str) -> KnownModel:
+    if name in MODELS:
+        return MODELS[name]
+    close = difflib.get_close_matches(name, MODELS, n=1)
+    raise UsageError(
+        f"no model {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
+        remedy=f"Choose one of {', '.join(MODELS)}, or your own as package.module:Class or file.py:Class.",
+    )
+
+
+def _check_arguments(config: ModelConfig, known: KnownModel) -> None:
+    unknown = set(config.args) - {"features"}
+    if unknown:
+        raise UsageError(
+            f"--model-arg: {config.name} has no argument {sorted(unknown)[0]!r}", remedy="It takes features=… only."
+        )
+    features = config.args.get("features", known.features)
+    many = not isinstance(known.features, int)
+    listed = features if many else [features]
+    if not isinstance(listed, list | tuple) or not listed or any(type(n) is not int or n < 1 for n in listed):
+        usual = str(list(known.features)).replace(" ", "") if isinstance(known.features, tuple) else known.features
+        raise UsageError(
+            f"--model-arg features={features}: {config.name} takes "
+            + ("a list of positive whole numbers" if many else "a positive whole number"),
+            remedy=f"Write it like the usual one: --model-arg 'features={usual}'",
+        )
+
+
+def _check_fits(config: ModelConfig, known: KnownModel, image_shape: tuple[int, int, int]) -> None:
+    min_size = known.min_size(config.args.get("features", known.features))
+    if min(image_shape[:2]) < min_size:
+        raise ModelError(
+            f"{config.name} needs images of at least {min_size}×{min_size} pixels, "
+            f"these have {image_shape[0]}×{image_shape[1]}",
+            remedy=f"Add --image-size {min_size}, or choose another --model"
+            + (" or fewer --model-arg features." if config.args else "."),
+        )
+    if config.bn_placement == "post" and not known.has_placement:
+        raise UsageError(
+            f"--bn-placement post: {config.name} has its BN where its paper puts it, before the activation",
+            remedy="Leave --bn-placement out, or use --model cnn or mlp.",
+        )
+
+
+def _arguments(
+    config: ModelConfig, known: KnownModel, num_classes: int, image_shape: tuple[int, int, int], dtype: Dtype
+) -> Mapping[str, Any]:
+    arguments: dict[str, Any] = {
+        "num_classes": num_classes,
+        "norm": _norm_factory(config, dtype),
+        "dropout": known.default_dropout if config.dropout is None else config.dropout,
+        "kernel_init": INITIALIZERS[config.init],
+        "dtype": dtype,
+    }
+    if known.has_placement:
+        arguments["bn_placement"] = config.bn_placement
+    if known.has_stem:
+        arguments["small_images"] = max(image_shape[:2]) <= SMALL_IMAGE
+    return {**arguments, **hashable(config.args)}
+
+
+def _norm_factory(config: ModelConfig, dtype: Dtype) -> NormFactory | None:
+    if not config.bn:
+        return None
+    return partial(BatchNorm, momentum=config.bn_momentum, epsilon=config.bn_epsilon, dtype=dtype)

@@ -1,0 +1,1 @@
+"""The process that JAX runs in: XLA flags, caches, hardware, devices and memory."""

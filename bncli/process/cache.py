@@ -1,0 +1,52 @@
+"""Folders of the user's cache that are the user's alone: what is kept there is believed, or run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_OTHERS = 0o077
+_OTHERS_WRITE = 0o022
+
+
+def user_cache() -> Path:
+    """The user's cache directory for bncli; not created."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    # The XDG specification has relative paths ignored.
+    base = Path(cache) if cache and Path(cache).is_absolute() else Path.home() / ".cache"
+    return base / "bncli"
+
+
+def private_folder(*names: str) -> Path:
+    """The folder ``names`` in the user's cache, made where it is missing; from the cache down for its owner alone.
+
+    ``mkdir`` gives a folder it makes on the way the usual mode, so each is made by itself.
+
+    Raises:
+        OSError: it cannot be made, or belongs to somebody else.
+    """
+    folder = user_cache()
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for part in ((), *((name,) for name in names)):
+        folder = folder.joinpath(*part)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _require_owner(folder)
+        if (mode := folder.stat().st_mode) & _OTHERS:
+            folder.chmod(mode & 0o7700)
+    return folder
+
+
+def is_private(*names: str) -> bool:
+    """Whether the folder ``names`` in the user's cache is there, and nobody else can have put anything into it."""
+    folders = [user_cache().joinpath(*names[:length]) for length in range(len(names) + 1)]
+    try:
+        for folder in folders:
+            _require_owner(folder)
+        return not any(folder.stat().st_mode & _OTHERS_WRITE for folder in folders)
+    except OSError:
+        return False
+
+
+def _require_owner(folder: Path) -> None:
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")

@@ -1,0 +1,46 @@
+"""The cache of compiled programs: kept between runs in a folder that only its owner can write, since they are code."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bncli.process.cache import private_folder
+
+
+def use_compile_cache() -> None:
+    """Keep compiled programs in the user's cache; without one that can be written to, compile each time."""
+    import jax
+
+    try:
+        directory = private_folder("xla")
+    except OSError:
+        return  # a read-only home only costs compile time
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@dataclass(frozen=True)
+class CompileCache:
+    """Where compiled programs are kept between runs.
+
+    Attributes:
+        directory: a path or, if the user has set it so, a URL; None where programs are not kept.
+        usable: whether it can be written to, as far as this machine can tell.
+    """
+
+    directory: str | None
+    usable: bool
+
+
+def compile_cache() -> CompileCache:
+    """The compile cache of this process, once it is configured."""
+    import jax
+
+    directory: str | None = jax.config.jax_compilation_cache_dir
+    if directory is None or "://" in directory:
+        return CompileCache(directory, usable=directory is not None)
+    place = Path(directory).absolute()  # JAX makes it when it first keeps something
+    there = next(parent for parent in (place, *place.parents) if parent.exists())
+    return CompileCache(directory, usable=there.is_dir() and os.access(there, os.W_OK | os.X_OK))

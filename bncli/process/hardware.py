@@ -1,0 +1,55 @@
+"""The machine and the versions that a run depends on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+_PACKAGES = ("bncli", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """What a run depended on, by package name; also ``python``."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a speed was measured on.
+
+    Attributes:
+        cpu: its model.
+        cores: that this process may use.
+        devices: JAX's, each by its kind.
+    """
+
+    cpu: str
+    cores: int
+    devices: tuple[str, ...]
+
+
+def hardware() -> Hardware:
+    """The hardware of this process."""
+    import jax
+
+    return Hardware(_cpu_model(), _num_cores(), tuple(device.device_kind for device in jax.devices()))
+
+
+def _cpu_model() -> str:
+    """The CPU's name; where Linux does not tell, what Python knows, which may only be its architecture."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,43 @@
+"""The mesh that every step runs on: all devices along the batch axis. Importing this module imports no JAX."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bncli.errors import UsageError
+
+if TYPE_CHECKING:
+    import jax
+
+BATCH_AXIS = "batch"
+
+
+def make_mesh() -> jax.sharding.Mesh:
+    """A mesh over all devices along the batch axis; one device is a mesh of one."""
+    import jax
+    import numpy as np
+
+    return jax.sharding.Mesh(np.array(jax.devices()), (BATCH_AXIS,))
+
+
+def batch_sharding(mesh: jax.sharding.Mesh, *, axis: int = 0) -> jax.sharding.NamedSharding:
+    """Splits axis ``axis`` over the devices."""
+    import jax
+
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*[None] * axis, BATCH_AXIS))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
+    """The whole array on every device."""
+    import jax
+
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
+    """Raises UsageError where the batch does not divide over the devices."""
+    if batch_size % mesh.size:
+        raise UsageError(
+            f"--batch-size {batch_size} does not divide over {mesh.size} devices",
+            remedy=f"Use a multiple of {mesh.size}.",
+        )

@@ -1,0 +1,21 @@
+"""One network in its three kinds, to be read only."""
+
+import pytest
+
+import bncli
+from bncli.jobs.bench import read_target
+from bncli.jobs.fold import fold_checkpoint
+
+
+@pytest.fixture(scope="session")
+def kinds(trained, tmp_path_factory):
+    """Kind -> path."""
+    out = tmp_path_factory.mktemp("kinds") / "out"
+    fold_checkpoint(bncli.load(trained.out), out, exports=("onnx",))
+    return {"trained": trained.out, "folded": out, "onnx": out / "model.onnx"}
+
+
+@pytest.fixture(scope="session")
+def target(trained):
+    """What they take."""
+    return read_target([trained.out])

@@ -1,0 +1,1 @@
+"""Helpers that tests share: small data sets and networks, files of other programs, planted faults, damage."""
