@@ -8,7 +8,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 ENDED = "ended"
 
 
@@ -20,10 +20,10 @@ class Zygote:
     """
 
     def __init__(self, preload=None):
-        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])}
+        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
         env |= {"LD_PRELOAD": str(preload)} if preload else {}
         self._process = subprocess.Popen(
-            [sys.executable, str(FOLDER / "zygote.py")],
+            [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -103,7 +103,7 @@ def _child(out, resume, more, env):
 def _serve():
     warnings.simplefilter("ignore")  # JAX and Python warn of forks
     import jax
-    import tiny  # noqa: F401 - so that no child imports it
+    import support.tiny  # noqa: F401 - so that no child imports it
 
     from bncli.process import cache
 
