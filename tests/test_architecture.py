@@ -39,8 +39,8 @@ INDEPENDENT = ("folding", "ops")
 # dependency -> the only rooms or files that may import it.
 DOORS = {
     "h5py": {"inspection/readers/hdf5.py"},
-    "jax.extend": {"folding/graph.py"},
-    "jax.extend.core": {"folding/graph.py"},
+    "jax.extend": {"folding/trace/graph.py"},
+    "jax.extend.core": {"folding/trace/graph.py"},
     "keras": set(),
     "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py"},
     "onnxruntime": {"checkpoint/onnx_file.py"},

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from bncli.errors import FoldError
-from bncli.folding.chains import STATISTICS, norm_name, norm_names
-from bncli.folding.draft import Draft
-from bncli.folding.graph import Node, Path
-from bncli.folding.known import is_float
-from bncli.folding.recipe import Recipe
-from bncli.folding.report import FoldReport
+from bncli.folding.report.rows import FoldReport
+from bncli.folding.rewrite.edits import Draft
+from bncli.folding.rewrite.program import Recipe
+from bncli.folding.search.chains import STATISTICS, norm_name, norm_names
+from bncli.folding.trace.constants import is_float
+from bncli.folding.trace.graph import Node, Path
 
 VARIANCE_NAMES = frozenset({"moving_variance", "running_var", "sigma", "var", "variance"})
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bncli.folding.graph import DType, Pytree, Tensor
+from bncli.folding.trace.graph import DType, Pytree, Tensor
 
 Network = Callable[[Tensor], Pytree]
 

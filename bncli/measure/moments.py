@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bncli.errors import ModelError
-from bncli.folding.graph import trace
+from bncli.folding.trace.graph import trace
 from bncli.frameworks.linen import Variables, observing
 from bncli.ops import pad_small_images
 

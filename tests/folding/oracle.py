@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from bncli.folding import Folded, fold
-from bncli.folding.graph import leaf_path, trace
+from bncli.folding.trace.graph import leaf_path, trace
 from folding.reference import evaluate
 
 EPSILON = 1e-3

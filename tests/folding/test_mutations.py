@@ -37,6 +37,6 @@ def test_every_mutation_has_a_name_of_its_own():
     assert len(set(names)) == len(names)
 
 
-def test_every_file_of_rules_is_broken_somewhere():
-    rules = {f"rules/{path.name}" for path in (ROOT / "bncli" / "folding" / "rules").glob("*.py")}
-    assert rules - {mutation.file for mutation in MODULE.MUTATIONS} == {"rules/__init__.py", "rules/rule.py"}
+def test_every_file_of_primitives_is_broken_somewhere():
+    files = {f"primitives/{path.name}" for path in (ROOT / "bncli" / "folding" / "primitives").glob("*.py")}
+    assert files - {mutation.file for mutation in MODULE.MUTATIONS} == {"primitives/__init__.py", "primitives/rule.py"}

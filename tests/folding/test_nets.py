@@ -73,7 +73,7 @@ def test_the_time_to_fold_grows_with_the_depth_and_not_with_its_square():
 
 def work(blocks: int) -> int:
     """The operations visited while a ResNet of so many blocks is folded."""
-    import bncli.folding.draft as draft
+    import bncli.folding.rewrite.edits as draft
 
     count = 0
     op = draft.Draft.op

@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 
 from bncli.errors import FoldError
-from bncli.folding.graph import Pytree, leaf_path
+from bncli.folding.trace.graph import Pytree, leaf_path
 
 
 def to_safetensors(variables: Pytree, metadata: Mapping[str, str] | None = None) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.export
 
-from bncli.folding.graph import ApplyFn, Pytree
+from bncli.folding.trace.graph import ApplyFn, Pytree
 
 # Lowered for each of these, whichever this machine has.
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -18,7 +18,7 @@ from jax import lax
 from bncli.errors import FoldError
 from bncli.folding import fold
 from bncli.folding.export.onnx import INPUT, RULES, to_onnx
-from bncli.folding.graph import trace
+from bncli.folding.trace.graph import trace
 from folding.nets import trained
 from folding.test_nets import NETS, X
 from folding.test_properties import networks

@@ -18,8 +18,8 @@ from onnx import ModelProto, NodeProto, helper
 
 from bncli.folding.export.onnx import conv, dot, elementwise, layout, pool
 from bncli.folding.export.onnx.builder import Builder, Shape, is_symbolic, tensor_type
-from bncli.folding.graph import ApplyFn, Node, Pytree, trace
-from bncli.folding.known import Known
+from bncli.folding.trace.constants import Known
+from bncli.folding.trace.graph import ApplyFn, Node, Pytree, trace
 
 OPSET = 18  # the first with one spelling for all reductions
 IR_VERSION = 8  # the one that came with it, so that every runtime that knows the opset reads the file

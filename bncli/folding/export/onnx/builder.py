@@ -18,8 +18,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bncli.errors import FoldError
 from bncli.folding.affine import compact, varying
-from bncli.folding.graph import DType, Graph, Node
-from bncli.folding.known import Known, is_float
+from bncli.folding.trace.constants import Known, is_float
+from bncli.folding.trace.graph import DType, Graph, Node
 
 Layout = tuple[int, ...]  # axis i of the ONNX value is axis layout[i] of the traced one
 Shape = tuple[Any, ...]  # of numbers, one of them perhaps the symbol of the batch size

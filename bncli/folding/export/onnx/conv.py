@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bncli.folding.export.onnx.builder import Builder
-from bncli.folding.graph import Node
+from bncli.folding.trace.graph import Node
 
 
 def convolution(builder: Builder, node: Node) -> None:

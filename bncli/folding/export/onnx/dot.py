@@ -8,7 +8,7 @@ from string import ascii_lowercase
 import numpy as np
 
 from bncli.folding.export.onnx.builder import Builder
-from bncli.folding.graph import Node
+from bncli.folding.trace.graph import Node
 
 
 def dot_general(builder: Builder, node: Node) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bncli.folding.export.onnx.builder import Builder, Layout, Shape, tensor_type
-from bncli.folding.graph import Node
+from bncli.folding.trace.graph import Node
 
 Spelling = Callable[[Builder, Node, list[str]], str]  # operand names -> the result's name
 

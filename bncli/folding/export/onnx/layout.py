@@ -10,7 +10,7 @@ import numpy as np
 
 from bncli.folding.affine import compact, varying
 from bncli.folding.export.onnx.builder import Builder, Layout, Shape, is_symbolic
-from bncli.folding.graph import Node
+from bncli.folding.trace.graph import Node
 
 TO_THE_END = np.iinfo(np.int64).max
 TO_THE_START = np.iinfo(np.int64).min

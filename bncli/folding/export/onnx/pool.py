@@ -9,7 +9,7 @@ import numpy as np
 
 from bncli.folding.export.onnx.builder import Builder, Layout, tensor_type
 from bncli.folding.export.onnx.layout import axis_groups, without
-from bncli.folding.graph import Node
+from bncli.folding.trace.graph import Node
 
 Window = tuple[list[int], list[int], list[tuple[int, int]], list[int]]  # sizes, strides, padding, dilations by axis
 

@@ -1,0 +1,137 @@
+"""What became of each BN layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bncli.folding.affine import Affine
+from bncli.folding.report.reasons import operation
+from bncli.folding.search.chains import statistics_readers
+from bncli.folding.search.search import Direction, Plan
+
+
+@dataclass(frozen=True)
+class NormReport:
+    """One BN layer's fate.
+
+    Args:
+        name: the layer, as its statistics are filed: `Block_1/BatchNorm_0`.
+        status: "folded" if its multiply-add is gone, or has become part of another BN's that is kept.
+        direction: into what stands before it (backward) or after it (forward); None when kept.
+        into: the layers that hold it now, kept BN among them.
+        reason: why it was kept, to be read after "kept, because"; None when folded.
+        left: what of a folded layer stays in the network all the same: "a sign", "a shift"; None for nothing.
+    """
+
+    name: str
+    status: Literal["folded", "kept"]
+    direction: Direction | None
+    into: tuple[str, ...]
+    reason: str | None
+    left: str | None = None
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """Every BN layer of the network, in the order in which data meets them."""
+
+    norms: tuple[NormReport, ...]
+
+    @property
+    def folded(self) -> int:
+        """How many are gone."""
+        return sum(norm.status == "folded" for norm in self.norms)
+
+    @property
+    def kept(self) -> int:
+        """How many are still there, each as one multiply-add."""
+        return sum(norm.status == "kept" for norm in self.norms)
+
+
+# operation -> why a BN whose statistics it reads is kept.
+READERS: Mapping[str, str] = {
+    "cond": "it stands in a branch (cond), and branches are left as they are",
+    "scan": "it stands in a loop (scan), and loop bodies are left as they are",
+    "while": "it stands in a loop (while), and loop bodies are left as they are",
+}
+
+
+def report_on(plan: Plan) -> FoldReport:
+    """One row for each BN layer of the network."""
+    rows: dict[str, list[NormReport]] = {}
+    for row in (*_rows(plan), *_unreachable(plan)):
+        rows.setdefault(row.name, []).append(row)
+    return FoldReport(tuple(merged(same) for same in rows.values()))
+
+
+def merged(rows: Sequence[NormReport]) -> NormReport:
+    """One row for a layer that the network uses in several places: folded only if it is folded in all of them."""
+    kept = [row for row in rows if row.status == "kept"]
+    if kept:
+        return kept[0]
+    into = tuple(dict.fromkeys(name for row in rows for name in row.into))
+    left = next((row.left for row in rows if row.left), None)
+    return NormReport(rows[0].name, "folded", rows[0].direction, into, None, left)
+
+
+def _rows(plan: Plan) -> Iterable[NormReport]:
+    """One row for each use of a BN layer, in the order in which data meets them."""
+    left = _left(plan)
+    for index in sorted({*plan.ways, *plan.stuck}):
+        for name in plan.draft.chains[index].norms:
+            if index in plan.ways:
+                into = _destinations(plan, index)
+                direction = next(iter(into.values()), plan.ways[index].direction)
+                yield NormReport(name, "folded", direction, tuple(into), None, left.get(name))
+            elif name == plan.keepers[index]:
+                yield NormReport(name, "kept", None, (), plan.stuck[index].reason)
+            else:
+                yield _beside(plan, index, name)
+
+
+def _beside(plan: Plan, index: int, name: str) -> NormReport:
+    """The row of a BN next to another one, with nothing between them: both are one multiply-add."""
+    names, keeper = plan.draft.chains[index].norms, plan.keepers[index]
+    direction: Direction = "backward" if names.index(keeper) < names.index(name) else "forward"
+    return NormReport(name, "folded", direction, (keeper,), None)
+
+
+def _destinations(plan: Plan, index: int) -> dict[str, Direction]:
+    """The layers that hold a folded chain in the end, each with the way by which it came there."""
+    way = plan.ways[index]
+    found: dict[str, Direction] = {}
+    for site in way.sites:
+        if site in plan.ways:
+            found |= _destinations(plan, site)
+        else:
+            name = plan.keepers[site] if site in plan.keepers else operation(plan.draft, site)
+            found[name] = way.direction
+    return found
+
+
+def _left(plan: Plan) -> dict[str, str]:
+    """BN layer -> what is left in the network under its name."""
+    edits = plan.draft.edits
+    found: dict[str, str] = {}
+    for affines in (edits.behind, edits.ahead):
+        found |= {plan.draft.owners[key]: _described(a) for key, a in affines.items() if not a.is_identity}
+    for index, affine in edits.chains.items():
+        if plan.draft.chains[index].affine.is_scale and not affine.is_scale and index not in plan.keepers:
+            found[plan.draft.owners[index]] = "a shift"
+    return found
+
+
+def _described(affine: Affine) -> str:
+    if affine.is_scale:
+        return "a sign" if (abs(affine.scale) == 1).all() else "a scale"
+    return "a shift" if affine.is_shift else "a scale and a shift"
+
+
+def _unreachable(plan: Plan) -> Iterable[NormReport]:
+    """Rows for statistics that are read by something other than a multiply-add."""
+    draft = plan.draft
+    for node, name in statistics_readers(draft.live, draft.known, list(draft.chains.values())):
+        reason = READERS.get(node.name, f"its statistics go into {node.name}, which is no multiply-add")
+        yield NormReport(name, "kept", None, (), reason)

@@ -1,0 +1,1 @@
+"""A network as data: its operations, and the values that need no input."""
