@@ -116,32 +116,22 @@ def import_graph() -> dict[str, set[str]]:
     }
 
 
-def circles(graph: dict[str, set[str]]) -> list[set[str]]:
-    """The strongly connected components of more than one module (Tarjan 1972)."""
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[set[str]] = []
-
-    def visit(node: str) -> None:
-        index[node] = low[node] = len(index)
-        stack.append(node)
-        for target in graph.get(node, ()):
-            if target not in index:
-                visit(target)
-                low[node] = min(low[node], low[target])
-            elif target in stack:
-                low[node] = min(low[node], index[target])
-        if low[node] == index[node]:
-            component = set(stack[stack.index(node) :])
-            del stack[stack.index(node) :]
-            if len(component) > 1:
-                found.append(component)
-
-    for node in graph:
-        if node not in index:
-            visit(node)
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    """Every module that ``start`` imports, directly or through others."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = graph.get(waiting.pop(), set()) - found
+        found |= new
+        waiting += new
     return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of modules that reach each other: the strongly connected components of more than one module."""
+    reach = {name: reachable(graph, name) for name in graph}
+    groups = {frozenset(other for other in reach[name] if name in reach.get(other, ())) for name in graph}
+    return [set(group) for group in groups if len(group) > 1]
 
 
 def test_no_circle_of_files() -> None:
@@ -150,6 +140,7 @@ def test_no_circle_of_files() -> None:
 
 def test_a_planted_circle_is_seen() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+    assert circles({"a": {"b"}, "b": {"c", "x"}, "c": set(), "x": {"y"}}) == []
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ def _child(out, resume, more, env):
 def _serve():
     warnings.simplefilter("ignore")  # JAX and Python warn of forks
     import jax
-    import support.tiny  # noqa: F401 - so that no child imports it
 
+    import support.tiny  # noqa: F401 - so that no child imports it
     from bncli.process import cache
 
     if jax.__version_info__ >= (0, 12):  # each child compiles the same programs; before, a cache is of no use

@@ -332,7 +332,7 @@ def write_archive(path, weights, config=None, compression=zipfile.ZIP_STORED):
 
 
 def numbered(groups):
-    """A weights file with a BN layer in each group, whose means are 0, 1, 2, …"""
+    """A weights file with a BN layer in each group, whose means are 0, 1, 2 and so on."""
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
         for count, group in enumerate(groups):
