@@ -129,13 +129,13 @@ def test_a_lost_save_is_never_the_best_of_a_later_one(dataset, tmp_path, full_di
     config = config_of(on_save_error="continue", save_every="3")
     trainer = run.create_trainer(config, dataset, out)
     run.start(trainer, overwrite=False)
-    evaluate, scores = loop.evaluate, iter([0.9, 0.1, 0.2])
+    evaluate, scores = loop.score, iter([0.9, 0.1, 0.2])
 
     def scored(*args, **kwargs):
         return replace(evaluate(*args, **kwargs), accuracy=next(scores))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "evaluate", scored)
+        patch.setattr(loop, "score", scored)
         events = trainer.epochs()
         with full_disk():
             for event in events:

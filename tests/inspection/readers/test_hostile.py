@@ -33,7 +33,7 @@ def examine(paths, how, *, timeout):
     """What came of each file, read in another process."""
     paths = [str(path) for path in paths]
     result = subprocess.run(
-        [sys.executable, "-m", "inspection.readers.hostile", how],
+        [sys.executable, "-m", "support.hostile", how],
         input=json.dumps(paths),
         stdout=subprocess.PIPE,
         text=True,
