@@ -125,7 +125,7 @@ def fold(
         dry_run=dry_run,
         overwrite=overwrite,
     )
-    render.emit(result, as_json=as_json, to_json=lambda done: done.to_json(), to_text=render.fold_text)
+    render.emit(result, as_json=as_json, to_json=render.fold_json, to_text=render.fold_text)
 
 
 @dataclass(frozen=True)

@@ -59,4 +59,4 @@ def recalibrate(
         dry_run=dry_run,
         overwrite=overwrite,
     )
-    render.emit(result, as_json=as_json, to_json=lambda done: done.to_json(), to_text=render.recalibrate_text)
+    render.emit(result, as_json=as_json, to_json=render.recalibrate_json, to_text=render.recalibrate_text)

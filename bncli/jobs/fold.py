@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from bncli.config.settings import CheckpointConfig, FoldedFrom
 from bncli.data import normalize
 from bncli.data.configured import load_matching
 from bncli.errors import BncliError, CheckFailedError, CheckpointError, FoldError
-from bncli.folding import Folded, FoldReport, Verification, fold, verify
+from bncli.folding import Folded, Verification, fold, verify
 from bncli.folding.export.stablehlo import lower
 from bncli.folding.verify import TOLERANCES
 from bncli.jobs.export import Export, ExportReport, Source, check_installed, make_export
+from bncli.jobs.fold_report import FoldResult, Latency, fold_document
 from bncli.ops import pad_small_images
 
 # Examples the proof is made on, validation images first, then training images; the test split is left alone.
@@ -32,63 +33,6 @@ VERIFY_EXAMPLES = 1024
 VERIFY_BATCH = 64
 # Interleaved rounds of the latency at batch 1; the median of each side is reported.
 LATENCY_ROUNDS = 50
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median time of one call at batch 1, compiled, in milliseconds."""
-
-    original: float
-    folded: float
-
-
-@dataclass(frozen=True)
-class FoldResult:
-    """What folding a checkpoint came to.
-
-    Attributes:
-        checkpoint: what was folded.
-        step: of its save.
-        out: the new checkpoint; None where nothing was written.
-        report: per BN layer: folded or kept, into what, why not.
-        verification: original and folded side by side.
-        examples: what they were compared on, in words.
-        latency: of both.
-        seconds: folding and lowering, without verification.
-        exports: files for other programs.
-        notes: what was assumed of a checkpoint that bncli did not write.
-        files: written, relative to ``out``.
-    """
-
-    checkpoint: Path
-    step: int
-    out: Path | None
-    report: FoldReport
-    verification: Verification
-    examples: str
-    latency: Latency
-    seconds: float
-    exports: tuple[ExportReport, ...]
-    notes: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The ``bncli.fold/1`` document."""
-        return {
-            "schema": "bncli.fold/1",
-            "checkpoint": str(self.checkpoint),
-            "step": self.step,
-            "out": None if self.out is None else str(self.out),
-            "folded": self.report.folded,
-            "kept": self.report.kept,
-            "norms": [{**asdict(row), "into": list(row.into)} for row in self.report.norms],
-            "verification": {**asdict(self.verification), "examples": self.examples},
-            "latency_ms": asdict(self.latency),
-            "seconds": self.seconds,
-            "exports": [asdict(export) for export in self.exports],
-            "notes": list(self.notes),
-            "files": list(self.files),
-        }
 
 
 def fold_checkpoint(
@@ -329,6 +273,6 @@ def _write(
             variables=source.folded.variables,
             forward=bytes(source.forward.serialize()),
             exports={export.file: export.content for export in exports},
-            report=written.to_json(),
+            report=fold_document(written),
         )
     return written

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -43,20 +42,6 @@ class RecalibrationResult:
     runs: int
     before: EvalResult
     after: EvalResult
-
-    def to_json(self) -> dict[str, Any]:
-        """The ``bncli.recalibrate/1`` document."""
-        return {
-            "schema": "bncli.recalibrate/1",
-            "checkpoint": str(self.checkpoint),
-            "step": self.step,
-            "out": None if self.out is None else str(self.out),
-            "num_examples": self.num_examples,
-            "runs": self.runs,
-            "layers": [asdict(layer) for layer in self.layers],
-            "before": {"accuracy": self.before.accuracy, "loss": self.before.loss},
-            "after": {"accuracy": self.after.accuracy, "loss": self.after.loss},
-        }
 
 
 def recalibrate_checkpoint(

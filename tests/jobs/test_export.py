@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 import bncli
+from bncli.cli import render
 from bncli.errors import CheckFailedError, FoldError
 from bncli.jobs import export as exports
 from bncli.jobs.fold import fold_checkpoint
@@ -33,7 +34,9 @@ def test_each_format_is_written_once_and_reported(folded):
             assert report.verification.passed
             assert report.verification.max_rel_error <= 1e-4
             assert report.verification.num_examples == folded.verification.num_examples
-    assert [entry["file"] for entry in folded.to_json()["exports"]] == [report.file for report in folded.exports]
+    assert [entry["file"] for entry in render.fold_json(folded)["exports"]] == [
+        report.file for report in folded.exports
+    ]
 
 
 def test_stablehlo_stands_alone(folded, trained):

@@ -12,6 +12,7 @@ from support.foreign_files import IMAGE_SHAPE, make_state, make_variables, save_
 
 import bncli
 from bncli import checkpoint
+from bncli.cli import render
 from bncli.config.settings import ModelConfig
 from bncli.data import Augmentation
 from bncli.data.dataset import RawDataset, build_dataset
@@ -31,7 +32,7 @@ def test_without_the_data_random_images_are_used_and_said_so(trained, tmp_path):
     result = fold_checkpoint(bncli.load(trained.out), tmp_path / "out")
     assert "random images" in result.examples
     assert result.verification.passed
-    assert json.loads((tmp_path / "out" / "fold_report.json").read_text()) == result.to_json()
+    assert json.loads((tmp_path / "out" / "fold_report.json").read_text()) == render.fold_json(result)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
@@ -123,7 +124,7 @@ def test_another_programs_checkpoint_becomes_one_like_any_other(save, tmp_path):
     assert (result.report.folded, result.report.kept) == (1, 0)
     assert "random images" in result.examples
     assert result.notes == original.notes
-    assert json.loads((tmp_path / "out" / "fold_report.json").read_text()) == result.to_json()
+    assert json.loads((tmp_path / "out" / "fold_report.json").read_text()) == render.fold_json(result)
     folded = bncli.load(tmp_path / "out")
     assert "batch_stats" not in folded.variables
     assert (folded.config.folded_from.checkpoint, folded.config.folded_from.step) == (str(tmp_path / "saved"), 0)

@@ -8,9 +8,9 @@ from bncli.cli.render.bench import bench_json, bench_text
 from bncli.cli.render.datasets import datasets_json, datasets_text
 from bncli.cli.render.doctor import DoctorReport, doctor_json, doctor_text
 from bncli.cli.render.evaluate import EvalReport, eval_json, eval_text
-from bncli.cli.render.fold import fold_text
+from bncli.cli.render.fold import fold_json, fold_text
 from bncli.cli.render.predict import PredictReport, predict_json, predict_text
-from bncli.cli.render.recalibrate import recalibrate_text
+from bncli.cli.render.recalibrate import recalibrate_json, recalibrate_text
 from bncli.cli.render.stats import (
     comparison_csv,
     comparison_json,
@@ -39,9 +39,11 @@ __all__ = [
     "emit",
     "eval_json",
     "eval_text",
+    "fold_json",
     "fold_text",
     "predict_json",
     "predict_text",
+    "recalibrate_json",
     "recalibrate_text",
     "recipe_line",
     "run_lines",

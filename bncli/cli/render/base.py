@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def emit(
-    result: T, *, as_json: bool, to_json: Callable[[T], dict[str, Any]], to_text: Callable[[T], RenderableType]
+    result: T, *, as_json: bool, to_json: Callable[[T], dict[str, object]], to_text: Callable[[T], RenderableType]
 ) -> None:
     """Prints the result on stdout, as one JSON document or as text."""
     if as_json:
@@ -24,7 +24,7 @@ def emit(
         Console(highlight=False).print(to_text(result))
 
 
-def _without_nan(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def _without_nan(value: object) -> object:
     """NaN and infinity become null: they are no JSON, and many readers refuse them."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}

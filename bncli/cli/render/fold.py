@@ -14,7 +14,14 @@ from bncli.cli.render.base import plain_table
 if TYPE_CHECKING:
     from bncli.folding import FoldReport, NormReport
     from bncli.jobs.export import ExportReport
-    from bncli.jobs.fold import FoldResult
+    from bncli.jobs.fold_report import FoldResult
+
+
+def fold_json(result: FoldResult) -> dict[str, object]:
+    """Return the ``bncli.fold/1`` document, the same as in ``fold_report.json``."""
+    from bncli.jobs.fold_report import fold_document
+
+    return fold_document(result)
 
 
 def fold_text(result: FoldResult) -> RenderableType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -13,6 +14,21 @@ from bncli.cli.render.base import plain_table
 
 if TYPE_CHECKING:
     from bncli.jobs.recalibrate import RecalibrationResult
+
+
+def recalibrate_json(result: RecalibrationResult) -> dict[str, object]:
+    """Return the ``bncli.recalibrate/1`` document."""
+    return {
+        "schema": "bncli.recalibrate/1",
+        "checkpoint": str(result.checkpoint),
+        "step": result.step,
+        "out": None if result.out is None else str(result.out),
+        "num_examples": result.num_examples,
+        "runs": result.runs,
+        "layers": [asdict(layer) for layer in result.layers],
+        "before": {"accuracy": result.before.accuracy, "loss": result.before.loss},
+        "after": {"accuracy": result.after.accuracy, "loss": result.after.loss},
+    }
 
 
 def recalibrate_text(result: RecalibrationResult) -> RenderableType:
