@@ -223,7 +223,8 @@ def _with_data(
     from bncli.checkpoint import load
     from bncli.cli import display
     from bncli.data.configured import load_matching
-    from bncli.inspection.live import findings_on_data, look_at_data
+    from bncli.inspection.findings import find_on_data
+    from bncli.inspection.live import look_at_data
 
     opened = load(path, step=step, model=model)
     try:
@@ -236,7 +237,7 @@ def _with_data(
     display.warn(dataset.warnings, quiet=quiet)
     display.note(f"looking at the network on {dataset.name} …", quiet=quiet)
     data = look_at_data(opened, dataset)
-    return report.with_data(data, findings_on_data(data, path=str(path)))
+    return report.with_data(data, find_on_data(data, path=str(path)))
 
 
 def _with_history(report: StatsReport, path: Path) -> StatsReport:

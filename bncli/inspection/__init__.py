@@ -1,10 +1,19 @@
-"""The BN doctor: BN layers in numbers, and what those numbers mean."""
+"""The BN doctor: BN layers in numbers, and the findings about them.
+
+::
+
+    layers       the numbers of each BN layer
+    findings     the table of findings; rules/ its functions, remedies its fixes by framework
+    readers/     a file of any framework -> layers
+    live         measurements on data, held in live_report
+    history      the layers over the epochs of a training; comparison: two checkpoints side by side
+    report       all of it together; names: layers by the user's patterns
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bncli.inspection.findings import Finding, find
 from bncli.inspection.layers import LayerStats, layer_stats
@@ -15,28 +24,28 @@ __all__ = ["Finding", "LayerStats", "StatsReport", "inspect_stats"]
 
 
 def inspect_stats(
-    variables_or_path: Mapping[str, Any] | str | Path,
+    variables_or_path: Mapping[str, object] | str | Path,
     *,
     step: str = "best",
     epsilon: float | None = None,
     momentum: float | None = None,
     model: str | None = None,
 ) -> StatsReport:
-    """The report on a checkpoint of any framework, or on a Flax variables dict {"params": …, "batch_stats": …}.
+    """Inspect a checkpoint of any framework, or a Flax variables dict {"params": …, "batch_stats": …}.
 
     Args:
-        variables_or_path: what to look at: a bncli or Orbax directory, or a file of Flax, Keras, ONNX, PyTorch or
-            safetensors; which one it is says its content.
-        step: which save of a directory: "best", "last" or a number.
-        epsilon: of all layers, where the checkpoint does not store it; else its framework's default is assumed.
-        momentum: weight of the old running value (1 − PyTorch's), where the checkpoint does not store it.
-        model: the user's own model as file.py:Class or package.module:Class, where a checkpoint of bncli was trained
-            with code that has moved or changed, or that the user did not run before.
+        variables_or_path: variables, a bncli or Orbax directory, or a file of Flax, Keras, ONNX, PyTorch or
+            safetensors. The format is detected from the content.
+        step: the save of a directory: "best", "last" or a number.
+        epsilon: used for layers whose checkpoint does not store it; default: the framework's own.
+        momentum: weight of the old running value (1 − PyTorch's), used like ``epsilon``.
+        model: the user's own model as file.py:Class or package.module:Class. Needed if a checkpoint of bncli was
+            trained with code that has moved or changed, or that this user has not run before.
 
     Raises:
-        CheckpointError: nothing that bncli reads, or it is damaged, or the library for it is not installed.
+        CheckpointError: bncli cannot read this format, the file is damaged, or the library for it is not installed.
         UsageError: epsilon or momentum is out of range.
-        ModelError: the model's code is missing, or not to be run without being named.
+        ModelError: the model's code is missing, or may not run unless it is named.
     """
     from bncli.inspection.readers import read
     from bncli.inspection.readers.variables import read_variables

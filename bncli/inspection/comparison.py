@@ -16,20 +16,20 @@ from bncli.inspection.report import StatsReport
 
 @dataclass(frozen=True)
 class LayerChange:
-    """What became of one layer; NaN where the numbers of either are not finite.
+    """The change of one layer; NaN if a number of either is not finite.
 
     Attributes:
         name: path of the layer.
         channels: C.
-        same: whether nothing differs, ε and momentum included.
+        same: True if nothing differs, ε and momentum included.
         mean_shift: √(mean over channels of (μb − μa)²/(σa² + ε)): in standard deviations of a.
         var_ratio: (σb² + ε)/(σa² + ε), geometric mean over channels.
-        worst_var_ratio: that of the channel where it is farthest from 1.
-        scale_change: √(mean of (γb − γa)²); a γ that is not there counts as 1.
-        bias_change: √(mean of (βb − βa)²); a β that is not there counts as 0.
+        worst_var_ratio: the ratio of the channel where it is farthest from 1.
+        scale_change: √(mean of (γb − γa)²); a missing γ counts as 1.
+        bias_change: √(mean of (βb − βa)²); a missing β counts as 0.
         gain_ratio: |gain b|/|gain a|, geometric mean over the channels where neither is 0.
-        epsilon: of a and of b.
-        momentum: of a and of b; None where unknown.
+        epsilon: a's and b's.
+        momentum: a's and b's; None if unknown.
     """
 
     name: str
@@ -47,18 +47,18 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What became of a checkpoint's BN layers.
+    """The differences between the BN layers of two checkpoints.
 
     Attributes:
         a: the first checkpoint.
         b: the second.
-        layers: those that both have, in the order of a.
-        only_in_a: names of the layers that b has not.
-        only_in_b: names of the layers that a has not.
-        other_channels: names of the layers of different numbers of channels.
-        appeared: findings of b that a has not, by code and layer.
-        went_away: findings of a that b has not.
-        remained: findings of b that a has too.
+        layers: the layers that both have, in the order of a.
+        only_in_a: names of the layers that b lacks.
+        only_in_b: names of the layers that a lacks.
+        other_channels: names of the layers with different numbers of channels.
+        appeared: findings in b that are not in a, by code and layer.
+        went_away: findings in a that are not in b.
+        remained: findings in b that are in a too.
     """
 
     a: StatsReport
@@ -73,7 +73,7 @@ class Comparison:
 
 
 def compare(a: StatsReport, b: StatsReport) -> Comparison:
-    """The layers of two reports by name, and their findings by code and layer."""
+    """Match the layers of two reports by name, and their findings by code and layer."""
     before = {layer.name: layer for layer in a.arrays}
     after = {layer.name: layer for layer in b.arrays}
     both = [name for name in before if name in after]
@@ -93,7 +93,7 @@ def compare(a: StatsReport, b: StatsReport) -> Comparison:
 
 
 def layer_change(a: BatchNormArrays, b: BatchNormArrays) -> LayerChange:
-    """What became of one layer, of the same number of channels in both."""
+    """The change of one layer with the same number of channels in both."""
     with np.errstate(all="ignore"):
         std = np.sqrt(a.var + a.epsilon)
         var_ratios = (b.var + b.epsilon) / (a.var + a.epsilon)
@@ -106,8 +106,8 @@ def layer_change(a: BatchNormArrays, b: BatchNormArrays) -> LayerChange:
             mean_shift=_rms((b.mean - a.mean) / std),
             var_ratio=_geometric_mean(var_ratios),
             worst_var_ratio=_farthest_from_1(var_ratios),
-            scale_change=_rms(_scale(b) - _scale(a)),
-            bias_change=_rms(_bias(b) - _bias(a)),
+            scale_change=_rms(b.scale_or_ones - a.scale_or_ones),
+            bias_change=_rms(b.bias_or_zeros - a.bias_or_zeros),
             gain_ratio=_geometric_mean(gains[1, alive] / gains[0, alive]),
             epsilon=(a.epsilon, b.epsilon),
             momentum=(a.momentum, b.momentum),
@@ -115,9 +115,9 @@ def layer_change(a: BatchNormArrays, b: BatchNormArrays) -> LayerChange:
 
 
 def change_size(change: LayerChange) -> float:
-    """How large the change is, to put the largest first: in standard deviations of a, or as the log of a ratio.
+    """The size of a change, to sort by: in standard deviations of a, or the log of a ratio.
 
-    Infinite where numbers are not finite.
+    Infinite if a number is not finite.
     """
     ratios = (change.worst_var_ratio, change.gain_ratio)
     sizes = [change.mean_shift, change.scale_change, change.bias_change, *(abs(np.log(ratio)) for ratio in ratios)]
@@ -133,27 +133,15 @@ def _is_same(a: BatchNormArrays, b: BatchNormArrays) -> bool:
     )
 
 
-def _filled(array: np.ndarray | None, otherwise: float, channels: int) -> np.ndarray:
-    return np.full(channels, otherwise) if array is None else array
-
-
-def _scale(layer: BatchNormArrays) -> np.ndarray:
-    return _filled(layer.scale, 1.0, layer.channels)
-
-
-def _bias(layer: BatchNormArrays) -> np.ndarray:
-    return _filled(layer.bias, 0.0, layer.channels)
-
-
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
 
 def _geometric_mean(ratios: np.ndarray) -> float:
-    """1 of none."""
+    """Geometric mean; 1.0 for an empty sequence."""
     return float(np.exp(np.log(ratios).mean())) if ratios.size else 1.0
 
 
 def _farthest_from_1(ratios: np.ndarray) -> float:
-    """Ratios of 2 and of ½ are equally far; 1 of none."""
+    """The ratio farthest from 1, where 2 and ½ are equally far; 1.0 for an empty sequence."""
     return float(ratios[np.abs(np.log(ratios)).argmax()]) if ratios.size else 1.0

@@ -1,6 +1,6 @@
 """BN layers in numbers.
 
-Letters: C channels. Gain is s = γ/√(var + ε), the factor BN multiplies with in inference; shift is t = β − mean·s.
+Letters: C channels, R replicas. Gain is s = γ/√(var + ε), BN's factor in inference; shift is t = β − mean·s.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# |γ| below this share of 1 leaves nothing of a normalised channel: 0.1 % of a unit variance.
+# |γ| below this share of 1 erases a normalised channel: 0.1 % of a unit standard deviation is left.
 DEAD_SCALE = 1e-3
-# A normalised channel exceeds β + 3|γ| in 0.1 % of cases if it is Gaussian: below 0, a ReLU passes nothing on.
+# A Gaussian channel exceeds β + 3|γ| in 0.1 % of cases: if that is below 0, a ReLU outputs only 0.
 DEAD_SIGMAS = 3.0
 
 
 @dataclass(frozen=True)
 class BatchNormArrays:
-    """One BN layer as it lies in a checkpoint.
+    """One BN layer of a checkpoint.
 
     Attributes:
         name: path of the layer ("Block_1/BatchNorm_0").
         mean: running mean, float64 [C].
         var: running variance, float64 [C].
-        scale: γ, float64 [C]; None where the layer has none.
-        bias: β, float64 [C]; None where the layer has none.
+        scale: γ, float64 [C]; None if the layer has none.
+        bias: β, float64 [C]; None if the layer has none.
         epsilon: added to the variance.
-        momentum: weight of the old running value (Flax's convention, 1 − PyTorch's); None where unknown.
-        relu_follows: whether the layer is read by a ReLU alone.
-        updates: how often the running values were updated; None where unknown.
-        dtype: in which the statistics are stored, such as "float32".
-        replicas: running mean and variance of each replica, float64 [R, 2, C], where the file holds several;
-            mean and var are then the first one's.
-        measured: whether mean and var were taken over data afterwards and are no running averages.
-        kept: why a fold would keep the layer; None where it would not, or where that is unknown.
+        momentum: weight of the old running value (Flax's convention, 1 − PyTorch's); None if unknown.
+        relu_follows: True if only a ReLU reads the layer's output.
+        updates: number of updates of the running values; None if unknown.
+        dtype: of the stored statistics, such as "float32".
+        replicas: running mean and variance of each replica, float64 [R, 2, C], if the file holds several;
+            mean and var are then the first replica's.
+        measured: True if mean and var were measured over data after training, and are not running averages.
+        kept: why a fold would keep the layer; None if it would not, or if that is unknown.
     """
 
     name: str
@@ -59,17 +59,27 @@ class BatchNormArrays:
     def gain(self) -> np.ndarray:
         """γ/√(var + ε), float64 [C]; NaN where the variance is below −ε."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (1.0 if self.scale is None else self.scale) / np.sqrt(self.var + self.epsilon)
+            return self.scale_or_ones / np.sqrt(self.var + self.epsilon)
+
+    @property
+    def scale_or_ones(self) -> np.ndarray:
+        """γ, or 1 for a layer without one; float64 [C]."""
+        return np.ones(self.channels) if self.scale is None else self.scale
+
+    @property
+    def bias_or_zeros(self) -> np.ndarray:
+        """β, or 0 for a layer without one; float64 [C]."""
+        return np.zeros(self.channels) if self.bias is None else self.bias
 
     def stored(self) -> dict[str, np.ndarray]:
-        """The arrays the layer has, by name."""
+        """The layer's arrays by name, without those it lacks."""
         arrays = {"mean": self.mean, "var": self.var, "scale": self.scale, "bias": self.bias}
         return {name: array for name, array in arrays.items() if array is not None}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The spread of one quantity over a layer's channels; of the finite ones, None where there are none."""
+    """The spread of one quantity over the finite values of a layer's channels; None if no value is finite."""
 
     min: float | None
     median: float | None
@@ -84,14 +94,14 @@ class LayerStats:
         name: path of the layer.
         channels: C.
         epsilon: added to the variance.
-        momentum: weight of the old running value; None where unknown.
-        mean: of the running means.
-        var: of the running variances.
-        scale: of γ; None where the layer has none.
-        bias: of β; None where the layer has none.
-        gain: of γ/√(var + ε).
-        dead_channels: channels that pass nothing on.
-        nonfinite: NaN or infinite numbers over all arrays of the layer.
+        momentum: weight of the old running value; None if unknown.
+        mean: summary of the running means.
+        var: summary of the running variances.
+        scale: summary of γ; None if the layer has none.
+        bias: summary of β; None if the layer has none.
+        gain: summary of γ/√(var + ε).
+        dead_channels: channels that carry no signal.
+        nonfinite: number of NaN or infinite values in all arrays of the layer.
     """
 
     name: str
@@ -133,7 +143,7 @@ def summarize(values: np.ndarray) -> Summary:
 
 
 def dead_channels(layer: BatchNormArrays) -> tuple[int, ...]:
-    """Channels that pass nothing on: γ ≈ 0, or a ReLU follows and β + 3|γ| < 0."""
+    """Channels that carry no signal: γ ≈ 0, or β + 3|γ| < 0 before a ReLU."""
     if layer.scale is None:
         return ()
     dead = np.abs(layer.scale) < DEAD_SCALE
@@ -143,5 +153,5 @@ def dead_channels(layer: BatchNormArrays) -> tuple[int, ...]:
 
 
 def channels_where(flags: np.ndarray) -> tuple[int, ...]:
-    """The channels for which bool [C] ``flags`` holds."""
+    """The channels whose flag is set in bool [C] ``flags``."""
     return tuple(int(channel) for channel in np.flatnonzero(flags))

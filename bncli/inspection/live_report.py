@@ -1,4 +1,4 @@
-"""What data show of a network, in numbers. Apart from the measuring, which imports JAX."""
+"""The measurements of ``--data`` as plain data; apart from ``live``, which takes them and imports JAX."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bncli.measure.moments import Drift
 
-# Output gap at which train mode and eval mode have parted: in a healthy net the outputs of the two differ by 0.1 to 0.2
-# of their standard deviation, the noise of a batch.
+# Output gap from which on train mode and eval mode diverge. In a healthy network their outputs differ by 0.1 to 0.2
+# standard deviations, the noise of a batch.
 PARTED = 0.5
 
 
 @dataclass(frozen=True)
 class LayerLive:
-    """One BN layer on data.
+    """One BN layer, measured on data.
 
     Attributes:
         name: path of the layer.
-        drift: its running statistics against those of its inputs in eval mode, over training images.
-        output_gap: rms difference of its outputs in train and in eval mode, in standard deviations of the former.
+        drift: distance of its running statistics from those of its inputs in eval mode, over training images.
+        output_gap: rms difference between its outputs in train and in eval mode, in standard deviations of those in
+            train mode.
     """
 
     name: str
@@ -30,7 +31,7 @@ class LayerLive:
 
 @dataclass(frozen=True)
 class Score:
-    """How the network does on the validation split."""
+    """Accuracy and loss on the validation split."""
 
     accuracy: float
     loss: float
@@ -38,7 +39,7 @@ class Score:
 
 @dataclass(frozen=True)
 class BatchScore:
-    """The same with each batch's own statistics, in batches of this size."""
+    """Accuracy and loss with batch statistics, in batches of this size."""
 
     batch_size: int
     accuracy: float
@@ -47,17 +48,17 @@ class BatchScore:
 
 @dataclass(frozen=True)
 class LiveReport:
-    """What data show of a network.
+    """The measurements of a network on data.
 
     Attributes:
-        dataset: its name.
-        num_examples: training images that the statistics were held against.
-        num_val: validation images that the scores are of.
+        dataset: name of the data set.
+        num_examples: number of training images that the statistics were compared with.
+        num_val: number of validation images that were scored.
         layers: in the order of the forward pass.
-        first_apart: the first layer whose outputs in the two modes part; None where they do nowhere.
+        first_apart: the first layer whose outputs diverge between the two modes; None if none do.
         running: score with running statistics.
-        batch: score with the statistics of batches of the largest size.
-        by_batch_size: the same for smaller ones too, ascending.
+        batch: score with batch statistics, at the largest batch size.
+        by_batch_size: score with batch statistics at each batch size, ascending.
     """
 
     dataset: str

@@ -1,4 +1,4 @@
-"""Layers by name: which ones a user means, and what all names have in common."""
+"""Layers by name: selection by the user's patterns, and the common prefix."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ MAX_SUGGESTIONS = 5
 
 
 def match_layers(names: Sequence[str], patterns: Sequence[str]) -> tuple[str, ...]:
-    """The layers that one of the patterns means, in their order.
+    """The layers that match one of the patterns, in their own order.
 
-    A pattern is a name, the end of one from a "." or "/" on, or has ``*`` as a wildcard.
+    A pattern is a name, the end of a name after a "." or "/", or a name with ``*`` as a wildcard.
 
     Raises:
-        UsageError: a pattern means none; names those that are called much the same.
+        UsageError: no layer matches a pattern; the remedy suggests similar names.
     """
     if not names:
-        raise UsageError("--layer: there is no BN layer", remedy="Leave --layer out to see why.")
-    meant: set[str] = set()
+        raise UsageError("--layer: there is no BN layer to select", remedy="Leave --layer out to see why.")
+    selected: set[str] = set()
     for pattern in patterns:
         found = _matches(names, pattern)
         if not found:
             raise UsageError(f"--layer {pattern!r}: no such BN layer", remedy=_suggestion(names, pattern))
-        meant.update(found)
-    return tuple(name for name in names if name in meant)
+        selected.update(found)
+    return tuple(name for name in names if name in selected)
 
 
 def _matches(names: Sequence[str], pattern: str) -> list[str]:
-    """By the first way of reading the pattern that means anything."""
+    """The matches by the first reading of the pattern that has any."""
     ways = (
         [name for name in names if name == pattern],
         [name for name in names if name.endswith((f".{pattern}", f"/{pattern}"))],
@@ -45,15 +45,15 @@ def _matches(names: Sequence[str], pattern: str) -> list[str]:
 def _suggestion(names: Sequence[str], pattern: str) -> str:
     close = difflib.get_close_matches(pattern, names, n=MAX_SUGGESTIONS, cutoff=0.4)
     if close:
-        return f"Close: {', '.join(close)}."
-    return f"There are {', '.join(names[:MAX_SUGGESTIONS])}{', …' if len(names) > MAX_SUGGESTIONS else ''}."
+        return f"Similar names: {', '.join(close)}."
+    return f"The layers are {', '.join(names[:MAX_SUGGESTIONS])}{', …' if len(names) > MAX_SUGGESTIONS else ''}."
 
 
 def common_prefix(names: Sequence[str]) -> str:
-    """What all names begin with, up to a "." or "/" and with it: "module.backbone."; "" of fewer than two."""
+    """The common start of two or more names, up to and including a "." or "/": "module.backbone."; "" if none."""
     if len(names) < 2:
         return ""
-    first, last = min(names), max(names)  # what these two share, all between them share
+    first, last = min(names), max(names)  # all names between these two share what these two share
     length = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     ends = [match.end() for match in _SEPARATORS.finditer(first[:length])]
     return first[: ends[-1]] if ends else ""

@@ -1,4 +1,4 @@
-"""What a user of each framework would do: the fields in the remedies of the findings.
+"""The fields in the remedies of the findings, as a user of each framework would carry them out.
 
 The same step is a command for a checkpoint of bncli, and a setting or a call elsewhere.
 """
@@ -8,22 +8,21 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from bncli.inspection.layers import BatchNormArrays
 from bncli.inspection.rules.statistics import MIN_MOMENTUM
 
-# field -> what it says for a checkpoint at {path}; {keep} is the momentum to use in Flax's convention, {take} 1 − it.
+# field -> its text for a checkpoint at {path}; {keep} is the momentum to use in Flax's convention, {take} 1 − {keep}.
 Phrases = Mapping[str, str]
 
 _ANYWHERE = {
-    "calmer": "a lower learning rate or clipped gradients",
+    "calmer": "a lower learning rate or gradient clipping",
     "earlier": "Go back to an earlier checkpoint",
     "epsilon": "ε",
     "float32": "Keep this layer and its input in float32",
     "look_at_data": "Look at that channel's input on training data",
     "momentum": "a momentum that keeps {keep:g} of the old value",
     "one_pass": "compute the variance in two passes",
-    "recalibrate": "Compute the statistics anew on training data, with fixed weights",
-    "update": "take care that BN is in train mode, and that what it updates is what is saved",
+    "recalibrate": "Recompute the statistics on training data with frozen weights",
+    "update": "run BN in train mode, and save the statistics that it updates",
     "synchronise": "synchronise BN across replicas",
 }
 _FLAX = _ANYWHERE | {
@@ -32,14 +31,14 @@ _FLAX = _ANYWHERE | {
     "one_pass": "set nn.BatchNorm(use_fast_variance=False)",
     "recalibrate": "bncli.recalibrate(apply_fn, variables, batches)",
     "synchronise": "average them: jax.lax.pmean(batch_stats, axis_name), or nn.BatchNorm(axis_name=…)",
-    "update": "apply with mutable=['batch_stats'] and keep what comes back",
+    "update": "apply with mutable=['batch_stats'] and keep the batch_stats it returns",
 }
 _BNCLI = _FLAX | {
     "calmer": "a lower --learning-rate, or --clip-norm 1",
-    "earlier": "bncli inspect-stats {path} --step N shows an earlier save",
+    "earlier": "Look for an earlier, healthy save: bncli inspect-stats {path} --step N",
     "epsilon": "--bn-epsilon",
     "float32": "Train with --precision float32",
-    "look_at_data": "bncli inspect-stats {path} --data measures its input",
+    "look_at_data": "Measure its input: bncli inspect-stats {path} --data",
     "momentum": "--bn-momentum {keep:g}",
     "recalibrate": "bncli recalibrate {path} OUT",
 }
@@ -57,7 +56,7 @@ _PYTORCH = _ANYWHERE | {
     "update": "train in model.train() mode, and save model.state_dict() after training",
 }
 
-# format of a report -> its phrases; any other takes those that hold anywhere.
+# format of a report -> its phrases; other formats use those that hold anywhere.
 PHRASES: Mapping[str, Phrases] = {
     "bncli": _BNCLI,
     "flax-msgpack": _FLAX,
@@ -66,13 +65,13 @@ PHRASES: Mapping[str, Phrases] = {
     "orbax": _FLAX,
     "pytorch": _PYTORCH,
 }
-# What to advise where the layer's own momentum is not that of the other convention.
+# The momentum to advise if the layer's own is not one of the other convention.
 GOOD_MOMENTUM = 0.9
 
 
-def fill_in(remedy: str, layer: BatchNormArrays, *, file_format: str, path: str) -> str:
-    """The remedy with its fields as the format has them."""
-    keep = 1 - layer.momentum if layer.momentum and layer.momentum < MIN_MOMENTUM else GOOD_MOMENTUM
+def fill_in(remedy: str, *, momentum: float | None = None, file_format: str, path: str) -> str:
+    """The remedy with its fields filled in for this format; ``momentum`` is the layer's own, if known."""
+    keep = 1 - momentum if momentum and momentum < MIN_MOMENTUM else GOOD_MOMENTUM
     values = {"path": shlex.quote(path), "keep": keep, "take": 1 - keep}
     phrases = PHRASES.get(file_format, _ANYWHERE)
     return remedy.format(**{name: phrase.format(**values) for name, phrase in phrases.items()})

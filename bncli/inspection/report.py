@@ -1,4 +1,4 @@
-"""What the doctor hands back: the layers in numbers, the findings, and what was added to them."""
+"""The report of an inspection: the layers in numbers, the findings, and what ``--data`` and ``--history`` add."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from bncli.inspection.findings import SEVERITIES, Finding
+from bncli.inspection.findings import SEVERITIES, Finding, most_severe_first
 from bncli.inspection.history import LayerHistory
 from bncli.inspection.layers import BatchNormArrays, LayerStats
+from bncli.inspection.live_report import LayerLive, LiveReport
 
-if TYPE_CHECKING:  # they import JAX and a validation library, which a report on a file does not need
+if TYPE_CHECKING:  # a validation library, which a report on a file does not need
     from bncli.config.settings import FoldedFrom
-    from bncli.inspection.live_report import LayerLive, LiveReport
 
 
 @dataclass(frozen=True)
 class StatsReport:
-    """What a checkpoint's BN layers look like.
+    """The state of a checkpoint's BN layers.
 
     Attributes:
         source: the path, or "variables".
-        format: "bncli", "bncli-folded", "flax-variables", or that of another program.
-        layers: one row a BN layer, in the order of the forward pass where it is known.
-        findings: the gravest first.
-        notes: what was assumed, and what explains an empty table.
-        folded_from: what a folded checkpoint was made of.
+        format: "bncli", "bncli-folded", "flax-variables", or another program's.
+        layers: one row a BN layer, in the order of the forward pass if it is known.
+        findings: most severe first.
+        notes: assumptions, parts that were not read, and the reason for an empty table.
+        folded_from: the original of a folded checkpoint.
         arrays: the layers themselves, one for each row of ``layers``.
-        data: what data show; None where none were looked at.
-        history: how the layers moved in training; None where it was not asked for, empty where there is none.
+        data: the measurements of ``--data``; None without it.
+        history: the layers over the epochs; None if it was not asked for, empty if none was recorded.
     """
 
     source: str
@@ -43,11 +43,11 @@ class StatsReport:
     history: tuple[LayerHistory, ...] | None = None
 
     def of_layer(self, name: str) -> tuple[Finding, ...]:
-        """The findings of one layer."""
+        """The findings about one layer."""
         return tuple(finding for finding in self.findings if finding.layer == name)
 
     def only(self, names: Collection[str]) -> StatsReport:
-        """The same of these layers alone."""
+        """The report restricted to these layers."""
         data = self.data
         return replace(
             self,
@@ -59,11 +59,11 @@ class StatsReport:
         )
 
     def without(self, codes: Collection[str]) -> StatsReport:
-        """The same without the findings of these codes."""
+        """The report without the findings of these codes."""
         return replace(self, findings=tuple(finding for finding in self.findings if finding.code not in codes))
 
     def renamed(self, names: Mapping[str, str]) -> StatsReport:
-        """The same with its layers called by other names, for display."""
+        """The report with other names for its layers, for display."""
         data = self.data
         if data is not None:
             first = data.first_apart and names.get(data.first_apart, data.first_apart)
@@ -78,56 +78,52 @@ class StatsReport:
         )
 
     def with_data(self, data: LiveReport, findings: Iterable[Finding]) -> StatsReport:
-        """The same with what data show, whose ``findings`` take their place among the others."""
-        return replace(self, data=data, findings=gravest_first((*self.findings, *findings)))
+        """The report with the measurements of ``--data``, and their findings sorted in."""
+        return replace(self, data=data, findings=most_severe_first((*self.findings, *findings)))
 
     def with_history(self, history: tuple[LayerHistory, ...]) -> StatsReport:
-        """The same with its history, or with a note where there is none."""
+        """The report with its history, or with a note if there is none."""
         notes = self.notes if history else (*self.notes, NO_HISTORY)
         return replace(self, history=history, notes=notes)
 
     def count(self) -> dict[str, int]:
-        """How many findings there are of each severity, the gravest first."""
+        """The number of findings of each severity, most severe first."""
         counted = Counter(finding.severity for finding in self.findings)
         return {severity: counted[severity] for severity in SEVERITIES}
 
 
 NO_HISTORY = (
-    "no history: the checkpoint holds no layers.jsonl; `bncli train` writes it in versions after 0.1.0, for the epochs "
-    "that it trains"
+    "no history: the checkpoint has no layers.jsonl, which `bncli train` of versions after 0.1.0 writes for each epoch "
+    "it trains"
 )
 
-Row = TypeVar("Row", LayerStats, BatchNormArrays, LayerHistory, "LayerLive")
+Row = TypeVar("Row", LayerStats, BatchNormArrays, LayerHistory, LayerLive)
 
 
 def _renamed(rows: tuple[Row, ...], names: Mapping[str, str]) -> tuple[Row, ...]:
     return tuple(replace(row, name=names.get(row.name, row.name)) for row in rows)
 
 
-def gravest_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """By severity; equals stay in their order."""
-    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
-
-
 def worst_first(report: StatsReport) -> tuple[int, ...]:
-    """The numbers of the layers, those that need a look before the others.
+    """The indices of the layers, those that need attention first.
 
-    First by the severity of the gravest finding, then by how many findings are as grave, then by ``gain_spread``.
+    Sorted by the highest severity among a layer's findings, then by the number of findings that have it, then by
+    ``gain_spread``.
     """
     return tuple(sorted(range(len(report.layers)), key=lambda number: _rank(report, report.layers[number])))
 
 
 def _rank(report: StatsReport, row: LayerStats) -> tuple[int, int, float]:
     levels = [SEVERITIES.index(finding.severity) for finding in report.of_layer(row.name)]
-    gravest = min(levels, default=len(SEVERITIES))
-    return gravest, -levels.count(gravest), -gain_spread(row)
+    highest = min(levels, default=len(SEVERITIES))
+    return highest, -levels.count(highest), -gain_spread(row)
 
 
 def gain_spread(row: LayerStats) -> float:
-    """max |gain| / |median gain| over the channels of a layer: how far its most amplified channel is from the rest.
+    """max |gain| / |median gain| over the channels of a layer: the distance of its most amplified channel to the rest.
 
-    The scale of the layer's input does not matter, and it is what one scale for a quantised layer has to span.
-    Infinite where numbers are not finite.
+    Independent of the scale of the layer's input. It is the range that one scale for a quantised layer has to span.
+    Infinite if a value is not finite.
     """
     gain = row.gain
     if row.nonfinite or gain.min is None or gain.max is None or not gain.median:

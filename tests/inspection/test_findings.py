@@ -14,9 +14,8 @@ from support.planting import CHANNELS, STEP, configure, layer, plant, two_replic
 import bncli
 from bncli.config.choices import FindingCode
 from bncli.inspection import inspect_stats
-from bncli.inspection.findings import RULES, SEVERITIES, find
+from bncli.inspection.findings import RULES, RULES_ON_DATA, SEVERITIES, catalogue, find
 from bncli.inspection.layers import BatchNormArrays
-from bncli.inspection.live import RULES_ON_DATA
 from bncli.jobs.recalibrate import recalibrate_checkpoint
 
 ALL = {0: 0, 1: 0, 2: 0, 3: 0}
@@ -117,7 +116,7 @@ def test_settings_of_single_layers_of_a_trained_network_are_found_on_these(datas
     messages = {finding.code: finding.message for finding in report.findings}
     assert "because" in messages["not-foldable"]
     assert "4 of 5 layers have 1e-05" in messages["epsilon-differs"]
-    assert "PyTorch's 0.1 is 0.9 here" in messages["momentum-convention"]
+    assert "PyTorch's 0.1 is 0.9 in this convention" in messages["momentum-convention"]
 
 
 def test_replicas_planted_on_a_trained_layer_disagree_there(trained):
@@ -136,8 +135,18 @@ def test_every_rule_is_planted_above_and_may_be_ignored():
     elsewhere = {"not-foldable", "epsilon-differs", "replicas-disagree"}
     planted = {row[1] for row in (*PLANTED_ARRAYS, *PLANTED_SETTINGS)} | elsewhere
     assert planted == {rule.code for rule in RULES}
-    codes = [rule.code for rule in (*RULES, *RULES_ON_DATA)]
+    codes = [entry.code for entry in catalogue()]
+    assert codes == [rule.code for rule in (*RULES, *RULES_ON_DATA)]
     assert sorted(codes) == list(get_args(FindingCode))
+
+
+def test_the_catalogue_has_words_for_every_finding():
+    for entry in catalogue():
+        assert entry.severities
+        assert entry.when
+        assert entry.why
+        assert entry.remedy
+        assert "{" not in entry.remedy
 
 
 def test_a_rule_gives_way_to_earlier_ones_only():

@@ -9,7 +9,8 @@ import pytest
 import bncli
 from bncli.checkpoint import Checkpoint
 from bncli.errors import CheckpointError
-from bncli.inspection.live import findings_on_data, look_at_data
+from bncli.inspection.findings import find_on_data
+from bncli.inspection.live import look_at_data
 from bncli.inspection.live_report import PARTED
 
 
@@ -37,7 +38,7 @@ def healthy(trained, dataset):
 
 def test_a_healthy_network_gives_no_finding(healthy, dataset):
     report = look_at_data(healthy, dataset)
-    assert findings_on_data(report, path="ckpt") == ()
+    assert find_on_data(report, path="ckpt") == ()
     assert report.first_apart is None
     assert all(layer.drift.distance < 1e-4 for layer in report.layers)
     assert all(0 < layer.output_gap < PARTED for layer in report.layers)
@@ -55,7 +56,7 @@ def test_a_healthy_network_gives_no_finding(healthy, dataset):
 )
 def test_the_layer_whose_statistics_are_off_is_named(healthy, dataset, name, changes):
     report = look_at_data(with_stats(healthy, name, **changes), dataset)
-    found = findings_on_data(report, path="ckpt")
+    found = find_on_data(report, path="ckpt")
     assert found
     assert report.first_apart == name
     assert found[0].code == "stale-statistics"
@@ -67,7 +68,7 @@ def test_the_layer_whose_statistics_are_off_is_named(healthy, dataset, name, cha
 
 def test_statistics_that_are_not_numbers_are_stale_too(healthy, dataset):
     report = look_at_data(with_stats(healthy, "BatchNorm_0", mean=lambda mean: mean * np.nan), dataset)
-    assert findings_on_data(report, path="ckpt")[0].layer == "BatchNorm_0"
+    assert find_on_data(report, path="ckpt")[0].layer == "BatchNorm_0"
 
 
 def test_a_folded_network_is_refused(trained, dataset, tmp_path):

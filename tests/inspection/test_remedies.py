@@ -5,7 +5,6 @@ import shlex
 
 import pytest
 import typer.main
-from support.planting import layer
 
 from bncli.cli.app import app
 from bncli.inspection.findings import RULES
@@ -15,8 +14,8 @@ COMMANDS = typer.main.get_command(app).commands
 OPTIONS = {name for command in COMMANDS.values() for param in command.params for name in param.opts}
 
 
-def remedies(file_format, **changes):
-    return [fill_in(rule.remedy, layer(**changes), file_format=file_format, path="my runs/7") for rule in RULES]
+def remedies(file_format, momentum=0.9):
+    return [fill_in(rule.remedy, momentum=momentum, file_format=file_format, path="my runs/7") for rule in RULES]
 
 
 def test_bnclis_own_are_commands_and_options_that_exist():

@@ -1,5 +1,5 @@
-"""What the rules of the table in ``findings`` look for, by family; ``rule`` is the shape that all of them have.
+"""The functions behind the table in ``findings``, one module a family; ``rule`` defines a row of the table.
 
-``scales`` the factor each channel is multiplied with, ``statistics`` the running averages, ``precision`` what narrower
-floats lose, ``network`` the layers side by side.
+``statistics`` checks the running averages, ``scales`` the factor that multiplies each channel, ``precision`` what
+narrower floats lose, ``network`` a layer among the others, ``on_data`` the measurements of ``--data``.
 """

@@ -1,4 +1,4 @@
-"""What floats of 24, 11 and 8 significant bits lose of a layer.
+"""Rules about what floats of 24, 11 and 8 significant bits lose of a layer.
 
 Letters: C channels. Shift is β − mean·γ/√(var + ε).
 """
@@ -10,7 +10,7 @@ import numpy as np
 from bncli.inspection.layers import BatchNormArrays
 from bncli.inspection.rules.rule import Channels, Flags, Severity, at, of_channels
 
-# A variance taken in one pass is off by mean²·2⁻²⁴ in float32; by this share of var + ε it is no longer right.
+# A variance computed in one pass is off by mean²·2⁻²⁴ in float32. Beyond this share of var + ε it is wrong.
 MAX_VARIANCE_ERROR = 0.01
 FLOAT32_BITS = 24
 BFLOAT16_BITS = 8
@@ -18,12 +18,12 @@ FLOAT16_MAX = 65504.0
 
 
 def rounding(layer: BatchNormArrays, *, bits: int) -> np.ndarray:
-    """mean²·2^−bits, [C]: what E[x²] − E[x]² is off by when E[x²] is rounded to so many bits."""
+    """mean²·2^−bits, [C]: the error of E[x²] − E[x]² if E[x²] is rounded to so many bits."""
     return layer.mean**2 * 2.0**-bits
 
 
 def cancellation(layer: BatchNormArrays) -> Flags:
-    """Channels whose variance is lost beside their mean when it is taken in one pass in float32.
+    """Channels whose variance is lost beside their mean when float32 computes it in one pass.
 
     Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance": the error grows with mean²/var.
     """
@@ -31,11 +31,11 @@ def cancellation(layer: BatchNormArrays) -> Flags:
 
 
 def cancellation_message(layer: BatchNormArrays, channels: Channels) -> str:
-    """How far the mean is from 0."""
+    """The distance of the mean from 0, and the error."""
     error = at(rounding(layer, bits=FLOAT32_BITS) / (layer.var + layer.epsilon), channels).max()
     return (
         f"{of_channels(layer, channels)}: mean up to {_in_deviations(layer, channels):.4g} standard deviations "
-        f"from 0. E[x²] − E[x]² in float32, as Flax takes the variance, is off by {100 * error:.0f} % of it"
+        f"from 0. E[x²] − E[x]² in float32, Flax's default for the variance, is off by {100 * error:.0f} % of it"
     )
 
 
@@ -45,38 +45,38 @@ def coarse_in_bfloat16(layer: BatchNormArrays) -> Flags:
 
 
 def coarse_message(layer: BatchNormArrays, channels: Channels) -> str:
-    """How far the mean is from 0."""
+    """The distance of the mean from 0."""
     return (
         f"{of_channels(layer, channels)}: mean up to {_in_deviations(layer, channels):.4g} standard deviations "
-        "from 0. Neighbouring bfloat16 numbers are farther apart there than a standard deviation"
+        "from 0. Adjacent bfloat16 numbers are more than a standard deviation apart there"
     )
 
 
 def overflows_float16(layer: BatchNormArrays) -> Flags:
-    """Channels with a number above 65504, folded or not."""
+    """Channels with a value above 65504, folded or not."""
     return np.any([np.abs(array) > FLOAT16_MAX for array in _in_use(layer).values()], axis=0)
 
 
 def overflow_message(layer: BatchNormArrays, channels: Channels) -> str:
-    """Which numbers."""
+    """The values that overflow."""
     largest = {name: float(np.abs(at(array, channels)).max()) for name, array in _in_use(layer).items()}
     named = ", ".join(f"{name} {value:.3g}" for name, value in largest.items() if value > FLOAT16_MAX)
-    return f"{of_channels(layer, channels)}: more than float16 can hold, {FLOAT16_MAX:g}: {named}"
+    return f"{of_channels(layer, channels)}: above float16's maximum of {FLOAT16_MAX:g}: {named}"
 
 
 def graver_if_float16(layer: BatchNormArrays, channels: Channels) -> Severity:
-    """A warning where the layer is kept in float16 already."""
+    """A warning if the layer is stored in float16 already."""
     return "warning" if layer.dtype == "float16" else "info"
 
 
 def graver_if_bfloat16(layer: BatchNormArrays, channels: Channels) -> Severity:
-    """A warning where the layer is kept in bfloat16 already."""
+    """A warning if the layer is stored in bfloat16 already."""
     return "warning" if layer.dtype == "bfloat16" else "info"
 
 
 def _in_use(layer: BatchNormArrays) -> dict[str, np.ndarray]:
-    """What is stored, and what a fold makes of it."""
-    shift = (0.0 if layer.bias is None else layer.bias) - layer.mean * layer.gain
+    """The stored arrays, and those that a fold computes from them."""
+    shift = layer.bias_or_zeros - layer.mean * layer.gain
     return {**layer.stored(), "gain": layer.gain, "shift": shift}
 
 

@@ -1,4 +1,4 @@
-"""Channels that are multiplied with too much, or with nothing.
+"""Rules about channels that are amplified too much, or carry no signal.
 
 Letters: C channels. Gain is γ/√(var + ε).
 """
@@ -11,36 +11,36 @@ from bncli.inspection.layers import DEAD_SCALE, BatchNormArrays, dead_channels
 from bncli.inspection.rules.precision import FLOAT32_BITS, rounding
 from bncli.inspection.rules.rule import Channels, Flags, Severity, at, of_channels
 
-# Below half a layer dead channels are a fact of healthy networks: sparsity emerges from weight decay, up to 80 % of the
-# filters without loss (Mehta et al. 2019, arXiv 1811.12495), and 22 % of the inputs of a layer of EfficientNet-Lite0's
-# ImageNet weights are constant 0.
+# Below half of a layer, dead channels are normal in healthy networks: weight decay makes up to 80 % of the filters
+# sparse without loss (Mehta et al. 2019, arXiv 1811.12495), and 22 % of the inputs of one layer of EfficientNet-Lite0's
+# ImageNet weights are constantly 0.
 DEAD_SHARE_WARNING = 0.5
-# A gain both large and far from the layer's own: what is 1 % of a unit elsewhere is a standard deviation there. A ReLU
-# channel that is seldom active has it in healthy networks (104 in a digits cnn with BN behind the ReLU, 75 in
-# EfficientNet-Lite0's ImageNet weights), so that this alone is no fault.
+# A gain both large and far from the rest of the layer turns 1 % of a unit into a standard deviation. A ReLU channel
+# that is seldom active has such a gain in healthy networks (104 in a digits cnn with BN behind the ReLU, 75 in
+# EfficientNet-Lite0's ImageNet weights), so the gain alone is not a fault.
 LARGE_GAIN = 100.0
 LARGE_GAIN_RATIO = 100.0
-# No variance leads to this one with |γ| ≤ 3 and ε = 1e-5, which allows 316·|γ|: γ has exploded, or ε bounds nothing.
+# With |γ| ≤ 3 and ε = 1e-5 no variance leads to this gain, since ε allows 316·|γ|: γ has exploded, or ε bounds nothing.
 MAX_GAIN = 1000.0
-# One scale for 8 bits has 255 steps; a channel 16 times the median leaves 4 bits to half of the channels. The largest
-# ratio is 10 in EfficientNet-Lite0's ImageNet weights, 7 in a digits resnet20.
+# One 8-bit scale has 255 steps. A channel at 16 times the median leaves half of the channels 4 bits. The largest ratio
+# is 10 in EfficientNet-Lite0's ImageNet weights, 7 in a digits resnet20.
 MAX_SCALE_RATIO = 16.0
 
 
 def dead(layer: BatchNormArrays) -> np.ndarray:
-    """Channels that pass nothing on: γ ≈ 0, or always below the ReLU."""
+    """Channels that carry no signal: γ ≈ 0, or always negative before the ReLU."""
     flags = np.zeros(layer.channels, bool)
     flags[list(dead_channels(layer))] = True
     return flags
 
 
 def dead_message(layer: BatchNormArrays, channels: Channels) -> str:
-    """How many for which reason."""
+    """The number of channels for each reason."""
     assert layer.scale is not None  # a layer without γ has no dead channels
     zero = int(np.count_nonzero(np.abs(at(layer.scale, channels)) < DEAD_SCALE))
-    counts = {"with γ ≈ 0": zero, "always below the ReLU": len(channels) - zero}
+    counts = {"with γ ≈ 0": zero, "always negative before the ReLU": len(channels) - zero}
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
-    return f"{of_channels(layer, channels)}: nothing is passed on, {reasons}"
+    return f"{of_channels(layer, channels)}: no signal passes, {reasons}"
 
 
 def by_share(layer: BatchNormArrays, channels: Channels) -> Severity:
@@ -54,78 +54,74 @@ def dead_inputs(layer: BatchNormArrays) -> Flags:
 
 
 def dead_inputs_message(layer: BatchNormArrays, channels: Channels) -> str:
-    """With the gain that awaits what may still come."""
+    """The gain that applies to whatever still arrives."""
     return (
-        f"{of_channels(layer, channels)}: almost nothing but 0 comes in. mean² and variance are below ε = "
-        f"{layer.epsilon:g}, which sets the gain for what may still come: up to "
+        f"{of_channels(layer, channels)}: the input is almost always 0, with mean² and variance below ε = "
+        f"{layer.epsilon:g}. ε sets the gain of whatever still arrives: up to "
         f"{np.abs(at(layer.gain, channels)).max():.3g}"
     )
 
 
 def epsilon_dominated(layer: BatchNormArrays) -> Flags:
-    """Channels almost constant at something other than 0: their gain is set by ε, and noise is amplified up to 1/√ε.
+    """Channels almost constant at a value other than 0: ε sets their gain, and amplifies noise by up to 1/√ε.
 
-    Where the mean is so large that a variance of ε could not have been seen beside it in float32, it is not known that
-    they are constant: that is a cancellation.
+    A channel with a mean so large that float32 could not resolve a variance of ε beside it is not known to be
+    constant. That is cancellation.
     """
     return (layer.var < layer.epsilon) & (rounding(layer, bits=FLOAT32_BITS) < layer.epsilon)
 
 
 def epsilon_dominated_message(layer: BatchNormArrays, channels: Channels) -> str:
-    """With the gain that results."""
+    """The resulting gain."""
     return (
-        f"{of_channels(layer, channels)}: variance below ε = {layer.epsilon:g}. Almost constant, and noise is "
-        f"amplified up to {np.abs(at(layer.gain, channels)).max():.3g}-fold"
+        f"{of_channels(layer, channels)}: variance below ε = {layer.epsilon:g}. The input is almost constant, and its "
+        f"noise is amplified by up to {np.abs(at(layer.gain, channels)).max():.3g}×"
     )
 
 
 def exploding_gain(layer: BatchNormArrays) -> Flags:
-    """Channels whose gain is large in itself and far from that of the others."""
+    """Channels whose gain is large in itself and far above the others'."""
     gain = np.abs(layer.gain)
     return (gain > LARGE_GAIN) & (gain > LARGE_GAIN_RATIO * typical(gain, ~dead(layer)))
 
 
 def exploding_gain_message(layer: BatchNormArrays, channels: Channels) -> str:
-    """Against the median."""
+    """The largest gain against the median."""
     gain = np.abs(layer.gain)
     return (
-        f"{of_channels(layer, channels)}: amplified up to {at(gain, channels).max():.4g}-fold, where the median "
-        f"gain is {typical(gain, ~dead(layer)):.3g} (variance down to {at(layer.var, channels).min():.2g}, |γ| up to "
-        f"{np.abs(at(_scale(layer), channels)).max():.3g})"
+        f"{of_channels(layer, channels)}: amplified by up to {at(gain, channels).max():.4g}×, while the median gain "
+        f"is {typical(gain, ~dead(layer)):.3g} (variance as low as {at(layer.var, channels).min():.2g}, |γ| up to "
+        f"{np.abs(at(layer.scale_or_ones, channels)).max():.3g})"
     )
 
 
 def by_gain(layer: BatchNormArrays, channels: Channels) -> Severity:
-    """A warning where no sound γ and ε lead to it."""
+    """A warning if no sound γ and ε lead to this gain."""
     return "warning" if np.abs(at(layer.gain, channels)).max() > MAX_GAIN else "info"
 
 
 def scale_outlier(layer: BatchNormArrays) -> Flags:
-    """Channels whose |γ| is far above that of the others.
+    """Channels whose |γ| is far above the others'.
 
-    γ and not the gain, which makes up for kernels of another size: γ is the spread of what the layer hands on, and of
-    what a backward fold leaves.
+    The rule looks at γ, not at the gain, which compensates for kernels of another size: γ is the spread of the layer's
+    output, and of the output after a backward fold.
     """
-    scale = np.abs(_scale(layer))
+    scale = np.abs(layer.scale_or_ones)
     return scale > MAX_SCALE_RATIO * typical(scale, ~dead(layer))
 
 
 def scale_outlier_message(layer: BatchNormArrays, channels: Channels) -> str:
-    """Against the median."""
-    scale = np.abs(_scale(layer))
+    """The largest |γ| against the median."""
+    scale = np.abs(layer.scale_or_ones)
     median = typical(scale, ~dead(layer))
     return (
         f"{of_channels(layer, channels)}: |γ| up to {at(scale, channels).max():.3g}, "
-        f"{at(scale, channels).max() / median:.3g} times the median. One scale for the layer leaves the others few "
-        "steps of 8 bits"
+        f"{at(scale, channels).max() / median:.3g} times the median. One scale for the layer leaves the other channels "
+        "few of the steps of 8 bits"
     )
 
 
 def typical(values: np.ndarray, counted: np.ndarray) -> float:
-    """The median of the finite values that count; infinity where none does, to which nothing is large."""
+    """The median of the finite values that count; infinity if there are none, so that nothing is large beside it."""
     values = values[np.isfinite(values) & counted]
     return float(np.median(values)) if values.size else float("inf")
-
-
-def _scale(layer: BatchNormArrays) -> np.ndarray:
-    return np.ones(layer.channels) if layer.scale is None else layer.scale
