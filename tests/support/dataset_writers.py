@@ -1,30 +1,39 @@
-"""Writes small data sets in every format that bncli reads, for the tests."""
+"""Writers of small data sets, in every format that bncli reads.
+
+Letters: N examples, H W spatial, K classes.
+"""
 
 import gzip
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
-def idx_bytes(values):
-    """A uint8 array of any rank in IDX."""
+
+def idx_bytes(values: Pixels) -> bytes:
+    """A uint8 array of any rank in IDX format."""
     return bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
 
 
-def grey_images(num_examples, *, side=6, seed=0):
-    """uint8 [N, H, W], every pixel random."""
+def grey_images(num_examples: int, *, side: int = 6, seed: int = 0) -> Pixels:
+    """Random pixels, uint8 [N, H, W]."""
     return np.random.default_rng(seed).integers(0, 256, (num_examples, side, side), dtype=np.uint8)
 
 
-def cycled_labels(num_examples, num_classes=10):
-    """uint8 [N]: 0, 1, …, K-1, 0, 1, …"""
+def cycled_labels(num_examples: int, num_classes: int = 10) -> Pixels:
+    """The labels 0, 1, …, K-1, 0, 1 and so on, uint8 [N]."""
     return (np.arange(num_examples) % num_classes).astype(np.uint8)
 
 
-def write_idx_folder(folder, *, num_train=40, num_test=20, num_classes=10, zipped=True):
-    """The four files of an MNIST-like data set; returns {file name: array}."""
+def write_idx_folder(
+    folder: Path, *, num_train: int = 40, num_test: int = 20, num_classes: int = 10, zipped: bool = True
+) -> dict[str, Pixels]:
+    """Write the four files of an MNIST-like data set; return {file name: array}."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {
         "train-images-idx3-ubyte": grey_images(num_train, seed=1),
@@ -41,8 +50,10 @@ def write_idx_folder(folder, *, num_train=40, num_test=20, num_classes=10, zippe
     return arrays
 
 
-def cifar_records(num_records, *, label_bytes=1, num_classes=10, seed=0):
-    """(bytes of a CIFAR file, its images uint8 [N, 32, 32, 3], its labels [N]). Coarse labels are all 19."""
+def cifar_records(
+    num_records: int, *, label_bytes: int = 1, num_classes: int = 10, seed: int = 0
+) -> tuple[bytes, Pixels, Pixels]:
+    """The bytes of a CIFAR file, its images uint8 [N, 32, 32, 3] and its labels [N]; coarse labels are all 19."""
     images = np.random.default_rng(seed).integers(0, 256, (num_records, 32, 32, 3), dtype=np.uint8)
     labels = cycled_labels(num_records, num_classes)
     planes = images.transpose(0, 3, 1, 2).reshape(num_records, -1)
@@ -50,38 +61,45 @@ def cifar_records(num_records, *, label_bytes=1, num_classes=10, seed=0):
     return np.concatenate([coarse, labels[:, None], planes], axis=1).tobytes(), images, labels
 
 
-def cifar10_files(num_records=10):
-    """{file name: bytes} of a small CIFAR-10."""
+def cifar10_files(num_records: int = 10) -> dict[str, bytes]:
+    """{file name: bytes} of a CIFAR-10 with so many records in each file."""
     names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
     return {name: cifar_records(num_records, seed=i)[0] for i, name in enumerate(names)}
 
 
-def write_files(folder, files):
-    """{file name: bytes} into ``folder``."""
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write {file name: bytes} into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
 
 
-def colour_image(height=8, width=8, *, seed=0):
+def colour_image(height: int = 8, width: int = 8, *, seed: int = 0) -> Image.Image:
     """A random RGB image."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def grey_image(height=8, width=8, *, seed=0):
+def grey_image(height: int = 8, width: int = 8, *, seed: int = 0) -> Image.Image:
     """A random grey image."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8))
 
 
-def save_image(image, path: Path, **options):
-    """Saves ``image``, and makes the folder it lies in."""
+def save_image(image: Image.Image, path: Path, **options: Any) -> Path:
+    """Save the image, creating its folder; ``options`` go to Pillow."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, **options)
     return path
 
 
-def write_image_folder(root, *, splits=("train", "test"), classes=("cat", "dog"), per_class=6, make=colour_image):
-    """``root/SPLIT/CLASS/N.png``, or ``root/CLASS/N.png`` where ``splits`` is ("",)."""
+def write_image_folder(
+    root: Path,
+    *,
+    splits: tuple[str, ...] = ("train", "test"),
+    classes: tuple[str, ...] = ("cat", "dog"),
+    per_class: int = 6,
+    make: Callable[..., Image.Image] = colour_image,
+) -> Path:
+    """Write ``root/SPLIT/CLASS/N.png``; with ``splits=("",)``, ``root/CLASS/N.png``."""
     seed = 0
     for split in splits:
         for name in classes:

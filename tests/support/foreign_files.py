@@ -1,4 +1,8 @@
-"""Checkpoints as other programs write them, by Orbax and Flax, of a small network whose statistics are not Flax's."""
+"""Checkpoints as other programs write them with Orbax and Flax, of a small network with made-up statistics."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optax
@@ -30,22 +34,22 @@ class Segmenter(nn.Module):
 
 
 class TrainState(train_state.TrainState):
-    """As the examples of Flax have it."""
+    """The training state of Flax's own examples."""
 
-    batch_stats: dict
+    batch_stats: dict[str, Any]
 
 
-def write_net(directory):
-    """The model's name, its code in ``directory``."""
+def write_net(directory: Path) -> str:
+    """Write ``NET`` into ``directory`` and return the model's name for ``--model``."""
     (directory / "net.py").write_text(NET)
     return f"{directory}/net.py:Net"
 
 
-def make_variables(seed=0):
-    """Trained ones, as it were, of ``Net``."""
+def make_variables(seed: int = 0) -> dict[str, Any]:
+    """Variables of ``Net`` that look trained: random numbers, positive variances."""
     rng = np.random.default_rng(seed)
 
-    def normal(*shape):
+    def normal(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         return rng.normal(size=shape).astype(np.float32)
 
     return {
@@ -58,31 +62,33 @@ def make_variables(seed=0):
     }
 
 
-def make_state(variables):
-    """A training state with an optimizer of as many arrays again, twice."""
-    return TrainState.create(apply_fn=lambda: None, tx=optax.adam(1e-3), **variables)
+def make_state(variables: Mapping[str, Any]) -> TrainState:
+    """A training state whose optimizer, Adam, holds two arrays for each parameter."""
+    adam = optax.adam(1e-3)
+    state = adam.init(variables["params"])
+    return TrainState(step=0, apply_fn=lambda: None, tx=adam, opt_state=state, **variables)
 
 
-def save_item(path, tree, **options):
-    """One tree, without a manager."""
+def save_item(path: Path, tree: object, **options: object) -> None:
+    """Save one tree without a manager."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)) as checkpointer:
         checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
 
 
-def save_standard(path, tree):
-    """One tree, by the checkpointer that Orbax recommends."""
+def save_standard(path: Path, tree: object) -> None:
+    """Save one tree with the checkpointer that Orbax recommends."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path.absolute(), tree)
 
 
-def save_steps(path, saves, **options):
-    """A manager's directory of {step: Orbax's arguments}."""
+def save_steps(path: Path, saves: Mapping[int, object], **options: object) -> None:
+    """Save a manager's directory from {step: arguments for Orbax}."""
     with ocp.CheckpointManager(path.absolute(), options=ocp.CheckpointManagerOptions(**options)) as manager:
         for step, args in saves.items():
             manager.save(step, args=args)
         manager.wait_until_finished()
 
 
-def save_msgpack(path, tree):
-    """A file of ``flax.serialization``."""
+def save_msgpack(path: Path, tree: object) -> None:
+    """Save a file of ``flax.serialization``."""
     path.write_bytes(serialization.to_bytes(tree))

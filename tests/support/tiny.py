@@ -1,23 +1,27 @@
-"""The smallest real runs: a data set that can be learnt, a network of a few channels, and what trains it."""
+"""The smallest real training runs: a data set that can be learnt, and networks of a few channels."""
 
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bncli.config.settings import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
-from bncli.data import Augmentation, Split
+from bncli.data import Augmentation, Dataset, Split
 from bncli.data.dataset import RawDataset, build_dataset
 from bncli.training import run
 from bncli.training.progress import StepProgress
 
 CLASS_NAMES = ("top", "middle", "bottom")
-# Momentum 0.5: after the dozen steps of such a run nothing is left of the running statistics' start.
-MLP = {"name": "mlp", "args": {"features": [8]}, "bn_momentum": 0.5}
-CNN = {"name": "cnn", "args": {"features": [4]}, "bn_momentum": 0.5}
+# With momentum 0.5, nothing is left of the initial running statistics after the dozen steps of such a run.
+MLP: dict[str, Any] = {"name": "mlp", "args": {"features": [8]}, "bn_momentum": 0.5}
+CNN: dict[str, Any] = {"name": "cnn", "args": {"features": [4]}, "bn_momentum": 0.5}
+OPTIMIZER: dict[str, Any] = {"learning_rate": 0.05}
+TRAINING: dict[str, Any] = {"epochs": 2, "batch_size": 32}
 
 
-def make_split(num_examples, *, seed, size=8, channels=1):
-    """Noise with a bright band, whose height in the image is the class."""
+def make_split(num_examples: int, *, seed: int, size: int = 8, channels: int = 1) -> Split:
+    """Noise with a bright band at a height that depends on the class."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(num_examples, dtype=np.int32) % len(CLASS_NAMES))
     images = rng.integers(0, 100, (num_examples, size, size, channels), dtype=np.uint8)
@@ -27,8 +31,8 @@ def make_split(num_examples, *, seed, size=8, channels=1):
     return Split(images, labels)
 
 
-def make_dataset(*, seed=0, num_train=84):
-    """84 training images by default: two full batches of 32 would leave 20, so the last two are padded."""
+def make_dataset(*, seed: int = 0, num_train: int = 84) -> Dataset:
+    """The bands. With 84 training images, two full batches of 32 would leave 20, so the last two are padded."""
     raw = RawDataset(
         name="bands",
         class_names=CLASS_NAMES,
@@ -41,21 +45,37 @@ def make_dataset(*, seed=0, num_train=84):
     return build_dataset(raw, val_fraction=0.1, seed=0)
 
 
-def run_config(*, model=None, data=None, optimizer=None, training=None):
-    """Two epochs of an ``mlp`` with one hidden layer, quick to compile, with changes section by section."""
+Section = dict[str, Any] | None
+
+
+def run_config(
+    *, model: Section = None, data: Section = None, optimizer: Section = None, training: Section = None
+) -> RunConfig:
+    """Two epochs of an ``mlp`` with one hidden layer, which compiles quickly, with changes section by section."""
     return RunConfig(
         model=ModelConfig(**MLP | (model or {})),
         data=DataConfig(**(data or {})),
-        optimizer=OptimizerConfig(**{"learning_rate": 0.05} | (optimizer or {})),
-        training=TrainingConfig(**{"epochs": 2, "batch_size": 32} | (training or {})),
+        optimizer=OptimizerConfig(**OPTIMIZER | (optimizer or {})),
+        training=TrainingConfig(**TRAINING | (training or {})),
     )
 
 
-def train(config, dataset, out, *, resume=False, stop_after=None):
-    """The result of a run, new or resumed, driven as the command drives it.
+def train(
+    config: RunConfig,
+    dataset: Dataset,
+    out: Path,
+    *,
+    resume: bool = False,
+    stop_after: tuple[int, int] | None = None,
+) -> run.TrainResult:
+    """Train as the command does, from the start or resumed, and return the result.
 
     Args:
-        stop_after: (epoch, step): a stop is requested when this step is reported.
+        config: settings of the run.
+        dataset: data to train on.
+        out: directory of the checkpoint.
+        resume: continue the run in ``out``.
+        stop_after: (epoch, step); when this step is reported, request a stop.
     """
     trainer = run.create_trainer(config, dataset, out)
     if resume:

@@ -1,4 +1,4 @@
-"""Many trainings in processes of their own, each forked from one that has imported everything and not started JAX."""
+"""Training runs in processes of their own, forked from one that has imported everything but not started JAX."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import traceback
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -13,56 +14,63 @@ ENDED = "ended"
 
 
 class Zygote:
-    """The process that forks; ``start`` is what ``scripts/torture_resume.py`` calls.
+    """The process that forks. ``scripts/torture_resume.py`` calls ``start``.
 
     Args:
-        preload: a library that the processes are to have preloaded.
+        preload: a library to preload into the processes.
     """
 
-    def __init__(self, preload=None):
+    def __init__(self, preload: Path | None = None) -> None:
         env = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
         env |= {"LD_PRELOAD": str(preload)} if preload else {}
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
+        assert self._process.stdin
+        assert self._process.stdout
+        self._orders, self._answers = self._process.stdin, self._process.stdout
 
-    def start(self, out, resume, more, env):
-        self._process.stdin.write(json.dumps([str(out), resume, list(more), dict(env)]) + "\n")
-        self._process.stdin.flush()
-        return _Child(int(self._process.stdout.readline()), out)
+    def start(self, out: Path, resume: bool, more: Sequence[str], env: Mapping[str, str]) -> "Child":
+        """Fork a process that trains into ``out``."""
+        self._orders.write(json.dumps([str(out), resume, list(more), dict(env)]) + "\n")
+        self._orders.flush()
+        return Child(int(self._answers.readline()), out)
 
-    def close(self):
-        self._process.stdin.close()
-        self._process.stdout.close()
+    def close(self) -> None:
+        """End the forking process."""
+        self._orders.close()
+        self._answers.close()
         self._process.wait()
 
 
-class _Child:
-    def __init__(self, pid, out):
-        self._pid, self._texts = pid, [out.with_suffix(f".{name}") for name in ("stdout", "stderr")]
+class Child:
+    """A forked process, which writes its output and, once it has ended, its exit code beside ``out``."""
+
+    def __init__(self, pid: int, out: Path) -> None:
+        self._pid, self._texts = pid, (out.with_suffix(".stdout"), out.with_suffix(".stderr"))
         self._ended = out.with_suffix(f".{ENDED}")
 
-    def poll(self):
+    def poll(self) -> int | None:
+        """The exit code; None while the process runs."""
         try:
             return int(self._ended.read_text() or "x")
         except (OSError, ValueError):
             return None
 
-    def kill(self):
+    def kill(self) -> None:
+        """Kill the process and wait until it has ended."""
         os.kill(self._pid, 9)
         while self.poll() is None:
             pass
 
-    def output(self):
-        return tuple(path.read_text() for path in self._texts)
+    def output(self) -> tuple[str, str]:
+        """The texts on stdout and stderr."""
+        stdout, stderr = self._texts
+        return stdout.read_text(), stderr.read_text()
 
 
-def _train(out, resume, more):
-    """A run of the smallest network, as the command does it."""
+def _train(out: Path, resume: bool, more: Sequence[str]) -> dict[str, object]:
+    """Train the smallest network as the command does, and return what the command would report."""
     from dataclasses import asdict
 
     from bncli import checkpoint
@@ -80,7 +88,8 @@ def _train(out, resume, more):
     return {"sha256": parts, "history": history, "best": asdict(result.best), "test": test}
 
 
-def _child(out, resume, more, env):
+def _child(out: Path, resume: bool, more: Sequence[str], env: Mapping[str, str]) -> int:
+    """The exit code of a training run in this process, with its output in files."""
     os.environ.update(env)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(out.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
@@ -100,14 +109,15 @@ def _child(out, resume, more, env):
     return 0
 
 
-def _serve():
+def _serve() -> None:
+    """Fork a process for each line on stdin, answer with its number, and wait for its end."""
     warnings.simplefilter("ignore")  # JAX and Python warn of forks
     import jax
 
     import support.tiny  # noqa: F401 - so that no child imports it
     from bncli.process import cache
 
-    if jax.__version_info__ >= (0, 12):  # each child compiles the same programs; before, a cache is of no use
+    if jax.__version_info__ >= (0, 12):  # every child compiles the same programs; older versions do not share them
         jax.config.update("jax_compilation_cache_dir", str(cache.user_cache() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     for line in sys.stdin:
