@@ -1,8 +1,8 @@
-"""The only thing that is ever moved: y = x·scale + shift, in float64.
+"""y = x·scale + shift in float64: the only thing that a fold moves.
 
-Both arrays have the rank of the value they belong to; an axis has length 1 where the array is constant along it, so
-the gain of an NHWC feature map is `[1, 1, 1, C]`, and a border map is a shift of shape `[1, H, W, C]`. The batch axis
-is always 1: nothing that depends on the example is an affine.
+Both arrays have the rank of the value they apply to. An axis has length 1 if the array is constant along it: the gain
+of an NHWC feature map is `[1, 1, 1, C]`, and a border map is a shift of shape `[1, H, W, C]`. The batch axis always
+has length 1, because nothing that depends on the example is an affine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Values that differ by less than this part of the largest one are one value: float64 rounding, not a border.
+# Values that differ by less than this fraction of the largest one count as equal: float64 rounding, not a border.
 ROUNDING = 1e-13
 
 
@@ -24,7 +24,7 @@ class Affine:
 
     Args:
         scale: the factor, one axis for each axis of the value, each of length 1 or full.
-        shift: the summand, likewise.
+        shift: the summand, in the same layout.
     """
 
     scale: Array
@@ -55,12 +55,12 @@ class Affine:
 
     @property
     def is_scale(self) -> bool:
-        """Whether it adds nothing."""
+        """True if it adds nothing."""
         return not self.shift.any()
 
     @property
     def is_shift(self) -> bool:
-        """Whether it only adds."""
+        """True if it only adds."""
         return bool(np.all(self.scale == 1))
 
     @property
@@ -72,11 +72,11 @@ class Affine:
         return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
 
     def same_as(self, other: Affine) -> bool:
-        """Whether both are the same function."""
+        """True if both are the same function."""
         return _equal(self.scale, other.scale) and _equal(self.shift, other.shift)
 
     def varies(self) -> frozenset[int]:
-        """The axes along which either array differs."""
+        """The axes along which one of the arrays varies."""
         return varying(self.scale) | varying(self.shift)
 
 
@@ -86,7 +86,7 @@ def varying(array: Array) -> frozenset[int]:
 
 
 def compact(array: Array) -> Array:
-    """The same array with length 1 wherever it is constant along an axis, up to float64 rounding."""
+    """The array with length 1 along each axis along which it is constant, up to float64 rounding."""
     largest = np.abs(array).max(initial=0.0)
     tolerance = ROUNDING * largest if np.isfinite(largest) else 0.0
     for axis in varying(array):
@@ -97,7 +97,7 @@ def compact(array: Array) -> Array:
 
 
 def spread(array: Array, shape: tuple[int, ...], axes: frozenset[int]) -> Array:
-    """The array with the given axes at their full length."""
+    """The array broadcast along the given axes to their full length."""
     target = tuple(shape[axis] if axis in axes else size for axis, size in enumerate(array.shape))
     return np.broadcast_to(array, target)
 

@@ -1,4 +1,4 @@
-"""Folding a network: trace it, plan which BN goes where, and write down what is left."""
+"""The fold of a network: trace it, search a plan, materialize the rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,12 +13,23 @@ import numpy as np
 from bncli.errors import FoldError
 from bncli.folding.checks import check_complete, check_inference_mode, check_statistics
 from bncli.folding.report.rows import FoldReport, report_on
-from bncli.folding.rewrite.edits import Draft
-from bncli.folding.rewrite.materialize import finish
-from bncli.folding.rewrite.program import Recipe, carry_out
-from bncli.folding.search.search import make_plan
-from bncli.folding.trace.constants import Known
-from bncli.folding.trace.graph import ApplyFn, Graph, Path, Pytree, Tensor, leaf_path, trace
+from bncli.folding.rewrite.edits import EditedGraph
+from bncli.folding.rewrite.materialize import materialize
+from bncli.folding.rewrite.program import Program, run
+from bncli.folding.search.search import search_plan
+from bncli.folding.trace.constants import Constants
+from bncli.folding.trace.graph import (
+    ApplyFn,
+    Constant,
+    Described,
+    Graph,
+    Path,
+    Pytree,
+    Structure,
+    Tensor,
+    leaf_path,
+    trace,
+)
 
 
 @dataclass(frozen=True)
@@ -28,46 +38,46 @@ class Folded:
 
     Args:
         variables: every array it reads, in nested dicts under the original names.
-        report: what became of each BN layer.
+        report: one row for each BN layer.
         original: the apply function that was folded; `shapes`: the variables it was traced with.
         example: the shape and dtype of its input; only the batch size may differ.
         structure: the trace's operations, which another batch size must not change.
-        numbers: the constants that went into folded numbers, likewise.
-        recipe: what to do differently when they are carried out.
+        numbers: the constants that went into folded numbers, which it must not change either.
+        program: the steps to run with the variables.
     """
 
-    variables: dict[str, Any] = field(repr=False)
+    variables: dict[str, Pytree] = field(repr=False)
     report: FoldReport
     original: ApplyFn = field(repr=False)
     shapes: Pytree = field(repr=False)
     example: jax.ShapeDtypeStruct
-    structure: tuple[Any, ...] = field(repr=False)
+    structure: Structure = field(repr=False)
     numbers: Mapping[int, bytes] = field(repr=False)
-    recipe: Recipe = field(repr=False)
+    program: Program = field(repr=False)
 
     def __call__(self, x: Tensor) -> Pytree:
-        """The network's output for a batch of any size."""
+        """The network's outputs for a batch of any size."""
         return self._jitted(self.variables, x)
 
     def apply(self, variables: Pytree, x: Tensor) -> Pytree:
-        """The network's output as a pure function of its variables and its input.
+        """The network's outputs as a pure function of its variables and its input.
 
         Raises:
-            FoldError: the input's dtype or its shape beside the batch is not the example's, or the network does other
-                operations at this batch size.
+            FoldError: the input differs from the example in dtype or in a size other than the batch size, or the
+                network runs other operations at this batch size.
         """
         given = _described(x)
         if given.shape[1:] != self.example.shape[1:] or given.dtype != self.example.dtype:
-            raise self._refusal(given, "may compute with other numbers")
+            raise self._refusal(given, "may compute other numbers")
         graph = trace(self.original, self.shapes, given)
         if graph.structure != self.structure or graph.numbers(self.numbers) != self.numbers:
-            raise self._refusal(given, "does other operations")
-        return carry_out(self.recipe, graph, dict(_flatten(variables)), x)
+            raise self._refusal(given, "runs other operations")
+        return run(self.program, graph, dict(_flatten(variables)), x)
 
-    def _refusal(self, given: jax.ShapeDtypeStruct, what: str) -> FoldError:
-        """For an input whose folded numbers would be others: a mean over H·W, once folded, is a factor 1/(H·W)."""
+    def _refusal(self, given: jax.ShapeDtypeStruct, verb: str) -> FoldError:
+        """The error for an input that needs other folded numbers: a folded mean over H·W is a factor 1/(H·W)."""
         return FoldError(
-            f"for an input {given.dtype.name}{list(given.shape)} the network {what} than for its example,"
+            f"for an input {given.dtype.name}{list(given.shape)} the network {verb} than for its example,"
             f" {self.example.dtype.name}{list(self.example.shape)}",
             remedy="fold it with an example of this shape and dtype",
         )
@@ -80,7 +90,7 @@ class Folded:
 def fold(
     apply_fn: ApplyFn,
     variables: Pytree,
-    example: Tensor,
+    example: Described,
     *,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
@@ -91,48 +101,48 @@ def fold(
         apply_fn: `apply_fn(variables, x)`, in inference mode; any traceable function.
         variables: its pytree of arrays; running statistics are those under a key `batch_stats`.
         example: an input, or its `jax.ShapeDtypeStruct`; only shape and dtype matter.
-        include: patterns (`Block_1/*`) of the BN layers to fold.
-        exclude: patterns of those to keep.
+        include: patterns of the BN layers to fold (`Block_1/*`).
+        exclude: patterns of the BN layers to keep.
 
     Raises:
-        FoldError: a network that must not be folded: statistics that are not finite or negative, BN in train mode, a
-            folded number too large for its dtype.
+        FoldError: the network must not be folded: a statistic is not finite, a variance is negative, a BN is in train
+            mode, or a folded number is too large for its dtype.
     """
     arrays = dict(_flatten(variables))
     check_statistics(arrays)
     shapes = jax.tree_util.tree_map(lambda array: jax.ShapeDtypeStruct(np.shape(array), array.dtype), variables)
-    example = _described(example)
-    graph = trace(apply_fn, shapes, example)
-    draft = Draft(graph, Known(graph, arrays), batch_axes(graph, apply_fn, shapes, example))
-    check_inference_mode(draft)
-    names = {name for norms in draft.norms.values() for name in norms}
-    plan = make_plan(draft, {name for name in names if _selected(name, include, exclude)})
+    described = _described(example)
+    graph = trace(apply_fn, shapes, described)
+    network = EditedGraph(graph, Constants(graph, arrays), batch_axes(graph, apply_fn, shapes, described))
+    check_inference_mode(network)
+    names = {name for norms in network.norms.values() for name in norms}
+    plan = search_plan(network, {name for name in names if _selected(name, include, exclude)})
     report = report_on(plan)
-    recipe, folded_arrays = finish(plan, arrays)
-    check_complete(plan.draft, recipe, report)
+    program, folded_arrays = materialize(plan, arrays)
+    check_complete(plan.network, program, report)
     return Folded(
         variables=_nested(folded_arrays),
         report=report,
         original=apply_fn,
         shapes=shapes,
-        example=example,
+        example=described,
         structure=graph.structure,
-        numbers=graph.numbers(recipe.spent),
-        recipe=recipe,
+        numbers=graph.numbers(program.spent),
+        program=program,
     )
 
 
-def batch_axes(graph: Graph, apply_fn: ApplyFn, shapes: Pytree, example: Tensor) -> list[frozenset[int]]:
-    """For each value, the axes whose length changes with the batch size: what a second trace shows.
+def batch_axes(graph: Graph, apply_fn: ApplyFn, shapes: Pytree, example: jax.ShapeDtypeStruct) -> list[frozenset[int]]:
+    """For each value, the axes whose length changes with the batch size, found by a second trace.
 
-    A network that runs at one batch size only has no batch axes: whatever differs by example is fixed in it.
+    A network that runs at one batch size only has no batch axes: all that differs by example is fixed in it.
     """
     if not example.shape:
         return [frozenset()] * len(graph.avals)
     larger = jax.ShapeDtypeStruct((example.shape[0] + 1, *example.shape[1:]), example.dtype)
     try:
         other = trace(apply_fn, shapes, larger)
-    except (TypeError, ValueError):
+    except Exception:  # raised by the network itself, so it may be of any type
         return [frozenset()] * len(graph.avals)
     if other.structure != graph.structure:
         return [frozenset()] * len(graph.avals)
@@ -146,17 +156,17 @@ def _selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool
     return any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
 
 
-def _described(x: Tensor) -> jax.ShapeDtypeStruct:
-    """Its shape, and the dtype that JAX gives it: NumPy's float64 becomes float32 unless x64 is enabled."""
+def _described(x: Described) -> jax.ShapeDtypeStruct:
+    """Its shape and its dtype in JAX: NumPy's float64 becomes float32 unless x64 is enabled."""
     return jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def _flatten(variables: Pytree) -> Iterable[tuple[Path, Any]]:
+def _flatten(variables: Pytree) -> Iterable[tuple[Path, Constant]]:
     return ((leaf_path(path), array) for path, array in jax.tree_util.tree_flatten_with_path(variables)[0])
 
 
-def _nested(arrays: Mapping[Path, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
+def _nested(arrays: Mapping[Path, Constant]) -> dict[str, Pytree]:
+    tree: dict[str, Pytree] = {}
     for path, array in arrays.items():
         branch = tree
         for key in path[:-1]:

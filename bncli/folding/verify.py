@@ -1,4 +1,4 @@
-"""The proof of a fold: the original and the folded network side by side on real inputs."""
+"""The proof of a fold: the original and the folded network compared on real inputs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bncli.folding.affine import Array
 from bncli.folding.trace.graph import DType, Pytree, Tensor
 
 Network = Callable[[Tensor], Pytree]
 
-# dtype of the outputs -> the largest difference, relative to the largest output, that rounding alone explains:
+# dtype of the outputs -> the largest difference, relative to the largest output, that rounding explains:
 # about 2**10 units in the last place in float32 (hundreds of layers, each rounding anew), 2**5 in the short types.
 TOLERANCES: dict[str, float] = {
     "bfloat16": 2**-8 * 2**5,
@@ -25,14 +26,14 @@ TOLERANCES: dict[str, float] = {
 
 @dataclass(frozen=True)
 class Verification:
-    """How far the folded network is from the original one.
+    """The distance of the folded network from the original one.
 
     Args:
         num_examples: the examples compared.
         max_abs_error: the largest difference of two outputs.
-        max_rel_error: the same, relative to the largest magnitude among the original's outputs.
-        top1_agreement: the part of the examples whose largest output is the same one; 1.0 where outputs are no vectors.
-        tolerance: what `max_rel_error` was held against; `passed`: whether it stayed at or below that.
+        max_rel_error: the same, relative to the largest magnitude of the original's outputs.
+        top1_agreement: the fraction of examples with the same largest output; 1.0 if the outputs are no vectors.
+        tolerance: the limit for `max_rel_error`; `passed`: True if it is at or below that.
     """
 
     num_examples: int
@@ -54,8 +55,8 @@ def verify(
 
     Args:
         original: `x -> outputs` (any pytree of arrays); `folded`: the same after folding.
-        batches: inputs, batch axis first; an empty one proves nothing and does not pass.
-        tolerance: the largest relative error that passes; by default, what the outputs' dtype explains.
+        batches: inputs, batch axis first; no batch at all proves nothing and does not pass.
+        tolerance: the largest relative error that passes; by default, the rounding of the outputs' dtype.
     """
     tally = _Tally()
     for x in batches:
@@ -73,7 +74,7 @@ def verify(
 
 
 class _Tally:
-    """What has been seen so far."""
+    """The comparison so far."""
 
     def __init__(self) -> None:
         self.examples = 0
@@ -83,10 +84,12 @@ class _Tally:
         self.tolerance = 0.0
 
     def add(self, examples: int, original: Pytree, folded: Pytree) -> None:
+        """Compare the outputs for one batch."""
         pairs = list(zip(jax.tree_util.tree_leaves(original), jax.tree_util.tree_leaves(folded), strict=True))
         self.examples += examples
         for mine, theirs in pairs:
-            a, b = np.asarray(mine, np.float64), np.asarray(theirs, np.float64)
+            a: Array = np.asarray(mine, np.float64)
+            b: Array = np.asarray(theirs, np.float64)
             with np.errstate(invalid="ignore"):  # inf − inf is NaN, which does not pass
                 self.difference = _larger(self.difference, np.abs(a - b))
             self.magnitude = _larger(self.magnitude, np.abs(a))
@@ -95,17 +98,17 @@ class _Tally:
 
 
 def default_tolerance(dtype: DType) -> float:
-    """The relative error that rounding explains; zero for integers."""
+    """The relative error that rounding explains; 0.0 for integers."""
     return TOLERANCES.get(jnp.dtype(dtype).name, 0.0)
 
 
 def agreeing(examples: int, original: Pytree, folded: Pytree) -> int:
-    """The examples whose largest logit is the same one; all of them where there are no logits, `[B, classes]`."""
+    """The number of examples with the same largest logit; all of them if the outputs are no logits `[B, classes]`."""
     if np.ndim(original) != 2 or len(original) != examples:
         return examples
     return int(np.sum(np.argmax(original, axis=1) == np.argmax(folded, axis=1)))
 
 
-def _larger(so_far: float, values: Tensor) -> float:
-    """The maximum, NaN if anything is NaN."""
+def _larger(so_far: float, values: Array) -> float:
+    """The maximum, or NaN if anything is NaN."""
     return float(np.max(values, initial=so_far)) if not np.isnan(so_far) else so_far

@@ -421,18 +421,18 @@ def test_a_loop_is_left_as_it_is():
         return lax.scan(lambda y, layer: (relu(norm(layer, "bn", conv(layer, "a", y))), None), x, v)[0]
 
     result = check_fold(apply, stacked, X, kept=["bn"])
-    assert result.report.norms[0].reason == "it stands in a loop (scan), and loop bodies are left as they are"
+    assert result.report.norms[0].reason == "it is inside a loop (scan), whose body is left as it is"
     assert sorted(result.variables["batch_stats"]["bn"]) == ["mean", "var"]
 
 
 CONTROL_FLOW = {
-    "it stands in a branch (cond), and branches are left as they are": (
+    "it is inside a branch (cond), whose body is left as it is": (
         lambda v, x, block: lax.cond(x.sum() > 0, lambda y: block(v, y), lambda y: y, x)
     ),
-    "it stands in a loop (while), and loop bodies are left as they are": (
+    "it is inside a loop (while), whose body is left as it is": (
         lambda v, x, block: lax.while_loop(lambda y: y.max() > 1e3, lambda y: block(v, y), x)
     ),
-    "it stands in a loop (scan), and loop bodies are left as they are": (
+    "it is inside a loop (scan), whose body is left as it is": (
         lambda v, x, block: lax.fori_loop(0, 2, lambda _, y: block(v, y), x)
     ),
 }
@@ -486,7 +486,7 @@ def test_modules_under_remat_fold_and_under_scan_are_kept():
     result = check_fold(
         model.apply, variables, X, folded=["first/BatchNorm_0"], kept=["rest/BatchNorm_0"], tolerance=1e-5
     )
-    assert result.report.norms[1].reason == "it stands in a loop (scan), and loop bodies are left as they are"
+    assert result.report.norms[1].reason == "it is inside a loop (scan), whose body is left as it is"
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -554,3 +554,71 @@ def test_another_dtype_than_the_examples_is_refused():
         result = fold(lambda v, x: norm(v, "bn", conv(v, "a", x)), variables, jnp.asarray(X))
         with pytest.raises(FoldError, match=r"bfloat16\[2.* float64\[2"):
             result(jnp.asarray(X, jnp.bfloat16))
+
+
+def test_a_weight_in_integers_is_not_scaled():
+    """A product of floats and integers: JAX allows it, and the scale would be rounded to an integer."""
+    variables = make(a=(3, 4), bn=4)
+    kernel = np.random.default_rng(0).integers(-5, 5, size=(3, 4)).astype(np.int8)
+    variables = jax.tree.map(lambda a: a.astype(np.float32), variables) | {"kernel": kernel}
+
+    def apply(v, x):
+        return relu(norm(v, "bn", lax.dot_general(x, v["kernel"], (((1,), (0,)), ((), ())))))
+
+    x = inputs(5, 3).astype(np.float32)
+    folded = fold(apply, variables, x)
+    assert [row.status for row in folded.report.norms] == ["kept"]
+    assert "before it, its weight is stored in integers" in folded.report.norms[0].reason
+    np.testing.assert_allclose(folded(x), apply(variables, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("number", [0.0, 0.1])
+def test_a_bias_of_zeros_is_no_obstacle(number):
+    """Between a convolution and a BN behind a pool or a reshape, and after a factor of one."""
+    variables = make(a=(3, 3, 3, 4), bn=4, bias=True)
+    variables["params"]["a"]["bias"] = np.full(4, number)
+
+    def pooled(v, x):
+        y = lax.reduce_window(conv(v, "a", x), -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        return relu(norm(v, "bn", y))
+
+    def reshaped(v, x):
+        return relu(norm(v, "bn", conv(v, "a", x).reshape(x.shape[0], -1, 4) * (number + 1.0)))
+
+    for apply in (pooled, reshaped):
+        result = check_fold(apply, variables, inputs(2, 6, 4, 3), folded=["bn"], direction="backward")
+        assert set(result.variables["params"]["a"]) == {"kernel", "bias"}
+
+
+def fails_at_three(size: int) -> None:
+    assert size % 2 == 0, "two views of each image"
+
+
+@pytest.mark.parametrize("check", [fails_at_three, lambda size: [1.0, 1.0][size - 1]])
+def test_a_network_may_refuse_another_batch_size_in_any_way(check):
+    variables = make(a=(3, 3, 3, 4), bn=4)
+
+    def apply(v, x):
+        check(x.shape[0])
+        return relu(norm(v, "bn", conv(v, "a", x)))
+
+    check_fold(apply, variables, inputs(2, 6, 4, 3), folded=["bn"], batches=(2,))
+
+
+def test_a_symbolic_batch_beside_a_constant_as_long_as_the_batch():
+    """An unrolled recurrent network starts from zeros, one row for each example."""
+    variables = jax.tree.map(np.float32, make(a=(3, 4), b=(4, 4), bn=4))
+
+    def apply(v, x):
+        state = jnp.zeros((x.shape[0], 4), x.dtype)
+        for step in range(2):
+            state = jnp.tanh(norm(v, "bn", dense(v, "a", x[:, step])) + dense(v, "b", state))
+        return state
+
+    (size,) = jax.export.symbolic_shape("size")
+    folded = fold(apply, variables, jax.ShapeDtypeStruct((size, 2, 3), np.float32))
+    assert [row.status for row in folded.report.norms] == ["folded"]
+    x = inputs(5, 2, 3).astype(np.float32)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), folded.variables)
+    program = jax.export.export(jax.jit(folded.apply))(shapes, folded.example)
+    np.testing.assert_allclose(program.call(folded.variables, x), apply(variables, x), rtol=1e-4, atol=1e-4)

@@ -73,10 +73,10 @@ def test_the_time_to_fold_grows_with_the_depth_and_not_with_its_square():
 
 def work(blocks: int) -> int:
     """The operations visited while a ResNet of so many blocks is folded."""
-    import bncli.folding.rewrite.edits as draft
+    from bncli.folding.rewrite.edits import EditedGraph
 
     count = 0
-    op = draft.Draft.op
+    op = EditedGraph.op
 
     def counted(self, index):
         nonlocal count
@@ -86,7 +86,7 @@ def work(blocks: int) -> int:
     model = ResNet((blocks,), BasicBlock, width=2)
     x = X[:2, :8, :8]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draft.Draft, "op", counted)
+        patch.setattr(EditedGraph, "op", counted)
         assert fold(model.apply, trained(model, x), x).report.folded == 2 * blocks + 1
     return count
 

@@ -1,22 +1,18 @@
-"""`conv_general_dilated`: absorbs an affine from either side.
+"""Convolutions: they absorb an affine from either side.
 
-Letters: N batch, C input features, O output features, G feature groups; the spatial axes are wherever
-`dimension_numbers` says.
+Letters: N batch, C input features, O output features, G feature groups; `dimension_numbers` says which
+axes are spatial.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import product
-from typing import Any
 
 import numpy as np
 
 from bncli.folding.affine import Affine, Array, compact, spread, varying
-from bncli.folding.primitives.rule import Affines, Move, Op, RulePair, Stuck
-
-DYNAMIC_KERNEL = Stuck("its convolution's kernel is computed from the input")
-BATCH_GROUPS = Stuck("its convolution is grouped over the batch")
+from bncli.folding.primitives.primitive import Affines, Move, Op, Params, Primitive, Rules
+from bncli.folding.primitives.stuck import Cause, Stuck
 
 
 def conv_backward(op: Op, outputs: Affines) -> Move | Stuck:
@@ -26,7 +22,7 @@ def conv_backward(op: Op, outputs: Affines) -> Move | Stuck:
         return stuck
     out_axis = numbers.out_spec[1]
     if varying(affine.scale) - {out_axis}:
-        return Stuck("its scale differs by position, and a convolution's kernel does not")
+        return Stuck(Cause.SCALE_BY_POSITION)
     scale = _along(affine.scale, numbers.rhs_spec[0], len(op.shapes[1]))
     return Move(weights={1: op.known(1) * scale}, bias=Affine.of_shift(affine.shift))
 
@@ -34,21 +30,21 @@ def conv_backward(op: Op, outputs: Affines) -> Move | Stuck:
 def conv_forward(op: Op, operands: Affines) -> Move | Stuck:
     """conv(x·s + t, k) = conv(x, k·s) + conv(t, k), with s along the kernel's input axis, group by group.
 
-    conv(t, k) uses the unscaled k. It is one number a channel when no padded zero enters a window, and otherwise a
-    map: constant in the interior, different at the borders.
+    conv(t, k) uses the unscaled k. It is one number per channel if no padded zero enters a window. Otherwise it is
+    a map: constant in the interior, different at the borders.
     """
     affine, numbers = operands[0], op.params["dimension_numbers"]
     if (stuck := _refuse(op)) is not None:
         return stuck
     if varying(affine.scale) - {numbers.lhs_spec[1]}:
-        return Stuck("its scale differs by position, and a convolution's kernel does not")
+        return Stuck(Cause.SCALE_BY_POSITION)
     kernel = op.known(1)
     scaled = kernel * _input_scale(op, affine.scale)
     return Move(weights={1: scaled}, bias=Affine.of_shift(compact(shift_through(op, affine.shift, kernel))))
 
 
 def shift_through(op: Op, shift: Array, kernel: Array) -> Array:
-    """conv(t, k) for one example, in the layout of the output; spatial axes of length 1 where t meets no border."""
+    """conv(t, k) for one example, in the layout of the output."""
     numbers = op.params["dimension_numbers"]
     if not shift.any():
         return np.zeros((1,) * len(op.shape))
@@ -63,12 +59,12 @@ def shift_through(op: Op, shift: Array, kernel: Array) -> Array:
 
 def _refuse(op: Op) -> Stuck | None:
     if op.dynamic != (0,):
-        return DYNAMIC_KERNEL
-    return BATCH_GROUPS if op.params["batch_group_count"] != 1 else None
+        return Stuck(Cause.COMPUTED_KERNEL)
+    return Stuck(Cause.BATCH_GROUPS) if op.params["batch_group_count"] != 1 else None
 
 
 def _along(vector: Array, axis: int, rank: int) -> Array:
-    """The vector, whatever its shape, laid along one axis of an array of that rank."""
+    """The vector along one axis of an array of that rank."""
     shape = [1] * rank
     shape[axis] = vector.size
     return vector.reshape(shape)
@@ -85,8 +81,8 @@ def _input_scale(op: Op, scale: Array) -> Array:
     return (table if numbers.rhs_spec[0] < numbers.rhs_spec[1] else table.T).reshape(shape)
 
 
-def _pad_and_dilate(x: Array, params: Mapping[str, Any]) -> Array:
-    """x with the zeros a convolution sees: between its elements (lhs_dilation), then around them; crops if negative."""
+def _pad_and_dilate(x: Array, params: Params) -> Array:
+    """x with the zeros of `lhs_dilation` between its elements and of `padding` around them; negative padding crops."""
     for axis, (dilation, (low, high)) in enumerate(zip(params["lhs_dilation"], params["padding"], strict=True)):
         length = (x.shape[axis] - 1) * dilation + 1
         dilated = np.zeros((*x.shape[:axis], length, *x.shape[axis + 1 :]))
@@ -117,4 +113,20 @@ def _correlate(x: Array, kernel: Array, op: Op) -> Array:
     return total.reshape(*sizes, out_features)
 
 
-CONV = RulePair(conv_backward, conv_forward)
+CONV = Primitive(
+    names=("conv_general_dilated",),
+    words="a convolution",
+    rules=Rules(conv_backward, conv_forward),
+    reads=frozenset(
+        {
+            "batch_group_count",
+            "dimension_numbers",
+            "feature_group_count",
+            "lhs_dilation",
+            "padding",
+            "rhs_dilation",
+            "window_strides",
+        }
+    ),
+    ignores=frozenset({"out_sharding", "precision", "preferred_element_type"}),
+)

@@ -1,4 +1,4 @@
-"""`dot_general`: absorbs an affine along the weight's axes, lets one through along the other operand's."""
+"""Matrix products: they absorb an affine along the weight's axes and let one through along the other operand's."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bncli.folding.affine import Affine, Array, compact, spread, varying
-from bncli.folding.primitives.rule import Affines, Move, Op, RulePair, Stuck
-
-TWO_DYNAMIC = Stuck("both factors of its matrix product depend on the input")
+from bncli.folding.primitives.primitive import Affines, Move, Op, Primitive, Rules
+from bncli.folding.primitives.stuck import Cause, Stuck
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """Where the axes of x (the dynamic operand) and w (the known one) meet, and where they go."""
+    """The axes of x (the dynamic operand) and w (the constant one), and their places in the output."""
 
     x: int
     w: int
@@ -50,7 +49,7 @@ def dot_backward(op: Op, outputs: Affines) -> Move | Stuck:
     Along x's free axes s passes through: (W·x)·s = W·(x·s); t passes where a constant u has W·u = t.
     """
     if len(op.dynamic) != 1:
-        return TWO_DYNAMIC
+        return Stuck(Cause.TWO_COMPUTED_FACTORS)
     axes, affine = _Axes.of(op), outputs[0]
     varies = varying(affine.scale)
     if varies.isdisjoint(axes.out_free[0]):
@@ -59,7 +58,7 @@ def dot_backward(op: Op, outputs: Affines) -> Move | Stuck:
     if varies <= frozenset(axes.out_free[0]):
         scale = _moved(affine.scale, _out_to_x(axes), len(op.shapes[axes.x]))
         return _pass_up(op, axes, scale, affine.shift)
-    return Stuck("its scale differs along the axes of both factors of a matrix product")
+    return Stuck(Cause.SCALE_ALONG_BOTH_FACTORS)
 
 
 def dot_forward(op: Op, operands: Affines) -> Move | Stuck:
@@ -68,7 +67,7 @@ def dot_forward(op: Op, operands: Affines) -> Move | Stuck:
     Along x's free axes s passes through: W·(x·s) = (W·x)·s.
     """
     if len(op.dynamic) != 1:
-        return TWO_DYNAMIC
+        return Stuck(Cause.TWO_COMPUTED_FACTORS)
     axes = _Axes.of(op)
     affine, weight = operands[axes.x], op.known(axes.w)
     shift = compact(_shift_through(op, axes, affine.shift, weight))
@@ -79,11 +78,11 @@ def dot_forward(op: Op, operands: Affines) -> Move | Stuck:
     if varies <= frozenset(axes.free[0]):
         scale = _moved(affine.scale, {a: b for b, a in _out_to_x(axes).items()}, len(op.shape))
         return Move(passed={0: Affine(scale, shift)})
-    return Stuck("its scale differs along the axes of both factors of a matrix product")
+    return Stuck(Cause.SCALE_ALONG_BOTH_FACTORS)
 
 
 def _pass_up(op: Op, axes: _Axes, scale: Array, shift: Array) -> Move:
-    """Ask x for the scale, and for the shift too where a constant reproduces it; leave the shift behind otherwise."""
+    """Ask x for the scale, and for the shift too if a constant reproduces it; else leave the shift behind."""
     wanted = _moved(shift, _out_to_x(axes), scale.ndim) if varying(shift) <= frozenset(axes.out_free[0]) else None
     if wanted is not None:
         reached = compact(_shift_through(op, axes, wanted, op.known(axes.w)))
@@ -134,4 +133,10 @@ def _moved(array: Array, mapping: dict[int, int], rank: int) -> Array:
     return np.transpose(array, (*kept, *rest)).reshape(shape)
 
 
-DOT = RulePair(dot_backward, dot_forward)
+DOT = Primitive(
+    names=("dot_general",),
+    words="a matrix product",
+    rules=Rules(dot_backward, dot_forward),
+    reads=frozenset({"dimension_numbers"}),
+    ignores=frozenset({"out_sharding", "precision", "preferred_element_type"}),
+)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from bncli.folding.affine import Affine, Array, compact, spread, varying
-from bncli.folding.primitives.rule import Affines, Move, Op, RulePair, Stuck
-
-POSITIONAL = Stuck("its scale differs along a padded axis")
+from bncli.folding.primitives.primitive import Affines, Move, Op, Primitive, Rules
+from bncli.folding.primitives.stuck import Cause, Stuck
 
 # --- pad -----------------------------------------------------------------------------------------------------------
 
@@ -18,7 +17,7 @@ def pad_backward(op: Op, outputs: Affines) -> Move | Stuck:
     if (stuck := _refuse_pad(op, affine)) is not None:
         return stuck
     if op.known(1) != 0 and not affine.is_identity:
-        return Stuck("it is padded with a value other than zero")
+        return Stuck(Cause.PADDED_WITH_NONZERO)
     left = {} if affine.is_scale else {0: Affine.of_shift(affine.shift)}
     return Move(passed={0: Affine.of_scale(affine.scale)}, left=left)
 
@@ -30,7 +29,7 @@ def pad_forward(op: Op, operands: Affines) -> Move | Stuck:
         return stuck
     value = float(op.known(1))
     if not np.isfinite(value):
-        return Stuck("it is padded with an infinite value")
+        return Stuck(Cause.PADDED_WITH_INFINITY)
     border = value - value * affine.scale
     axes = frozenset(axis for axis, config in enumerate(op.params["padding_config"]) if config != (0, 0, 0))
     return Move(passed={0: Affine(affine.scale, compact(_padded(affine.shift, border, op, axes)))})
@@ -38,13 +37,13 @@ def pad_forward(op: Op, operands: Affines) -> Move | Stuck:
 
 def _refuse_pad(op: Op, affine: Affine) -> Stuck | None:
     if op.dynamic != (0,):
-        return Stuck("it is padded with a value computed from the input")
+        return Stuck(Cause.PADDED_WITH_COMPUTED)
     padded = {axis for axis, config in enumerate(op.params["padding_config"]) if config != (0, 0, 0)}
-    return POSITIONAL if varying(affine.scale) & padded else None
+    return Stuck(Cause.SCALE_ALONG_PADDING) if varying(affine.scale) & padded else None
 
 
 def _padded(shift: Array, border: Array, op: Op, axes: frozenset[int]) -> Array:
-    """`shift` at the positions of x and `border` at those of the padding; lengths below zero crop."""
+    """`shift` at the positions of x and `border` at those of the padding; negative widths crop."""
     x = spread(shift, op.shapes[0], axes)
     inside = np.ones([x.shape[axis] if axis in axes else 1 for axis in range(x.ndim)], bool)
     for axis in axes:
@@ -122,6 +121,16 @@ def joined(arrays: list[Array], axis: int, lengths: list[int]) -> Array:
     return compact(np.concatenate(full, axis=axis))
 
 
-CONCATENATE = RulePair(concatenate_backward, concatenate_forward)
-PAD = RulePair(pad_backward, pad_forward)
-SPLIT = RulePair(split_backward, split_forward)
+CONCATENATE = Primitive(
+    names=("concatenate",),
+    words="a concatenation",
+    value=lambda params, operands: np.concatenate(operands, axis=params["dimension"]),
+    rules=Rules(concatenate_backward, concatenate_forward),
+    reads=frozenset({"dimension"}),
+)
+PAD = Primitive(
+    names=("pad",), words="a padding", rules=Rules(pad_backward, pad_forward), reads=frozenset({"padding_config"})
+)
+SPLIT = Primitive(
+    names=("split",), words="a split", rules=Rules(split_backward, split_forward), reads=frozenset({"axis", "sizes"})
+)

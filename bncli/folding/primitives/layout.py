@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
@@ -11,21 +11,22 @@ from operator import mul
 import numpy as np
 
 from bncli.folding.affine import Affine, Array, compact, varying
-from bncli.folding.primitives.rule import Affines, Move, Op, RulePair, Stuck
+from bncli.folding.primitives.primitive import Affines, Move, Op, Params, Primitive, Rules, Shape
+from bncli.folding.primitives.stuck import Cause, Stuck
 
-# (array, op, what fills elements that the operation drops) -> the array on the other side
+# (array, op, the number for elements that the operation drops) -> the array on the other side
 Carry = Callable[[Array, Op, float], Array | Stuck]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array moves with the data: `down` from operand to output, `up` from output to operand."""
+    """The way of an array beside the data: `down` from operand to output, `up` from output to operand."""
 
     down: Carry
     up: Carry
 
 
-def commuting(layout: Layout) -> RulePair:
+def commuting(layout: Layout) -> Rules:
     """The rules of a layout: f(x·s + t) = f(x)·f(s) + f(t)."""
 
     def backward(op: Op, outputs: Affines) -> Move | Stuck:
@@ -34,7 +35,7 @@ def commuting(layout: Layout) -> RulePair:
     def forward(op: Op, operands: Affines) -> Move | Stuck:
         return _carried(layout.down, op, operands[0])
 
-    return RulePair(backward, forward)
+    return Rules(backward, forward)
 
 
 def _carried(carry: Carry, op: Op, affine: Affine) -> Move | Stuck:
@@ -45,14 +46,14 @@ def _carried(carry: Carry, op: Op, affine: Affine) -> Move | Stuck:
 
 
 def _barrier_backward(op: Op, outputs: Affines) -> Move | Stuck:
-    """barrier(a, b)·s = barrier(a·s, b): every output is the operand of its position."""
+    """barrier(a, b)·s = barrier(a·s, b): each output is the operand in the same position."""
     if not set(outputs) <= set(op.dynamic):
-        return Stuck("it is a constant behind an optimization barrier")
+        return Stuck(Cause.BARRIER_CONSTANT)
     return Move(passed=outputs)
 
 
 def _barrier_forward(op: Op, operands: Affines) -> Move | Stuck:
-    """barrier(a·s + t, b) = barrier(a, b) with its first output ·s + t."""
+    """barrier(a·s + t, b) = barrier(a, b) with its first output times s plus t."""
     return Move(passed=operands)
 
 
@@ -91,7 +92,7 @@ def _broadcast_up(array: Array, op: Op, fill: float) -> Array | Stuck:
     kept = op.params["broadcast_dimensions"]
     made = {a for a in range(len(op.shape)) if a not in kept or op.shapes[0][kept.index(a)] != op.shape[a]}
     if varying(array) & made:
-        return Stuck("it differs along an axis that a broadcast makes")
+        return Stuck(Cause.BROADCAST_AXIS)
     return array.reshape([array.shape[axis] for axis in kept])
 
 
@@ -107,7 +108,7 @@ def _slice_up(array: Array, op: Op, fill: float) -> Array:
 
 
 def _slices(array: Array, op: Op) -> tuple[slice, ...]:
-    """The slice of each axis; an axis of length 1 is constant along, so it is taken whole."""
+    """The slice of each axis; an axis of length 1 stands for a constant and is taken whole."""
     starts, limits = op.params["start_indices"], op.params["limit_indices"]
     strides = op.params["strides"] or (1,) * len(starts)
     return tuple(
@@ -117,11 +118,26 @@ def _slices(array: Array, op: Op) -> tuple[slice, ...]:
 
 
 def _reshape_down(array: Array, op: Op, fill: float) -> Array | Stuck:
-    return reshaped(array, op.shapes[0], op.shape, op.batch[0], op.out_batch)
+    order = reshape_order(op.params, array.ndim)
+    shape, batch = _permuted(op.shapes[0], op.batch[0], order)
+    return reshaped(np.transpose(array, order), shape, op.shape, batch, op.out_batch)
 
 
 def _reshape_up(array: Array, op: Op, fill: float) -> Array | Stuck:
-    return reshaped(array, op.shape, op.shapes[0], op.out_batch, op.batch[0])
+    order = reshape_order(op.params, len(op.shapes[0]))
+    shape, batch = _permuted(op.shapes[0], op.batch[0], order)
+    up = reshaped(array, op.shape, shape, op.out_batch, batch)
+    return up if isinstance(up, Stuck) else np.transpose(up, np.argsort(order))
+
+
+def reshape_order(params: Params, rank: int) -> tuple[int, ...]:
+    """The order in which a reshape reads the axes of its operand: `dimensions`, or as they are."""
+    return tuple(params["dimensions"]) if params["dimensions"] is not None else tuple(range(rank))
+
+
+def _permuted(shape: Shape, batch: frozenset[int], order: tuple[int, ...]) -> tuple[Shape, frozenset[int]]:
+    """The shape and the batch axes after a transpose."""
+    return tuple(shape[axis] for axis in order), frozenset(order.index(axis) for axis in batch)
 
 
 def reshaped(
@@ -131,17 +147,17 @@ def reshaped(
     batch: frozenset[int],
     new_batch: frozenset[int],
 ) -> Array | Stuck:
-    """An array that lies along axes of `shape`, laid along the axes of `new_shape` that hold the same elements.
+    """An array along axes of `shape`, moved to the axes of `new_shape` that hold the same elements.
 
     The axes fall into groups of equal products, `[B | H W C] -> [B | H·W·C]`. Within a group the array is either
-    constant, and stays so, or repeated to the group's full length.
+    constant and stays so, or is repeated to the group's full length.
     """
     spread_shape: list[int] = []
     out_shape: list[int] = []
     for ins, outs in factor_groups(shape, new_shape):
         constant = all(array.shape[axis] == 1 for axis in ins)
         if not constant and (batch.intersection(ins) or new_batch.intersection(outs)):
-            return Stuck("its channels are merged with the batch by a reshape")
+            return Stuck(Cause.MERGED_WITH_BATCH)
         spread_shape += [1 if constant else shape[axis] for axis in ins]
         out_shape += [1 if constant else new_shape[axis] for axis in outs]
     return np.broadcast_to(array, spread_shape).reshape(out_shape)
@@ -151,7 +167,7 @@ def factor_groups(shape: tuple[int, ...], new_shape: tuple[int, ...]) -> list[tu
     """The finest split of both shapes into runs of axes with equal products."""
     ends = {product: end for end, product in enumerate(accumulate(shape, mul, initial=1))}
     new_ends = {product: end for end, product in enumerate(accumulate(new_shape, mul, initial=1))}
-    # In the order of the axes, which is that of the products; asking which of two is less, `b` or 1, has no answer.
+    # Products grow with the axes, so this order needs no comparison: a symbolic `b` and 1 have none.
     cuts = [product for product in ends if product in new_ends] if prod(shape) else []
     pairs = [(0, 0)] + [(ends[cut], new_ends[cut]) for cut in cuts]
     pairs[-1] = (len(shape), len(new_shape))
@@ -159,11 +175,102 @@ def factor_groups(shape: tuple[int, ...], new_shape: tuple[int, ...]) -> list[tu
     return [group for group in groups if group[0] or group[1]] or [(range(len(shape)), range(len(new_shape)))]
 
 
-BARRIER = RulePair(_barrier_backward, _barrier_forward)
+# --- the same for whole arrays -------------------------------------------------------------------------------------
+
+
+def _identity(constants: Sequence[Array], position: int) -> Affine:
+    return Affine(np.ones(()), np.zeros(()))
+
+
+def _broadcast(params: Params, operands: Sequence[Array]) -> Array:
+    shape = [1] * len(params["shape"])
+    for axis, size in zip(params["broadcast_dimensions"], operands[0].shape, strict=True):
+        shape[axis] = size
+    return np.broadcast_to(operands[0].reshape(shape), params["shape"])
+
+
+def _reshape(params: Params, operands: Sequence[Array]) -> Array:
+    (operand,) = operands
+    return np.transpose(operand, reshape_order(params, operand.ndim)).reshape(params["new_sizes"])
+
+
+def _unreshape(params: Params, array: Array, shape: Shape) -> Array:
+    order = reshape_order(params, len(shape))
+    return np.transpose(array.reshape([shape[axis] for axis in order]), np.argsort(order))
+
+
+def _sliced(params: Params, operands: Sequence[Array]) -> Array:
+    starts, limits = params["start_indices"], params["limit_indices"]
+    strides = params["strides"] or (1,) * len(starts)
+    return operands[0][tuple(map(slice, starts, limits, strides))]
+
+
 SAME = commuting(Layout(_same, _same))
-BROADCAST = commuting(Layout(_broadcast_down, _broadcast_up))
-RESHAPE = commuting(Layout(_reshape_down, _reshape_up))
-REV = commuting(Layout(_rev, _rev))
-SLICE = commuting(Layout(_slice_down, _slice_up))
-SQUEEZE = commuting(Layout(_squeeze_down, _squeeze_up))
-TRANSPOSE = commuting(Layout(_transpose_down, _transpose_up))
+BARRIER = Primitive(
+    names=("optimization_barrier",), words="an optimization barrier", rules=Rules(_barrier_backward, _barrier_forward)
+)
+BROADCAST = Primitive(
+    names=("broadcast_in_dim",),
+    words="a broadcast",
+    value=_broadcast,
+    rules=commuting(Layout(_broadcast_down, _broadcast_up)),
+    reads=frozenset({"broadcast_dimensions", "shape"}),
+    ignores=frozenset({"sharding"}),
+)
+COPY = Primitive(
+    names=("convert_element_type", "copy", "copy_p", "stop_gradient"),
+    words="a cast",
+    value=lambda params, operands: operands[0],
+    inverse=lambda params, array, shape: array,
+    affine=_identity,
+    rules=SAME,
+    ignores=frozenset({"new_dtype", "sharding", "weak_type"}),
+)
+MARK = Primitive(
+    names=("name", "reduce_precision", "sharding_constraint"),
+    words="a mark",
+    rules=SAME,
+    ignores=frozenset(
+        {"context_mesh", "exponent_bits", "layout", "mantissa_bits", "name", "sharding", "unconstrained_dims"}
+    ),
+)
+RESHAPE = Primitive(
+    names=("reshape",),
+    words="a reshape",
+    value=_reshape,
+    inverse=_unreshape,
+    rules=commuting(Layout(_reshape_down, _reshape_up)),
+    reads=frozenset({"dimensions", "new_sizes"}),
+    ignores=frozenset({"sharding"}),
+)
+REV = Primitive(
+    names=("rev",),
+    words="a reversal",
+    value=lambda params, operands: np.flip(operands[0], tuple(params["dimensions"])),
+    inverse=lambda params, array, shape: np.flip(array, tuple(params["dimensions"])),
+    rules=commuting(Layout(_rev, _rev)),
+    reads=frozenset({"dimensions"}),
+)
+SLICE = Primitive(
+    names=("slice",),
+    words="a slice",
+    value=_sliced,
+    rules=commuting(Layout(_slice_down, _slice_up)),
+    reads=frozenset({"limit_indices", "start_indices", "strides"}),
+)
+SQUEEZE = Primitive(
+    names=("squeeze",),
+    words="a squeeze",
+    value=lambda params, operands: np.squeeze(operands[0], tuple(params["dimensions"])),
+    inverse=lambda params, array, shape: array.reshape(shape),
+    rules=commuting(Layout(_squeeze_down, _squeeze_up)),
+    reads=frozenset({"dimensions"}),
+)
+TRANSPOSE = Primitive(
+    names=("transpose",),
+    words="a transpose",
+    value=lambda params, operands: np.transpose(operands[0], params["permutation"]),
+    inverse=lambda params, array, shape: np.transpose(array, np.argsort(params["permutation"])),
+    rules=commuting(Layout(_transpose_down, _transpose_up)),
+    reads=frozenset({"permutation"}),
+)

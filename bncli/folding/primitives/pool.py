@@ -1,25 +1,28 @@
-"""Pools and reductions: the largest, the smallest, the sum of some positions."""
+"""Pools and reductions: the maximum, the minimum, the sum of some positions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from math import prod
 
 import numpy as np
 
 from bncli.folding.affine import Affine, Array, compact, spread, varying
-from bncli.folding.primitives.rule import Affines, Move, Op, RulePair, Stuck
+from bncli.folding.primitives.primitive import Affines, Move, Op, Primitive, Rules, Value
+from bncli.folding.primitives.stuck import Cause, Stuck
 
-POSITIONAL_SCALE = Stuck("its scale differs within a pooling window")
-POSITIONAL_SHIFT = Stuck("its shift differs within a max-pool's window")
-OVER_BATCH = Stuck("it is pooled over the batch")
+POSITIONAL_SCALE = Stuck(Cause.SCALE_IN_WINDOW)
+POSITIONAL_SHIFT = Stuck(Cause.SHIFT_IN_WINDOW)
+OVER_BATCH = Stuck(Cause.POOLED_OVER_BATCH)
+WINDOW = frozenset({"base_dilation", "padding", "window_dilation", "window_dimensions", "window_strides"})
 
 AxesOf = Callable[[Op], frozenset[int]]
 
 
 def window_axes(op: Op) -> frozenset[int]:
-    """The axes along which the window, its padding or its strides do anything."""
+    """The axes along which the window is longer than 1, or padded, strided or dilated."""
     names = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
     idle = zip(*(op.params[name] for name in names), op.params["padding"], strict=True)
     return frozenset(axis for axis, settings in enumerate(idle) if settings != (1, 1, 1, 1, (0, 0)))
@@ -33,8 +36,8 @@ def reduced_axes(op: Op) -> frozenset[int]:
 # --- max and min ---------------------------------------------------------------------------------------------------
 
 
-def extreme_rules(axes_of: AxesOf, *, removes: bool) -> RulePair:
-    """The rules of a max or min over some axes; `removes` says whether the axes are gone afterwards."""
+def extreme_rules(axes_of: AxesOf, *, removes: bool) -> Rules:
+    """The rules of a max or min over some axes; `removes` if the output lacks these axes."""
 
     def backward(op: Op, outputs: Affines) -> Move | Stuck:
         """max(x)·s + t = σ·max(x·|s| + σ·t), σ the sign of s: σ is left behind where some s < 0."""
@@ -58,7 +61,7 @@ def extreme_rules(axes_of: AxesOf, *, removes: bool) -> RulePair:
         outer = Affine(np.abs(affine.scale), affine.shift)
         return Move(passed={0: _drop(outer, op, removes, axes_of)}, left=_flip(sign))
 
-    return RulePair(backward, forward)
+    return Rules(backward, forward)
 
 
 def _flip(sign: Array) -> dict[int, Affine]:
@@ -113,7 +116,7 @@ def window_sum_forward(op: Op, operands: Affines) -> Move | Stuck:
 
 
 def window_sum(array: Array, op: Op) -> Array:
-    """The sums of the array over every window of the operation, of length 1 where they do not differ."""
+    """The sums of the array over every window of the operation, of length 1 along axes where they are all equal."""
     axes = window_axes(op)
     x = _padded(spread(array, op.shapes[0], axes), op)
     sizes = [op.shape[axis] if axis in axes else 1 for axis in range(x.ndim)]
@@ -124,7 +127,7 @@ def window_sum(array: Array, op: Op) -> Array:
 
 
 def _window(op: Op, offset: tuple[int, ...], axes: frozenset[int]) -> tuple[slice, ...]:
-    """The elements that this offset of the window meets, one for each output position."""
+    """The elements at this offset of the window, one for each output position."""
     strides, dilations = op.params["window_strides"], op.params["window_dilation"]
     starts = [o * dilation for o, dilation in zip(offset, dilations, strict=True)]
     return tuple(
@@ -154,7 +157,36 @@ def _drop(affine: Affine, op: Op, removes: bool, axes_of: AxesOf) -> Affine:
     return Affine(affine.scale.squeeze(axes), affine.shift.squeeze(axes))
 
 
-REDUCE_EXTREME = extreme_rules(reduced_axes, removes=True)
-REDUCE_SUM = RulePair(reduce_sum_backward, reduce_sum_forward)
-WINDOW_EXTREME = extreme_rules(window_axes, removes=False)
-WINDOW_SUM = RulePair(window_sum_backward, window_sum_forward)
+def _reduction(function: Callable[..., Array]) -> Value:
+    return lambda params, operands: np.asarray(function(operands[0], axis=tuple(params["axes"])))
+
+
+REDUCE_MAX = Primitive(
+    names=("reduce_max",),
+    words="a max over positions",
+    value=_reduction(np.max),
+    rules=extreme_rules(reduced_axes, removes=True),
+    reads=frozenset({"axes"}),
+    ignores=frozenset({"out_sharding"}),
+)
+REDUCE_MIN = replace(REDUCE_MAX, names=("reduce_min",), words="a min over positions", value=_reduction(np.min))
+REDUCE_SUM = Primitive(
+    names=("reduce_sum",),
+    words="a mean or sum over positions",
+    value=_reduction(np.sum),
+    rules=Rules(reduce_sum_backward, reduce_sum_forward),
+    reads=frozenset({"axes"}),
+    ignores=frozenset({"out_sharding"}),
+)
+WINDOW_EXTREME = Primitive(
+    names=("reduce_window_max", "reduce_window_min"),
+    words="a max-pool",
+    rules=extreme_rules(window_axes, removes=False),
+    reads=WINDOW,
+)
+WINDOW_SUM = Primitive(
+    names=("reduce_window_sum",),
+    words="an average pool",
+    rules=Rules(window_sum_backward, window_sum_forward),
+    reads=WINDOW,
+)

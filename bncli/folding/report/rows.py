@@ -1,28 +1,29 @@
-"""What became of each BN layer."""
+"""The table of a fold: one row for each BN layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from bncli.folding.affine import Affine
-from bncli.folding.report.reasons import operation
+from bncli.folding.report.names import operation
+from bncli.folding.report.reasons import reason, statistics_reason
 from bncli.folding.search.chains import statistics_readers
 from bncli.folding.search.search import Direction, Plan
 
 
 @dataclass(frozen=True)
 class NormReport:
-    """One BN layer's fate.
+    """The fate of one BN layer.
 
     Args:
         name: the layer, as its statistics are filed: `Block_1/BatchNorm_0`.
-        status: "folded" if its multiply-add is gone, or has become part of another BN's that is kept.
-        direction: into what stands before it (backward) or after it (forward); None when kept.
+        status: "folded" if its multiply-add is gone or is part of another, kept BN.
+        direction: "backward" into the operation before it, "forward" into the one after it; None if kept.
         into: the layers that hold it now, kept BN among them.
-        reason: why it was kept, to be read after "kept, because"; None when folded.
-        left: what of a folded layer stays in the network all the same: "a sign", "a shift"; None for nothing.
+        reason: the reason why it was kept, to be read after "kept, because"; None if folded.
+        left: the part of a folded layer that stays in the network: "a sign", "a shift"; None for nothing.
     """
 
     name: str
@@ -41,21 +42,13 @@ class FoldReport:
 
     @property
     def folded(self) -> int:
-        """How many are gone."""
+        """The number of folded layers."""
         return sum(norm.status == "folded" for norm in self.norms)
 
     @property
     def kept(self) -> int:
-        """How many are still there, each as one multiply-add."""
+        """The number of kept layers, each of them one multiply-add."""
         return sum(norm.status == "kept" for norm in self.norms)
-
-
-# operation -> why a BN whose statistics it reads is kept.
-READERS: Mapping[str, str] = {
-    "cond": "it stands in a branch (cond), and branches are left as they are",
-    "scan": "it stands in a loop (scan), and loop bodies are left as they are",
-    "while": "it stands in a loop (while), and loop bodies are left as they are",
-}
 
 
 def report_on(plan: Plan) -> FoldReport:
@@ -67,7 +60,7 @@ def report_on(plan: Plan) -> FoldReport:
 
 
 def merged(rows: Sequence[NormReport]) -> NormReport:
-    """One row for a layer that the network uses in several places: folded only if it is folded in all of them."""
+    """One row for a layer that the network uses in several places: folded if it is folded in all of them."""
     kept = [row for row in rows if row.status == "kept"]
     if kept:
         return kept[0]
@@ -80,46 +73,46 @@ def _rows(plan: Plan) -> Iterable[NormReport]:
     """One row for each use of a BN layer, in the order in which data meets them."""
     left = _left(plan)
     for index in sorted({*plan.ways, *plan.stuck}):
-        for name in plan.draft.chains[index].norms:
+        for name in plan.network.chains[index].norms:
             if index in plan.ways:
                 into = _destinations(plan, index)
                 direction = next(iter(into.values()), plan.ways[index].direction)
                 yield NormReport(name, "folded", direction, tuple(into), None, left.get(name))
             elif name == plan.keepers[index]:
-                yield NormReport(name, "kept", None, (), plan.stuck[index].reason)
+                yield NormReport(name, "kept", None, (), reason(plan.network, index, plan.stuck[index]))
             else:
                 yield _beside(plan, index, name)
 
 
 def _beside(plan: Plan, index: int, name: str) -> NormReport:
-    """The row of a BN next to another one, with nothing between them: both are one multiply-add."""
-    names, keeper = plan.draft.chains[index].norms, plan.keepers[index]
+    """The row of a BN that is part of another one's multiply-add, with nothing between them."""
+    names, keeper = plan.network.chains[index].norms, plan.keepers[index]
     direction: Direction = "backward" if names.index(keeper) < names.index(name) else "forward"
     return NormReport(name, "folded", direction, (keeper,), None)
 
 
 def _destinations(plan: Plan, index: int) -> dict[str, Direction]:
-    """The layers that hold a folded chain in the end, each with the way by which it came there."""
+    """The layers that hold a folded chain in the end, each with the direction it took."""
     way = plan.ways[index]
     found: dict[str, Direction] = {}
     for site in way.sites:
         if site in plan.ways:
             found |= _destinations(plan, site)
         else:
-            name = plan.keepers[site] if site in plan.keepers else operation(plan.draft, site)
+            name = plan.keepers[site] if site in plan.keepers else operation(plan.network, site)
             found[name] = way.direction
     return found
 
 
 def _left(plan: Plan) -> dict[str, str]:
-    """BN layer -> what is left in the network under its name."""
-    edits = plan.draft.edits
+    """The leftovers in the network, by BN layer."""
+    edits = plan.network.edits
     found: dict[str, str] = {}
     for affines in (edits.behind, edits.ahead):
-        found |= {plan.draft.owners[key]: _described(a) for key, a in affines.items() if not a.is_identity}
+        found |= {plan.network.owners[key]: _described(a) for key, a in affines.items() if not a.is_identity}
     for index, affine in edits.chains.items():
-        if plan.draft.chains[index].affine.is_scale and not affine.is_scale and index not in plan.keepers:
-            found[plan.draft.owners[index]] = "a shift"
+        if plan.network.chains[index].affine.is_scale and not affine.is_scale and index not in plan.keepers:
+            found[plan.network.owners[index]] = "a shift"
     return found
 
 
@@ -130,8 +123,7 @@ def _described(affine: Affine) -> str:
 
 
 def _unreachable(plan: Plan) -> Iterable[NormReport]:
-    """Rows for statistics that are read by something other than a multiply-add."""
-    draft = plan.draft
-    for node, name in statistics_readers(draft.live, draft.known, list(draft.chains.values())):
-        reason = READERS.get(node.name, f"its statistics go into {node.name}, which is no multiply-add")
-        yield NormReport(name, "kept", None, (), reason)
+    """Rows for statistics that an operation other than a multiply-add reads."""
+    network = plan.network
+    for node, name in statistics_readers(network.live, network.constants, list(network.chains.values())):
+        yield NormReport(name, "kept", None, (), statistics_reason(network, node.index))

@@ -1,4 +1,4 @@
-"""The network while it is being folded: the trace, with every chain as one node, and the edits made so far."""
+"""The network while it is being folded: the trace, each chain as one node, and the edits made so far."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 
 from bncli.folding.affine import Affine, Array
-from bncli.folding.primitives import Op, Stuck
-from bncli.folding.report import reasons
+from bncli.folding.primitives import primitive_of
+from bncli.folding.primitives.primitive import Op, Primitive
+from bncli.folding.primitives.stuck import Cause, Slot, Stuck
 from bncli.folding.search.chains import Chain, find_chains
-from bncli.folding.trace.constants import Known, is_float
+from bncli.folding.trace.constants import Constants, is_float
 from bncli.folding.trace.graph import Graph, Node
-
-Slot = tuple[int, int]  # (node, operand)
 
 
 @dataclass
 class Edits:
-    """What a fold changes; collected first, committed only if the fold succeeds as a whole.
+    """The changes of a fold: collected first, committed only if the fold succeeds as a whole.
 
     Args:
-        chains: chain -> the affine it is now.
-        weights: (node, operand) -> the known array it has now.
-        biases: value -> what an absorbing operation adds to it.
+        chains: chain -> its affine now.
+        weights: (node, operand) -> its constant array now.
+        biases: value -> the bias that an absorbing operation adds to it.
         behind: value -> the multiply or add left behind it.
         ahead: (node, operand) -> the multiply or add left in front of it.
-        merged: the BN chains that took the folded one in.
+        merged: the BN chains that absorbed the folded one.
     """
 
     chains: dict[int, Affine] = field(default_factory=dict)
@@ -38,32 +37,32 @@ class Edits:
 
     @property
     def leftovers(self) -> int:
-        """How many multiplies or adds it leaves in the network besides biases."""
+        """The number of multiplies or adds left in the network besides biases."""
         return sum(not affine.is_identity for affine in (*self.behind.values(), *self.ahead.values()))
 
 
-class Draft:
+class EditedGraph:
     """A traced network and the edits committed to it.
 
     Args:
         graph: the trace.
-        known: its known values.
+        constants: its constant values.
         batch: value -> the axes whose length is the batch size.
 
     Attributes:
         chains: operation -> the chain that ends there.
         norms: chain -> the BN layers in it, in order; only those not folded yet.
         sites: operation -> the node as a fold sees it, each chain being one node.
-        readers: value -> where it is read.
+        readers: value -> the slots that read it.
         owners: edited chain, value, slot -> the BN whose fold edited it last.
     """
 
-    def __init__(self, graph: Graph, known: Known, batch: Sequence[frozenset[int]]) -> None:
+    def __init__(self, graph: Graph, constants: Constants, batch: Sequence[frozenset[int]]) -> None:
         self.graph = graph
-        self.known = known
+        self.constants = constants
         self.batch = batch
         self.live = graph.live()
-        found = find_chains(graph, self.live, known, batch)
+        found = find_chains(graph, self.live, constants, batch)
         self.chains = {chain.nodes[-1]: chain for chain in found}
         self.norms = {index: chain.norms for index, chain in self.chains.items() if chain.norms}
         self.sites = dict(_sites(self.live, self.chains))
@@ -75,86 +74,102 @@ class Draft:
         self.edits = Edits()
         self.owners: dict[int | Slot, str] = {}
 
-    def unedited(self) -> Draft:
+    def unedited(self) -> EditedGraph:
         """The same network, before any fold."""
-        draft = copy(self)
-        draft.norms = {index: chain.norms for index, chain in self.chains.items() if chain.norms}
-        draft.edits, draft.owners = Edits(), {}
-        return draft
+        other = copy(self)
+        other.norms = {index: chain.norms for index, chain in self.chains.items() if chain.norms}
+        other.edits = Edits()
+        other.owners = {}
+        return other
 
     def affine(self, index: int) -> Affine:
-        """What a chain computes by now."""
+        """The function of a chain now."""
         return self.edits.chains.get(index, self.chains[index].affine)
 
     def behind(self, value: int) -> Affine:
-        """What has been put between an operation's output and its readers."""
+        """The edits between an operation's output and its readers."""
         rank = len(self.graph.avals[value].shape)
         left = self.edits.behind.get(value, Affine.identity(rank))
         return left.after(self.edits.biases[value]) if value in self.edits.biases else left
 
     def ahead(self, slot: Slot) -> Affine:
-        """What has been put between a value and one of its readers."""
+        """The edits between a value and one of its readers."""
         rank = len(self.graph.avals[self.sites[slot[0]].inputs[slot[1]]].shape)
         return self.edits.ahead.get(slot, Affine.identity(rank))
 
     def weight(self, index: int, operand: int) -> Array:
-        """A node's known operand as it is by now."""
+        """A node's constant operand now."""
         edited = self.edits.weights.get((index, operand))
-        return self.known.array(self.sites[index].inputs[operand]) if edited is None else edited
+        return self.constants.array(self.sites[index].inputs[operand]) if edited is None else edited
+
+    def record(self, index: int) -> Primitive:
+        """The record of a node's primitive."""
+        return primitive_of(self.sites[index].name)
 
     def op(self, index: int) -> Op:
         """The node as its rules see it."""
         node = self.sites[index]
         return Op(
-            name=node.name,
-            params=node.params,
+            params=self.record(index).seen(node.params),
             shapes=tuple(self.graph.avals[value].shape for value in node.inputs),
             out_shapes=tuple(self.graph.avals[value].shape for value in node.outputs),
             batch=tuple(self.batch[value] for value in node.inputs),
             out_batch=self.batch[node.outputs[0]],
-            dynamic=tuple(i for i, value in enumerate(node.inputs) if value not in self.known),
+            dynamic=tuple(i for i, value in enumerate(node.inputs) if value not in self.constants),
             known=lambda operand: self.weight(index, operand),
-            named=lambda operand: reasons.operand(self, (index, operand)),
         )
 
     def refusal(self, value: int, affine: Affine) -> Stuck | None:
-        """Why this value cannot carry this affine, whatever its operation."""
+        """The reason why this value cannot carry this affine, whatever its operation; None if it can."""
         if not is_float(self.graph.avals[value].dtype):
-            return Stuck("it is converted to integers")
+            return Stuck(Cause.INTEGERS, value=value)
         if affine.varies() & self.batch[value]:
-            return Stuck("its numbers would differ by example")
-        return None if affine.is_finite else Stuck("its numbers are not finite there")
+            return Stuck(Cause.DIFFERS_BY_EXAMPLE, value=value)
+        return None if affine.is_finite else Stuck(Cause.NOT_FINITE, value=value)
+
+    def weight_refusal(self, slot: Slot) -> Stuck | None:
+        """The reason why this constant operand cannot take another number; None if it can."""
+        value = self.sites[slot[0]].inputs[slot[1]]
+        if self.batch[value]:
+            return Stuck(Cause.CONSTANT_BY_EXAMPLE, operation=slot[0], operand=slot[1], value=value)
+        if not is_float(self.graph.avals[value].dtype):
+            return Stuck(Cause.INTEGER_WEIGHT, operation=slot[0], operand=slot[1], value=value)
+        return None
 
     def layer(self, index: int) -> str:
-        """The layer whose numbers a node uses, '' if it uses none."""
+        """The layer whose numbers a node reads, '' if it reads none."""
         if index in self.norms:
             return ", ".join(self.norms[index])
-        provenance = self.known.provenance
+        provenance = self.constants.provenance
         paths = [provenance.get(value, frozenset()) for value in self.sites[index].inputs]
         if index in self.chains:
             paths.append(self.chains[index].paths)
         return next(("/".join(path[1:-1]) for some in paths for path in sorted(some) if len(path) > 2), "")
 
     def is_shared(self, value: int) -> bool:
-        """Whether more than one operation reads the value."""
+        """True if more than one operation reads the value."""
         return len({index for index, _ in self.readers.get(value, [])}) > 1
 
     def place(self, index: int) -> str:
-        """The module a node stands in, without the outermost one: '' at the top."""
+        """The module around a node, without the outermost one: '' at the top."""
         return self.sites[index].scope.partition("/")[2]
 
     def commit(self, index: int, edits: Edits) -> None:
-        """Make the edits that fold a chain; nothing of it stays in its place."""
+        """Make the edits that fold a chain, and remove the chain."""
         edits.chains[index] = Affine.identity(self.affine(index).rank)
         owner = self.norms.pop(index)[0]
-        for name in ("chains", "weights", "biases", "behind", "ahead"):
-            getattr(self.edits, name).update(getattr(edits, name))
-            self.owners.update(dict.fromkeys(getattr(edits, name), owner))
+        self.edits.chains.update(edits.chains)
+        self.edits.weights.update(edits.weights)
+        self.edits.biases.update(edits.biases)
+        self.edits.behind.update(edits.behind)
+        self.edits.ahead.update(edits.ahead)
+        for edited in (edits.chains, edits.weights, edits.biases, edits.behind, edits.ahead):
+            self.owners.update(dict.fromkeys(edited, owner))
         for value in edits.biases:
-            self._take_in_bias(value)
+            self._absorb_bias(value)
 
-    def _take_in_bias(self, value: int) -> None:
-        """Let a bias that follows the operation become part of the new one, when nothing else reads the value."""
+    def _absorb_bias(self, value: int) -> None:
+        """Merge a bias that follows the operation into the new one, if nothing else reads the value."""
         readers = self.readers.get(value, [])
         if len(readers) != 1 or value in self.graph.outputs:
             return
@@ -165,7 +180,7 @@ class Draft:
 
 
 def _sites(live: Sequence[Node], chains: dict[int, Chain]) -> list[tuple[int, Node]]:
-    """The nodes a fold walks over: each chain stands where its last operation stood."""
+    """The nodes a fold walks over, each chain in the place of its last operation."""
     inside = {index for chain in chains.values() for index in chain.nodes}
     sites: list[tuple[int, Node]] = []
     for node in live:

@@ -1,74 +1,66 @@
-"""From committed edits to the folded network: names and dtypes for the new arrays, and the recipe that uses them."""
+"""The folded network from the committed edits: names and dtypes for the new arrays, and the program that reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bncli.errors import FoldError
 from bncli.folding.affine import Affine, Array
-from bncli.folding.rewrite.edits import Draft, Slot
-from bncli.folding.rewrite.program import MultiplyAdd, Recipe, Term, Weight
+from bncli.folding.primitives import primitive_of
+from bncli.folding.primitives.stuck import Slot
+from bncli.folding.rewrite.edits import EditedGraph
+from bncli.folding.rewrite.program import MultiplyAdd, Program, Term, Weight
 from bncli.folding.search.search import Plan
-from bncli.folding.trace.graph import DType, Node, Path, Tensor
-
-# primitive -> how to undo it, for the operations that lead from a variable to a kernel without changing a number.
-UNDO: dict[str, Callable[[Array, Node, tuple[int, ...]], Array]] = {
-    "convert_element_type": lambda array, node, shape: array,
-    "copy": lambda array, node, shape: array,
-    "copy_p": lambda array, node, shape: array,
-    "reshape": lambda array, node, shape: array.reshape(shape),
-    "rev": lambda array, node, shape: np.flip(array, tuple(node.params["dimensions"])),
-    "squeeze": lambda array, node, shape: array.reshape(shape),
-    "transpose": lambda array, node, shape: np.transpose(array, np.argsort(node.params["permutation"])),
-}
+from bncli.folding.trace.constants import is_float
+from bncli.folding.trace.graph import Constant, DType, Node, Path
 
 
-def finish(plan: Plan, arrays: Mapping[Path, Any]) -> tuple[Recipe, dict[Path, Any]]:
-    """The recipe of the folded network and every array it reads, original arrays untouched.
+def materialize(plan: Plan, arrays: Mapping[Path, Constant]) -> tuple[Program, dict[Path, Constant]]:
+    """The program of the folded network and every array it reads; arrays that no fold changes are the same objects.
 
     Raises:
         FoldError: a new number does not fit into its dtype; the message names the layer.
     """
-    draft = plan.draft
-    chains = {index: draft.affine(index) for index in {*draft.edits.chains, *plan.keepers}}
-    steps, read = _needed(draft, chains)
-    kept = {path: arrays[path] for value, path in draft.graph.leaves.items() if value in read}
-    writer = _Writer(draft, plan.keepers, kept)
-    weights = {slot: writer.weight(slot, array) for slot, array in draft.edits.weights.items()}
-    recipe = Recipe(
+    network = plan.network
+    chains = {index: network.affine(index) for index in {*network.edits.chains, *plan.keepers}}
+    steps, read = _needed(network, chains)
+    kept = {path: arrays[path] for value, path in network.graph.leaves.items() if value in read}
+    writer = _Writer(network, plan.keepers, kept)
+    weights = {slot: writer.weight(slot, array) for slot, array in network.edits.weights.items()}
+    program = Program(
         steps=steps,
         weights=weights,
-        chains={index: (draft.chains[index].source, writer.chain(index, affine)) for index, affine in chains.items()},
-        behind=_drop_empty({value: writer.behind(value) for value in {**draft.edits.biases, **draft.edits.behind}}),
-        ahead={slot: writer.left(slot, a) for slot, a in draft.edits.ahead.items() if not a.is_identity},
-        spent=_spent(draft, read),
+        chains={index: (network.chains[index].source, writer.chain(index, affine)) for index, affine in chains.items()},
+        behind=_drop_empty({value: writer.behind(value) for value in {**network.edits.biases, **network.edits.behind}}),
+        ahead={slot: writer.left(slot, a) for slot, a in network.edits.ahead.items() if not a.is_identity},
+        spent=_spent(network, read),
     )
-    return recipe, writer.arrays
+    return program, writer.arrays
 
 
-def _needed(draft: Draft, chains: Mapping[int, Affine]) -> tuple[tuple[int, ...], set[int]]:
-    """The operations that the folded network still carries out, and the values it still reads."""
-    needed = set(draft.graph.outputs)
+def _needed(network: EditedGraph, chains: Mapping[int, Affine]) -> tuple[tuple[int, ...], set[int]]:
+    """The operations that the folded network still runs, and the values it still reads."""
+    needed = set(network.graph.outputs)
     steps = []
-    for node in reversed(draft.graph.nodes):
+    for node in reversed(network.graph.nodes):
         if not node.effectful and needed.isdisjoint(node.outputs):
             continue
         steps.append(node.index)
         if node.index in chains:
-            needed.add(draft.chains[node.index].source)
+            needed.add(network.chains[node.index].source)
         else:
-            needed.update(v for i, v in enumerate(node.inputs) if (node.index, i) not in draft.edits.weights)
+            needed.update(v for i, v in enumerate(node.inputs) if (node.index, i) not in network.edits.weights)
     return tuple(reversed(steps)), needed
 
 
-def _spent(draft: Draft, read: set[int]) -> frozenset[int]:
-    """The constants that the folded network does not read, though the original one does; PRNG keys have no numbers."""
-    values = {value for node in draft.live for value in node.inputs}
-    return frozenset(v for v in values - read if isinstance(draft.graph.constants.get(v), np.ndarray))
+def _spent(network: EditedGraph, read: set[int]) -> frozenset[int]:
+    """The constants that the original network reads and the folded one does not, without PRNG keys."""
+    values = {value for node in network.live for value in node.inputs}
+    return frozenset(v for v in values - read if isinstance(network.graph.constants.get(v), np.ndarray))
 
 
 def _drop_empty(behind: dict[int, tuple[MultiplyAdd, ...]]) -> dict[int, tuple[MultiplyAdd, ...]]:
@@ -76,56 +68,66 @@ def _drop_empty(behind: dict[int, tuple[MultiplyAdd, ...]]) -> dict[int, tuple[M
 
 
 class _Writer:
-    """Gives each new array a name, beside its relatives, and rounds it once."""
+    """The arrays of the folded network so far. Each new one is filed beside its relatives and rounded once."""
 
-    def __init__(self, draft: Draft, keepers: Mapping[int, str], kept: Mapping[Path, Any]) -> None:
-        self.draft = draft
+    def __init__(self, network: EditedGraph, keepers: Mapping[int, str], kept: Mapping[Path, Constant]) -> None:
+        self.network = network
         self.keepers = keepers
-        self.arrays: dict[Path, Any] = dict(kept)
+        self.arrays: dict[Path, Constant] = dict(kept)
         self.homes: dict[int, Path] = {}
 
     def weight(self, slot: Slot, array: Array) -> Weight:
-        """A kernel goes back to where it came from, through the casts and transposes that lead from there."""
-        value = self.draft.sites[slot[0]].inputs[slot[1]]
+        """File a kernel under the variable it came from, moved back through the casts and transposes in between."""
+        value = self.network.sites[slot[0]].inputs[slot[1]]
         leaf, layout = self.origin(value)
         for node in reversed(layout):
-            array = UNDO[node.name](array, node, self.draft.graph.avals[node.inputs[0]].shape)
-        dtypes = [self.draft.graph.avals[v].dtype for v in (leaf, *(node.outputs[0] for node in layout))]
+            array = _undone(node, array, self.network.graph.avals[node.inputs[0]].shape)
+        dtypes = [self.network.graph.avals[v].dtype for v in (leaf, *(node.outputs[0] for node in layout))]
         path = self.store(self.path_of(slot, leaf), array, dtypes)
         self.homes[slot[0]] = path
         return Weight(path, tuple(node.index for node in layout))
 
     def origin(self, value: int) -> tuple[int, list[Node]]:
-        """The variable behind a known operand and the way from it, or the operand itself and no way."""
+        """The variable behind a constant operand and the way from it, or the operand itself and no way.
+
+        The way moves numbers only, and all of it is in floats: an integer variable cannot hold the new numbers.
+        """
         layout: list[Node] = []
         start = value
-        while start not in self.draft.graph.leaves:
-            node = self.draft.known.producer(start)
-            if node is None or node.name not in UNDO:
+        while start not in self.network.graph.leaves:
+            node = self.network.constants.producer(start)
+            if node is None or not self.can_undo(node):
                 return value, []
             layout.insert(0, node)
             start = node.inputs[0]
         return start, layout
 
+    def can_undo(self, node: Node) -> bool:
+        """True if the record of the operation has an inverse that accounts for all its parameters."""
+        record = primitive_of(node.name)
+        is_known = record.inverse is not None and record.unknown_parameter(node.params) is None
+        return is_known and is_float(self.network.graph.avals[node.inputs[0]].dtype)
+
     def path_of(self, slot: Slot, leaf: int) -> Path:
-        if leaf in self.draft.graph.leaves:
-            return self.draft.graph.leaves[leaf]
-        sources = sorted(self.draft.known.provenance.get(leaf, frozenset()))
-        return sources[0] if sources else ("params", f"{self.draft.sites[slot[0]].name}_{slot[0]}", "kernel")
+        """The variable's own path; for a computed array, the path of the first variable in it."""
+        if leaf in self.network.graph.leaves:
+            return self.network.graph.leaves[leaf]
+        sources = sorted(self.network.constants.provenance.get(leaf, frozenset()))
+        return sources[0] if sources else ("params", f"{self.network.sites[slot[0]].name}_{slot[0]}", "kernel")
 
     def chain(self, index: int, affine: Affine) -> MultiplyAdd:
-        """What is left of a chain, as one multiply-add in its own arithmetic: a BN, a mask, or nothing."""
+        """The rest of a chain as one multiply-add in the chain's own precision: a BN, a mask, or nothing."""
         name = self.keepers.get(index)
         if name is None and affine.is_identity:
             return MultiplyAdd()
-        nodes = self.draft.chains[index].nodes
-        dtypes = [self.draft.graph.avals[self.draft.graph.nodes[i].outputs[0]].dtype for i in nodes]
-        name = name or self.draft.layer(index) or f"{self.draft.sites[index].name}_{index}"
+        nodes = self.network.chains[index].nodes
+        dtypes = [self.network.graph.avals[self.network.graph.nodes[i].outputs[0]].dtype for i in nodes]
+        name = name or self.network.layer(index) or f"{self.network.sites[index].name}_{index}"
         return self.multiply_add(name, affine, jnp.result_type(*dtypes))
 
     def behind(self, value: int) -> tuple[MultiplyAdd, ...]:
-        """The bias of an absorbing operation, then whatever a fold left behind it."""
-        edits = self.draft.edits
+        """The bias of an absorbing operation, then the leftovers of folds behind it."""
+        edits = self.network.edits
         adds = []
         if value in edits.biases and not edits.biases[value].is_identity:
             adds.append(self.bias(value, edits.biases[value]))
@@ -135,16 +137,17 @@ class _Writer:
 
     def bias(self, value: int, bias: Affine) -> MultiplyAdd:
         """A bias beside its kernel, in the kernel's dtype."""
-        kernel = self.homes[self.draft.producers[value]]
+        kernel = self.homes[self.network.producers[value]]
         return MultiplyAdd(shift=self.term((*kernel[:-1], "bias"), bias.shift, self.arrays[kernel].dtype))
 
     def left(self, key: int | Slot, affine: Affine) -> MultiplyAdd:
         """A multiply or add that a fold left in the network, under the name of the BN it came from."""
-        value = key if isinstance(key, int) else self.draft.sites[key[0]].inputs[key[1]]
-        dtype = jnp.promote_types(self.draft.graph.avals[value].dtype, jnp.float32)
-        return self.multiply_add(self.draft.owners[key], affine, dtype)
+        value = key if isinstance(key, int) else self.network.sites[key[0]].inputs[key[1]]
+        dtype = jnp.promote_types(self.network.graph.avals[value].dtype, jnp.float32)
+        return self.multiply_add(self.network.owners[key], affine, dtype)
 
     def multiply_add(self, norm: str, affine: Affine, dtype: DType) -> MultiplyAdd:
+        """The affine as variables of the layer; a part that does nothing has none."""
         module = ("params", *norm.split("/"))
         only_shift = affine.is_shift and not affine.is_scale
         scale = None if only_shift else self.term((*module, "scale"), affine.scale, dtype)
@@ -157,7 +160,7 @@ class _Writer:
         return Term(self.store(path, vector, [dtype]), array.shape)
 
     def store(self, path: Path, array: Array, dtypes: list[DType]) -> Path:
-        """Round the array, file it under the path or the next free name like it, and return where it lies."""
+        """File the rounded array under the path, or under the next free name like it; return the path."""
         name, number = path, 0
         while name in self.arrays:
             number += 1
@@ -166,8 +169,19 @@ class _Writer:
         return name
 
 
-def _rounded(path: Path, array: Array, dtypes: list[DType]) -> Tensor:
-    """The array in the first dtype, after checking that it fits into every one it will be cast to."""
+def _undone(node: Node, array: Array, shape: tuple[int, ...]) -> Array:
+    """The operand of an operation that only moves numbers."""
+    record = primitive_of(node.name)
+    assert record.inverse is not None, node.name  # `can_undo` has asked
+    return record.inverse(record.seen(node.params), array, shape)
+
+
+def _rounded(path: Path, array: Array, dtypes: list[DType]) -> jax.Array:
+    """The array in the first dtype, if it fits into all of them.
+
+    Raises:
+        FoldError: it overflows in one of the dtypes to which the network casts it.
+    """
     layer = "/".join(path[1:-1]) or path[-1]
     for dtype in dtypes:
         with np.errstate(over="ignore"):

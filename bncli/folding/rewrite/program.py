@@ -1,24 +1,24 @@
-"""A fold, written down so that it can be carried out at any batch size.
+"""The folded network as a program that runs at any batch size.
 
-Tracing a network again at another batch size gives the same operations with other shapes; the recipe says, by the
-number of an operation or value, what to do differently. Numbers are in the variables, none in the recipe.
+Tracing a network again at another batch size gives the same operations with other shapes. The program names, by the
+number of an operation or value, the changes to make. All arrays are variables, none is in the program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 
-from bncli.folding.rewrite.edits import Slot
-from bncli.folding.trace.graph import DType, Graph, Node, Path, Pytree, Tensor
+from bncli.folding.primitives.stuck import Slot
+from bncli.folding.trace.graph import Constant, DType, Graph, Node, Path, Pytree
 
 
 @dataclass(frozen=True)
 class Term:
-    """A variable in the shape in which it is multiplied or added: `[C]` as `[1, 1, 1, C]`."""
+    """A variable and the shape in which it is multiplied or added: `[C]` as `[1, 1, 1, C]`."""
 
     path: Path
     shape: tuple[int, ...]
@@ -35,10 +35,10 @@ class MultiplyAdd:
     def terms(self) -> tuple[Term, ...]:
         return tuple(term for term in (self.scale, self.shift) if term is not None)
 
-    def __call__(self, x: Tensor, arrays: Mapping[Path, Tensor], dtype: DType) -> Tensor:
-        """Computed in the widest of the types involved, delivered as `dtype`."""
+    def __call__(self, x: Constant, arrays: Mapping[Path, Constant], dtype: DType) -> Constant:
+        """y in `dtype`, computed in the widest of the dtypes involved."""
         widest = jnp.result_type(x, *(arrays[term.path] for term in self.terms))
-        y = x.astype(widest)
+        y: Constant = x.astype(widest)
         if self.scale is not None:
             y = y * arrays[self.scale.path].astype(widest).reshape(self.scale.shape)
         if self.shift is not None:
@@ -48,23 +48,23 @@ class MultiplyAdd:
 
 @dataclass(frozen=True)
 class Weight:
-    """A known operand, newly computed: the variable, and the operations that lead from it to the operand."""
+    """A new constant operand: the variable, and the operations that lead from it to the operand."""
 
     path: Path
     layout: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Program:
     """The steps of a folded network, in the numbers of its trace.
 
     Args:
-        steps: the operations to carry out, in order.
-        chains: operation -> the value it stands for and what is left of the chain that ended there.
+        steps: the operations to run, in order.
+        chains: operation -> the source of the chain that ended there, and the rest of that chain.
         weights: (operation, operand) -> the variable that replaces it.
-        behind: value -> what to do to it before anything reads it.
-        ahead: (operation, operand) -> what to do to the operand.
-        spent: the trace's constants that no step reads any more, because folded numbers were computed from them.
+        behind: value -> the multiply-adds to apply before anything reads it.
+        ahead: (operation, operand) -> the multiply-add to apply to the operand.
+        spent: the trace's constants that went into folded numbers and that no step reads any more.
     """
 
     steps: tuple[int, ...]
@@ -75,53 +75,59 @@ class Recipe:
     spent: frozenset[int] = frozenset()
 
 
-def carry_out(recipe: Recipe, graph: Graph, arrays: Mapping[Path, Tensor], x: Tensor) -> Pytree:
-    """The folded network's output for arrays or tracers: every step bound as JAX would bind it."""
-    return _Run(recipe, graph, arrays, x).outputs()
+def run(program: Program, graph: Graph, arrays: Mapping[Path, Constant], x: Constant) -> Pytree:
+    """The folded network's outputs for arrays or tracers."""
+    return _Run(program, graph, arrays, x).outputs()
 
 
 class _Run:
-    """One evaluation: the values computed so far."""
+    """One run: the values computed so far."""
 
-    def __init__(self, recipe: Recipe, graph: Graph, arrays: Mapping[Path, Tensor], x: Tensor) -> None:
-        self.recipe = recipe
+    def __init__(self, program: Program, graph: Graph, arrays: Mapping[Path, Constant], x: Constant) -> None:
+        self.program = program
         self.graph = graph
         self.arrays = arrays
-        self.values: dict[int, Tensor] = {value: arrays[path] for value, path in graph.leaves.items() if path in arrays}
-        self.values.update(graph.constants)
+        self.values: dict[int, Constant] = dict(graph.constants)
+        self.values.update({value: arrays[path] for value, path in graph.leaves.items() if path in arrays})
         self.values[graph.input] = x
 
     def outputs(self) -> Pytree:
-        for index in self.recipe.steps:
+        """Run all steps, bound as JAX would bind them."""
+        for index in self.program.steps:
             node = self.graph.nodes[index]
-            step: Callable[[Node], list[Tensor]] = self.chain if index in self.recipe.chains else self.operation
+            step: Callable[[Node], Sequence[Constant]] = self.chain if index in self.program.chains else self.operation
             for value, array in zip(node.outputs, step(node), strict=True):
                 self.values[value] = self.finished(value, array)
         leaves = [self.values[value] for value in self.graph.outputs]
         return jax.tree_util.tree_unflatten(self.graph.out_tree, leaves)
 
-    def chain(self, node: Node) -> list[Tensor]:
-        source, add = self.recipe.chains[node.index]
+    def chain(self, node: Node) -> Sequence[Constant]:
+        """The output of a chain, from its source and its rest."""
+        source, add = self.program.chains[node.index]
         return [add(self.values[source], self.arrays, self.graph.avals[node.outputs[0]].dtype)]
 
-    def operation(self, node: Node) -> list[Tensor]:
+    def operation(self, node: Node) -> Sequence[Constant]:
+        """The outputs of an operation, with its new operands."""
         return node.bind([self.operand(node, position) for position in range(len(node.inputs))])
 
-    def operand(self, node: Node, position: int) -> Tensor:
+    def operand(self, node: Node, position: int) -> Constant:
+        """An operand: its new variable if it has one, and the multiply-add in front of it."""
         slot = (node.index, position)
-        weight = self.recipe.weights.get(slot)
+        weight = self.program.weights.get(slot)
         array = self.values[node.inputs[position]] if weight is None else self.weight(weight)
-        if slot not in self.recipe.ahead:
+        if slot not in self.program.ahead:
             return array
-        return self.recipe.ahead[slot](array, self.arrays, array.dtype)
+        return self.program.ahead[slot](array, self.arrays, array.dtype)
 
-    def weight(self, weight: Weight) -> Tensor:
+    def weight(self, weight: Weight) -> Constant:
+        """The variable in the layout in which the operation reads it."""
         array = self.arrays[weight.path]
         for index in weight.layout:
             (array,) = self.graph.nodes[index].bind([array])
         return array
 
-    def finished(self, value: int, array: Tensor) -> Tensor:
-        for add in self.recipe.behind.get(value, ()):
+    def finished(self, value: int, array: Constant) -> Constant:
+        """The value with the multiply-adds behind it."""
+        for add in self.program.behind.get(value, ()):
             array = add(array, self.arrays, array.dtype)
         return array

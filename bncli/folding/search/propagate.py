@@ -1,51 +1,52 @@
 """Moving one affine through a network, up towards its producers or down towards its readers.
 
-Both walks collect `Edits` without touching the draft, so a fold that gets stuck half-way leaves nothing behind.
+Both walks collect `Edits` without touching the network, so a fold that gets stuck half-way changes nothing.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bncli.folding.affine import Affine, varying
-from bncli.folding.primitives import Move, Stuck, rules_of
-from bncli.folding.report import reasons
-from bncli.folding.rewrite.edits import Draft, Edits, Slot
+from bncli.folding.primitives.primitive import Affines, Move
+from bncli.folding.primitives.stuck import Cause, Slot, Stuck
+from bncli.folding.rewrite.edits import EditedGraph, Edits
 from bncli.folding.trace.graph import Node
 
 
-def push_up(draft: Draft, index: int) -> Edits | Stuck:
-    """The edits after which the chain's source arrives as the chain would have delivered it."""
-    walk = _Upward(draft, index)
-    walk.ask((index, 0), draft.affine(index))
+def propagate_backward(network: EditedGraph, index: int) -> Edits | Stuck:
+    """The edits that make the chain's source arrive as its output."""
+    walk = _Backward(network)
+    walk.ask((index, 0), network.affine(index))
     return walk.run()
 
 
-def push_down(draft: Draft, index: int) -> Edits | Stuck:
-    """The edits after which the chain's readers do with its source instead."""
-    walk, value = _Downward(draft, index), draft.chains[index].output
-    moved = walk.tell(value, draft.affine(index)) or walk.run()
-    return _of_several(moved, draft, value) if isinstance(moved, Stuck) else moved
+def propagate_forward(network: EditedGraph, index: int) -> Edits | Stuck:
+    """The edits that make the chain's readers work with its source."""
+    walk = _Forward(network)
+    return walk.tell(network.chains[index].output, network.affine(index)) or walk.run()
 
 
-class _Upward:
+class _Backward:
     """Demands travel from readers to producers, the last producer first, so all demands on a value meet."""
 
-    def __init__(self, draft: Draft, index: int) -> None:
-        self.draft = draft
-        self.index = index
+    def __init__(self, network: EditedGraph) -> None:
+        self.network = network
         self.edits = Edits()
         self.demands: dict[int, dict[Slot, Affine]] = {}
 
     def ask(self, slot: Slot, affine: Affine) -> None:
-        """A reader asks for affine(value)."""
-        value = self.draft.sites[slot[0]].inputs[slot[1]]
+        """Record that a reader asks for affine(value)."""
+        value = self.network.sites[slot[0]].inputs[slot[1]]
         self.demands.setdefault(value, {})[slot] = affine
 
     def run(self) -> Edits | Stuck:
+        """Meet all demands, the last producer first."""
         while self.demands:
-            index = max(self.draft.producers.get(value, -1) for value in self.demands)
+            index = max(self.network.producers.get(value, -1) for value in self.demands)
             if index == -1:
-                return Stuck("there is only the network's input")
-            stuck = self.visit(index, self.draft.sites[index])
+                return Stuck(Cause.NETWORK_INPUT)
+            stuck = self.visit(index, self.network.sites[index])
             if stuck is not None:
                 return stuck
         return self.edits
@@ -57,53 +58,37 @@ class _Upward:
                 wanted = self.agreed(value, self.demands.pop(value))
                 if isinstance(wanted, Stuck):
                     return wanted
-                outputs[position] = wanted.after(self.draft.behind(value))
+                outputs[position] = wanted.after(self.network.behind(value))
                 self.clear(value)
-        if index in self.draft.chains:
+        if index in self.network.chains:
             return self.visit_chain(index, outputs[0])
-        move = rules_of(node.name).backward(self.draft.op(index), outputs)
-        if isinstance(move, Stuck):
-            return _at(move, self.draft, index)
-        return self.take(index, node, move)
+        move = _asked(self.network, index, outputs, backward=True)
+        return move if isinstance(move, Stuck) else self.take(index, node, move)
 
     def agreed(self, value: int, demands: dict[Slot, Affine]) -> Affine | Stuck:
-        """What all readers of a value ask for."""
-        if value in self.draft.graph.outputs:
-            return Stuck(f"{self.named(value)} is also an output of the network")
-        others = [slot for slot in self.draft.readers[value] if slot not in demands]
+        """The affine that all readers of a value ask for."""
+        if value in self.network.graph.outputs:
+            return Stuck(Cause.NETWORK_OUTPUT, value=value)
+        others = tuple(slot for slot in self.network.readers[value] if slot not in demands)
         if others:
-            return self.shared(value, others, demands)
+            return Stuck(Cause.OTHER_READERS, value=value, readers=others, asking=tuple(demands))
         first, *rest = demands.values()
         if not all(demand.same_as(first) for demand in rest):
-            readers = reasons.listed(reasons.names_of(self.draft, demands))
-            return Stuck(f"the readers of {reasons.output_of(self.draft, value)} ({readers}) want different scales")
-        return self.draft.refusal(value, first) or first
-
-    def shared(self, value: int, others: list[Slot], demands: dict[Slot, Affine]) -> Stuck:
-        """An activation that reads its input twice is in the way as a whole; other readers are named."""
-        within = {reasons.activation(self.draft.sites[index]) for index, _ in demands} - {""}
-        if within & {reasons.activation(self.draft.sites[index]) for index, _ in others}:
-            return Stuck(f"{min(within)} stands in the way")
-        readers = reasons.listed(reasons.names_of(self.draft, others))
-        return Stuck(f"{self.named(value)} is also read by {readers}")
-
-    def named(self, value: int) -> str:
-        """The value in words, and that it is the BN's own input if it is."""
-        name = reasons.output_of(self.draft, value)
-        return f"its input, {name}," if value == self.draft.chains[self.index].source else name
+            return Stuck(Cause.DIFFERENT_DEMANDS, value=value, readers=tuple(demands))
+        return self.network.refusal(value, first) or first
 
     def clear(self, value: int) -> None:
-        """What stood behind the value is part of the demand now."""
-        identity = Affine.identity(len(self.draft.graph.avals[value].shape))
-        if value in self.draft.edits.behind:
+        """Remove the edits behind the value, which are part of the demand now."""
+        identity = Affine.identity(len(self.network.graph.avals[value].shape))
+        if value in self.network.edits.behind:
             self.edits.behind[value] = identity
-        if value in self.draft.edits.biases:
+        if value in self.network.edits.biases:
             self.edits.biases[value] = identity
 
     def visit_chain(self, index: int, wanted: Affine) -> Stuck | None:
-        """A BN takes the affine in; any other chain lets it through."""
-        own = self.draft.affine(index)
-        if index in self.draft.norms:
+        """A BN absorbs the affine; any other chain lets it through."""
+        own = self.network.affine(index)
+        if index in self.network.norms:
             self.edits.chains[index] = wanted.after(own)
             self.edits.merged.append(index)
             return None
@@ -114,8 +99,9 @@ class _Upward:
         return None
 
     def take(self, index: int, node: Node, move: Move) -> Stuck | None:
-        if any(self.draft.batch[node.inputs[operand]] for operand in move.weights):
-            return Stuck("a constant beside it is as long as the batch")
+        """Turn a move into edits and further demands."""
+        if (stuck := _refused_weight(self.network, index, move)) is not None:
+            return stuck
         for operand, affine in move.passed.items():
             self.pass_on(index, operand, affine)
         for position, affine in move.left.items():
@@ -126,55 +112,53 @@ class _Upward:
         return None
 
     def pass_on(self, index: int, operand: int, affine: Affine) -> None:
-        """Ask the operand's producer for it, together with what stands in front of the operand."""
-        total = affine.after(self.draft.ahead((index, operand)))
-        if (index, operand) in self.draft.edits.ahead:
+        """Ask the operand's producer for the affine, together with the edits in front of the operand."""
+        total = affine.after(self.network.ahead((index, operand)))
+        if (index, operand) in self.network.edits.ahead:
             self.edits.ahead[index, operand] = Affine.identity(total.rank)
         if not total.is_identity:
             self.ask((index, operand), total)
 
 
-class _Downward:
+class _Forward:
     """An affine travels from a value to all its readers, the first node first, so all that arrives at a node meets."""
 
-    def __init__(self, draft: Draft, index: int) -> None:
-        self.draft = draft
-        self.index = index
+    def __init__(self, network: EditedGraph) -> None:
+        self.network = network
         self.edits = Edits()
         self.arriving: dict[int, dict[int, Affine]] = {}
 
     def tell(self, value: int, affine: Affine) -> Stuck | None:
-        """Every reader of the value has to do with v', where value = affine(v')."""
+        """Every reader of the value now gets v', where value = affine(v')."""
         if affine.is_identity:
             return None
-        if value in self.draft.graph.outputs:
-            return Stuck(f"{self.named(value)} is an output of the network")
-        for slot in self.draft.readers.get(value, []):
-            self.arriving.setdefault(slot[0], {})[slot[1]] = self.draft.ahead(slot).after(affine)
-            if slot in self.draft.edits.ahead:
+        if value in self.network.graph.outputs:
+            return Stuck(Cause.NETWORK_OUTPUT, value=value)
+        for slot in self.network.readers.get(value, []):
+            self.arriving.setdefault(slot[0], {})[slot[1]] = self.network.ahead(slot).after(affine)
+            if slot in self.network.edits.ahead:
                 self.edits.ahead[slot] = Affine.identity(affine.rank)
-        return self.draft.refusal(value, affine)
+        return self.network.refusal(value, affine)
 
     def run(self) -> Edits | Stuck:
+        """Carry all affines on, the first reader first."""
         while self.arriving:
             index = min(self.arriving)
-            stuck = self.visit(index, self.draft.sites[index], self.arriving.pop(index))
+            stuck = self.visit(index, self.network.sites[index], self.arriving.pop(index))
             if stuck is not None:
                 return stuck
         return self.edits
 
     def visit(self, index: int, node: Node, operands: dict[int, Affine]) -> Stuck | None:
-        if index in self.draft.chains:
+        if index in self.network.chains:
             return self.visit_chain(index, node.outputs[0], operands[0])
-        move = rules_of(node.name).forward(self.draft.op(index), operands)
-        if isinstance(move, Stuck):
-            return _at(move, self.draft, index)
-        return self.take(index, node, move)
+        move = _asked(self.network, index, operands, backward=False)
+        return move if isinstance(move, Stuck) else self.take(index, node, move)
 
     def visit_chain(self, index: int, output: int, arriving: Affine) -> Stuck | None:
-        """A BN takes the affine in; any other chain lets it through."""
-        own = self.draft.affine(index)
-        if index in self.draft.norms:
+        """A BN absorbs the affine; any other chain lets it through."""
+        own = self.network.affine(index)
+        if index in self.network.norms:
             self.edits.chains[index] = own.after(arriving)
             self.edits.merged.append(index)
             return None
@@ -184,6 +168,9 @@ class _Downward:
         return self.tell(output, passed)
 
     def take(self, index: int, node: Node, move: Move) -> Stuck | None:
+        """Turn a move into edits and affines that travel on."""
+        if (stuck := _refused_weight(self.network, index, move)) is not None:
+            return stuck
         for operand, affine in move.left.items():
             self.edits.ahead[index, operand] = affine
         self.edits.weights.update({(index, operand): array for operand, array in move.weights.items()})
@@ -191,30 +178,26 @@ class _Downward:
             return self.add_bias(node.outputs[0], move.bias)
         for position, affine in move.passed.items():
             value = node.outputs[position]
-            total = self.draft.behind(value).after(affine)
-            if value in self.draft.edits.behind:
+            total = self.network.behind(value).after(affine)
+            if value in self.network.edits.behind:
                 self.edits.behind[value] = Affine.identity(total.rank)
             stuck = self.tell(value, total)
             if stuck is not None:
                 return stuck
         return None
 
-    def named(self, value: int) -> str:
-        """The value in words, or that it is the BN's own output."""
-        own = value == self.draft.chains[self.index].output
-        return "its output" if own else reasons.output_of(self.draft, value)
-
     def add_bias(self, value: int, bias: Affine) -> Stuck | None:
-        """An absorbing operation's output gets a summand of its own, in front of anything that stands behind it."""
-        earlier = self.draft.edits.biases.get(value, Affine.identity(bias.rank))
+        """Add to an absorbing operation's output, in front of all other edits behind it."""
+        earlier = self.network.edits.biases.get(value, Affine.identity(bias.rank))
         self.edits.biases[value] = earlier.after(bias)
-        return self.draft.refusal(value, bias)
+        return self.network.refusal(value, bias)
 
 
 def chain_backward(own: Affine, wanted: Affine) -> tuple[Affine, Affine]:
     """(x·m + c)·s + t = x·(m·s) + (c·s + t), or, where m lies along other axes than s, = (x·s + (c·s + t)/m)·m.
 
-    Returns what the chain keeps and what it asks of its input.
+    Returns:
+        The affine that the chain keeps, and the one that it asks of its input.
     """
     if _compose(own, wanted):
         return Affine.identity(own.rank), wanted.after(own)
@@ -227,8 +210,10 @@ def chain_backward(own: Affine, wanted: Affine) -> tuple[Affine, Affine]:
 def chain_forward(own: Affine, arriving: Affine) -> tuple[Affine, Affine]:
     """(x·s + t)·m + c = x·(m·s) + (m·t + c), or, where m lies along other axes than s, = (x·m)·s + (m·t + c).
 
-    A pure scale, too, passes a pure scale and leaves it alone: the two arms of a leaky ReLU must stay alike.
-    Returns what the chain keeps and what it passes on.
+    A pure scale also passes a pure scale unchanged: the two arms of a leaky ReLU must stay alike.
+
+    Returns:
+        The affine that the chain keeps, and the one that it passes on.
     """
     total = own.after(arriving)
     if _compose(own, arriving) and not (own.is_scale and arriving.is_scale):
@@ -237,20 +222,23 @@ def chain_forward(own: Affine, arriving: Affine) -> tuple[Affine, Affine]:
 
 
 def _compose(own: Affine, other: Affine) -> bool:
-    """Whether the product of both scales lies along no more axes than one kernel has room for."""
+    """True if the product of both scales varies along no more axes than one kernel has room for."""
     return len(varying(own.scale) | varying(other.scale)) <= 1 or varying(own.scale) <= varying(other.scale)
 
 
-def _at(stuck: Stuck, draft: Draft, index: int) -> Stuck:
-    """The reason with the place, where the network has names for places; an activation by its own name."""
-    name, place = reasons.activation(draft.sites[index]), draft.place(index)
-    reason = f"{name} stands in the way" if name else stuck.reason
-    return Stuck(f"{reason} (in {place})" if place and place not in reason else reason)
+def _asked(network: EditedGraph, index: int, affines: Affines, *, backward: bool) -> Move | Stuck:
+    """The answer of an operation's rule, unless the operation has a parameter that its record does not account for."""
+    record = network.record(index)
+    if record.rules is None:
+        return Stuck(Cause.NO_RULE, operation=index)
+    parameter = record.unknown_parameter(network.sites[index].params)
+    if parameter is not None:
+        return Stuck(Cause.UNKNOWN_PARAMETER, operation=index, parameter=parameter)
+    rule = record.rules.backward if backward else record.rules.forward
+    move = rule(network.op(index), affines)
+    return replace(move, operation=index) if isinstance(move, Stuck) else move
 
 
-def _of_several(stuck: Stuck, draft: Draft, value: int) -> Stuck:
-    """The reason with all who read the value, where one of them is enough to keep a BN."""
-    names = reasons.names_of(draft, draft.readers.get(value, []))
-    if len(names) < 2:
-        return stuck
-    return Stuck(f"not all of its readers ({reasons.listed(names)}) can take it in: {stuck.reason}")
+def _refused_weight(network: EditedGraph, index: int, move: Move) -> Stuck | None:
+    refusals = (network.weight_refusal((index, operand)) for operand in move.weights)
+    return next((stuck for stuck in refusals if stuck is not None), None)

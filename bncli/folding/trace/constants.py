@@ -1,49 +1,60 @@
-"""What can be computed before any example is seen: known values, in float64, on the host.
+"""The values that need no input, evaluated on the host in float64.
 
 BN's arithmetic is done here at twice the precision of the weights and rounded once at the end. A cast between float
-types is skipped on purpose: float64 stands for the exact number. What the table lacks is computed by JAX itself in
-the network's own precision.
+types is skipped on purpose: float64 stands for the exact number. JAX itself computes any value without a NumPy
+counterpart, in the network's own precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TypeAlias
 
+import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from bncli.folding.affine import Array
-from bncli.folding.trace.graph import DType, Graph, Node, Path, Tensor
+from bncli.folding.primitives import primitive_of
+from bncli.folding.trace.graph import Constant, DType, Graph, Node, Path
 
-Evaluate = Callable[[Node, list[Any]], Any]
+Provenance: TypeAlias = Mapping[int, frozenset[Path]]
 
 
 def is_float(dtype: DType) -> bool:
-    """Whether the dtype is a real floating-point type, bfloat16 included."""
+    """True if the dtype is a real floating-point type, bfloat16 included."""
     return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
-class Known:
-    """Known values by number, evaluated when asked for.
+class Constants:
+    """The constant values of a graph by number, each evaluated when it is first read.
 
     Args:
         graph: the traced network.
         arrays: variable path -> its array.
+
+    Attributes:
+        provenance: constant value -> the variables it was computed from.
     """
 
-    def __init__(self, graph: Graph, arrays: Mapping[Path, Any]) -> None:
+    def __init__(self, graph: Graph, arrays: Mapping[Path, Constant]) -> None:
         self._graph = graph
         self._producers = graph.producers
-        self._values: dict[int, Any] = {}
+        self._values: dict[int, Constant] = {}
         self._sources = {value: arrays[path] for value, path in graph.leaves.items()} | dict(graph.constants)
-        self.provenance = _provenance(graph)
+        self._computable = _computable(graph)
+        self.provenance: Provenance = _provenance(graph)
 
     def __contains__(self, value: int) -> bool:
-        return value in self._graph.known
+        return value in self._computable
 
     def array(self, value: int) -> Array:
-        """The value in float64 (integers, booleans and keys: as they are)."""
+        """The value in float64; integers and booleans in their own type."""
+        return np.asarray(self.raw(value))
+
+    def raw(self, value: int) -> Constant:
+        """The same, or a PRNG key, which no NumPy array holds."""
         for node in self._missing(value):
             self._values.update(zip(node.outputs, self._evaluate(node), strict=True))
         return self._read(value)
@@ -52,10 +63,9 @@ class Known:
         """The operation that makes the value, if one does."""
         return self._producers.get(value)
 
-    def _read(self, value: int) -> Tensor:
+    def _read(self, value: int) -> Constant:
         if value not in self._values:
-            source = self._sources[value]
-            self._values[value] = np.asarray(source, np.float64) if is_float(source.dtype) else source
+            self._values[value] = _widened(self._sources[value])
         return self._values[value]
 
     def _missing(self, value: int) -> list[Node]:
@@ -69,22 +79,35 @@ class Known:
                 stack.extend(node.inputs)
         return [found[index] for index in sorted(found)]
 
-    def _evaluate(self, node: Node) -> list[Any]:
+    def _evaluate(self, node: Node) -> list[Constant]:
+        """The node's outputs, by NumPy if the record of its primitive has all it needs, else by JAX."""
         operands = [self._read(value) for value in node.inputs]
-        if node.name in FLOAT64 and self._in_floats(node):
-            return [FLOAT64[node.name](node, operands)]
+        record = primitive_of(node.name)
+        if record.value is not None and self._is_float(node) and record.unknown_parameter(node.params) is None:
+            return [record.value(record.seen(node.params), [np.asarray(operand) for operand in operands])]
         dtypes = [self._graph.avals[value].dtype for value in node.inputs]
-        native = [_as(operand, dtype) for operand, dtype in zip(operands, dtypes, strict=True)]
-        return [np.asarray(out, np.float64) if is_float(out.dtype) else out for out in node.bind(native)]
+        return [_widened(output) for output in node.bind(list(map(_native, operands, dtypes)))]
 
-    def _in_floats(self, node: Node) -> bool:
-        """Whether the operation's arithmetic is in floats throughout: integers divide and overflow otherwise."""
-        values = node.outputs if node.name == "convert_element_type" else node.inputs
-        return all(is_float(self._graph.avals[value].dtype) for value in values)
+    def _is_float(self, node: Node) -> bool:
+        """True if every operand and output is a float: integers divide and overflow in their own way."""
+        return all(is_float(self._graph.avals[value].dtype) for value in (*node.inputs, *node.outputs))
+
+
+def _computable(graph: Graph) -> frozenset[int]:
+    """The known values without a symbolic size in themselves or in the values behind them."""
+    known = {value for value in (*graph.leaves, *graph.constants) if not _is_symbolic(graph, value)}
+    for node in graph.nodes:
+        is_known = graph.known.issuperset(node.outputs) and known.issuperset(node.inputs)
+        if is_known and not any(_is_symbolic(graph, value) for value in node.outputs):
+            known.update(node.outputs)
+    return frozenset(known)
+
+
+def _is_symbolic(graph: Graph, value: int) -> bool:
+    return any(jax.export.is_symbolic_dim(size) for size in graph.avals[value].shape)
 
 
 def _provenance(graph: Graph) -> dict[int, frozenset[Path]]:
-    """Known value -> the variables it was computed from."""
     paths: dict[int, frozenset[Path]] = {value: frozenset((path,)) for value, path in graph.leaves.items()}
     for node in graph.nodes:
         if graph.known.issuperset(node.outputs):
@@ -93,78 +116,10 @@ def _provenance(graph: Graph) -> dict[int, frozenset[Path]]:
     return paths
 
 
-def _as(operand: Tensor, dtype: DType) -> Tensor:
-    return jnp.asarray(operand, dtype) if is_float(dtype) else operand
+def _widened(array: Constant) -> Constant:
+    return np.asarray(array, np.float64) if is_float(array.dtype) else array
 
 
-def _convert(node: Node, operands: list[Tensor]) -> Tensor:
-    return np.asarray(operands[0], np.float64)
-
-
-def _broadcast(node: Node, operands: list[Tensor]) -> Tensor:
-    operand = np.asarray(operands[0])
-    shape = [1] * len(node.params["shape"])
-    for axis, size in zip(node.params["broadcast_dimensions"], operand.shape, strict=True):
-        shape[axis] = size
-    return np.broadcast_to(operand.reshape(shape), node.params["shape"])
-
-
-def _slice(node: Node, operands: list[Tensor]) -> Tensor:
-    starts, limits = node.params["start_indices"], node.params["limit_indices"]
-    strides = node.params["strides"] or (1,) * len(starts)
-    return operands[0][tuple(map(slice, starts, limits, strides))]
-
-
-def _integer_pow(node: Node, operands: list[Tensor]) -> Tensor:
-    return operands[0] ** float(node.params["y"]) if is_float(operands[0].dtype) else operands[0] ** node.params["y"]
-
-
-def _elementwise(function: Callable[..., Any]) -> Evaluate:
-    def evaluate(_: Node, operands: list[Tensor]) -> Tensor:
-        with np.errstate(all="ignore"):  # a negative variance gives NaN here and is refused by name later
-            return np.asarray(function(*operands))
-
-    return evaluate
-
-
-def _reduction(function: Callable[..., Any]) -> Evaluate:
-    return lambda node, operands: np.asarray(function(operands[0], axis=tuple(node.params["axes"])))
-
-
-def _rsqrt(operand: Array) -> Array:
-    return 1.0 / np.sqrt(operand)
-
-
-# primitive -> its value in NumPy; only what leaves float64 in float64.
-FLOAT64: dict[str, Evaluate] = {
-    "abs": _elementwise(np.abs),
-    "add": _elementwise(np.add),
-    "broadcast_in_dim": _broadcast,
-    "concatenate": lambda node, operands: np.concatenate(operands, axis=node.params["dimension"]),
-    "convert_element_type": _convert,
-    "copy": lambda node, operands: operands[0],
-    "copy_p": lambda node, operands: operands[0],
-    "div": _elementwise(np.divide),
-    "exp": _elementwise(np.exp),
-    "integer_pow": _integer_pow,
-    "log": _elementwise(np.log),
-    "max": _elementwise(np.maximum),
-    "min": _elementwise(np.minimum),
-    "mul": _elementwise(np.multiply),
-    "neg": _elementwise(np.negative),
-    "pow": _elementwise(np.power),
-    "reduce_max": _reduction(np.max),
-    "reduce_min": _reduction(np.min),
-    "reduce_sum": _reduction(np.sum),
-    "reshape": lambda node, operands: np.reshape(operands[0], node.params["new_sizes"]),
-    "rev": lambda node, operands: np.flip(operands[0], tuple(node.params["dimensions"])),
-    "rsqrt": _elementwise(_rsqrt),
-    "slice": _slice,
-    "sqrt": _elementwise(np.sqrt),
-    "square": _elementwise(np.square),
-    "squeeze": lambda node, operands: np.squeeze(operands[0], tuple(node.params["dimensions"])),
-    "stop_gradient": lambda node, operands: operands[0],
-    "sub": _elementwise(np.subtract),
-    "tanh": _elementwise(np.tanh),
-    "transpose": lambda node, operands: np.transpose(operands[0], node.params["permutation"]),
-}
+def _native(operand: Constant, dtype: DType) -> jax.Array:
+    """The operand as the network has it."""
+    return jnp.asarray(operand, dtype) if is_float(dtype) else jnp.asarray(operand)

@@ -1,49 +1,49 @@
-"""A network as a short list of operations: what `jax.make_jaxpr` says, in this package's own words.
+"""A network as a short list of operations, from `jax.make_jaxpr`.
 
-The only module that knows how JAX spells a trace: call primitives are inlined, variables keep their names, and
-everything downstream reads plain frozen dataclasses. Letters: B batch, H W spatial, C channels.
+The only module that knows how JAX spells a trace. Calls are inlined, variables keep their names, and everything
+downstream reads frozen dataclasses. Letters: B batch, H W spatial, C channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 
-Path = tuple[str, ...]
-Pytree: TypeAlias = Any  # of arrays, or of what stands for them
-Tensor: TypeAlias = Any  # an array or a tracer
-DType: TypeAlias = Any
-JaxObject: TypeAlias = Any  # a jaxpr, equation or atom: their classes differ between versions of JAX
-ApplyFn = Callable[[Pytree, Tensor], Pytree]
+from bncli.folding.primitives import primitive_of
+from bncli.folding.primitives.primitive import Params, Shape
 
-# call primitive -> the parameter that holds its body; a body is inlined, so a fold sees through it.
-CALLS = {
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "remat2": "jaxpr",
-}
+Path: TypeAlias = tuple[str, ...]
+Pytree: TypeAlias = Any  # nested containers of arrays, or of what describes them
+Tensor: TypeAlias = jax.Array  # an array or a tracer
+Constant: TypeAlias = "np.ndarray | jax.Array"  # an array or a tracer; a PRNG key is no NumPy array
+DType: TypeAlias = "np.dtype[np.generic]"
+ApplyFn: TypeAlias = Callable[[Pytree, Tensor], Pytree]
+
+
+class Described(Protocol):
+    """Anything with a shape and a dtype: an array, a tracer, a `jax.ShapeDtypeStruct`."""
+
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def dtype(self) -> DType: ...
 
 
 @dataclass(frozen=True)
 class Aval:
     """The shape and dtype of one value."""
 
-    shape: tuple[Any, ...]
+    shape: Shape
     dtype: DType
 
     def __str__(self) -> str:
-        return f"{np.dtype(self.dtype).name if _is_numpy(self.dtype) else self.dtype}[{','.join(map(str, self.shape))}]"
+        return f"{self.dtype.name}[{','.join(map(str, self.shape))}]"
 
 
 @dataclass(frozen=True)
@@ -51,53 +51,63 @@ class Node:
     """One operation. Values are numbers: inputs and outputs index `Graph.avals`.
 
     Args:
-        scope: the modules it stands in, `ResNet/Block_1`; call: the functions, `elu/_where`.
+        scope: the modules it is in, `ResNet/Block_1`; call: the functions it is in, `elu/_where`.
+        effectful: True if it must run even if no output depends on it.
     """
 
     index: int
-    primitive: Any
+    primitive: jex.Primitive
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    params: Mapping[str, Any]
+    params: Params
     scope: str
     call: str
     effectful: bool
 
     @property
     def name(self) -> str:
-        return self.primitive.name
+        return str(self.primitive.name)
 
-    def bind(self, operands: Sequence[Tensor]) -> list[Tensor]:
-        """The operation applied to arrays or tracers, always as a list."""
-        bound = self.primitive.bind(*operands, **self.primitive.get_bind_params(self.params))
+    def bind(self, operands: Sequence[Constant]) -> list[Tensor]:
+        """The outputs for arrays or tracers, always as a list."""
+        primitive: Any = self.primitive  # its methods are untyped
+        bound = primitive.bind(*operands, **primitive.get_bind_params(dict(self.params)))
         return list(bound) if self.primitive.multiple_results else [bound]
+
+
+Structure: TypeAlias = tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Every operation of one trace, in order; a value is known when no path leads to it from the network's input."""
+    """Every operation of one trace, in order.
+
+    Args:
+        leaves: value -> the variable it is; constants: value -> the array it is.
+        known: the values that do not depend on the network's input.
+    """
 
     nodes: tuple[Node, ...]
     avals: tuple[Aval, ...]
     leaves: Mapping[int, Path]
-    constants: Mapping[int, Any]
+    constants: Mapping[int, Constant]
     input: int
     outputs: tuple[int, ...]
-    out_tree: Any
+    out_tree: jax.tree_util.PyTreeDef
     known: frozenset[int] = field(repr=False)
 
     @property
-    def structure(self) -> tuple[Any, ...]:
-        """What must not change with the batch size: which operation reads which values."""
-        return (*((node.name, node.inputs, node.outputs) for node in self.nodes), self.outputs)
+    def structure(self) -> Structure:
+        """The operations and the values they read: another batch size must not change them."""
+        return (*((node.name, node.inputs, node.outputs) for node in self.nodes), ("return", self.outputs, ()))
 
     def numbers(self, constants: Iterable[int]) -> dict[int, bytes]:
-        """The contents of some constants: a division by the number of examples shows in them, not in the structure."""
+        """The contents of some constants. A division by the number of examples shows only in them."""
         return {value: np.asarray(self.constants[value]).tobytes() for value in constants}
 
     @property
     def producers(self) -> dict[int, Node]:
-        """Value -> the node that makes it."""
+        """The node that makes each value."""
         return {value: node for node in self.nodes for value in node.outputs}
 
     def live(self) -> list[Node]:
@@ -111,7 +121,7 @@ class Graph:
         return kept[::-1]
 
     def text(self) -> str:
-        """The graph for people and golden files: one operation a line, named values, no addresses."""
+        """The graph for people and golden files: one operation per line, named values, no addresses."""
         names = {value: "/".join(path) for value, path in self.leaves.items()}
         names[self.input] = "x"
         names |= {value: _constant_text(constant) for value, constant in self.constants.items()}
@@ -125,7 +135,7 @@ class Graph:
         return "\n".join(lines) + "\n"
 
 
-def trace(apply_fn: ApplyFn, variables: Pytree, x: Tensor) -> Graph:
+def trace(apply_fn: ApplyFn, variables: Pytree, x: Described) -> Graph:
     """The graph of `apply_fn(variables, x)`; both arguments may be arrays or `jax.ShapeDtypeStruct`s."""
     closed, out_shape = jax.make_jaxpr(apply_fn, return_shape=True)(variables, x)
     jaxpr, constants = _open(closed)
@@ -144,56 +154,65 @@ def leaf_path(key_path: tuple[Any, ...]) -> Path:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an equation stands: in which named scopes, in which named calls."""
+    """The place of an equation: the named scopes and the named calls around it."""
 
     scope: str = ""
     call: str = ""
 
-    def of(self, eqn: JaxObject) -> _Place:
+    def of(self, eqn: jex.JaxprEqn) -> _Place:
+        """The place of an equation of this body."""
         return _Place(_join(self.scope, str(eqn.source_info.name_stack)), self.call)
 
-    def inside(self, eqn: JaxObject) -> _Place:
+    def inside(self, eqn: jex.JaxprEqn) -> _Place:
         """The place of a call's body."""
         name = eqn.params.get("name")
         return _Place(self.scope, _join(self.call, name if isinstance(name, str) else ""))
 
 
+Environment: TypeAlias = dict[jex.Var, int]
+
+
 class _Builder:
-    """Collects nodes while it walks a jaxpr and the bodies of its calls."""
+    """The nodes collected so far from a jaxpr and the bodies of its calls."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.avals: list[Aval] = []
         self.leaves: dict[int, Path] = {}
-        self.constants: dict[int, Any] = {}
+        self.constants: dict[int, Constant] = {}
 
-    def value(self, aval: JaxObject) -> int:
-        self.avals.append(Aval(tuple(aval.shape), aval.dtype) if hasattr(aval, "shape") else Aval((), np.dtype("V")))
+    def value(self, aval: jax.core.AbstractValue) -> int:
+        """A new value of this shape and dtype; tokens have neither."""
+        shape, dtype = getattr(aval, "shape", ()), getattr(aval, "dtype", np.dtype("V"))
+        self.avals.append(Aval(tuple(shape), dtype))
         return len(self.avals) - 1
 
-    def constant(self, array: Tensor, aval: JaxObject) -> int:
+    def constant(self, array: jax.typing.ArrayLike, aval: jax.core.AbstractValue) -> int:
+        """A new value with these numbers."""
         value = self.value(aval)
-        self.constants[value] = np.asarray(array, aval.dtype) if _is_numpy(aval.dtype) else array
+        dtype = self.avals[value].dtype
+        self.constants[value] = np.asarray(array, dtype) if _is_numpy(dtype) else jnp.asarray(array)
         return value
 
     def inline(
-        self, jaxpr: JaxObject, constants: Sequence[Tensor], arguments: Sequence[int], place: _Place
+        self, jaxpr: jex.Jaxpr, constants: Sequence[jax.typing.ArrayLike], arguments: Sequence[int], place: _Place
     ) -> list[int]:
         """Append the jaxpr's operations; return the values of its outputs."""
-        env = dict(zip(jaxpr.invars, arguments, strict=True))
+        env: Environment = dict(zip(jaxpr.invars, arguments, strict=True))
         env |= {var: self.constant(array, var.aval) for var, array in zip(jaxpr.constvars, constants, strict=True)}
         for eqn in jaxpr.eqns:
             inputs = [self.read(env, atom) for atom in eqn.invars]
             env.update(zip(eqn.outvars, self.append(eqn, inputs, place.of(eqn)), strict=True))
         return [self.read(env, atom) for atom in jaxpr.outvars]
 
-    def read(self, env: Mapping[Any, int], atom: JaxObject) -> int:
+    def read(self, env: Environment, atom: jex.Var | jex.Literal) -> int:
+        """The value of a variable or a literal."""
         return self.constant(atom.val, atom.aval) if isinstance(atom, jex.Literal) else env[atom]
 
-    def append(self, eqn: JaxObject, inputs: list[int], place: _Place) -> list[int]:
-        """One equation as a node, or, for a call, as the nodes of its body."""
-        if eqn.primitive.name in CALLS:
-            return self.inline(*_open(eqn.params[CALLS[eqn.primitive.name]]), inputs, place.inside(eqn))
+    def append(self, eqn: jex.JaxprEqn, inputs: list[int], place: _Place) -> list[int]:
+        """Append an equation as a node, or, for a call, the nodes of its body; return the values of its outputs."""
+        if body := primitive_of(eqn.primitive.name).body:
+            return self.inline(*_open(eqn.params[body]), inputs, place.inside(eqn))
         outputs = [self.value(var.aval) for var in eqn.outvars]
         node = Node(
             index=len(self.nodes),
@@ -208,7 +227,8 @@ class _Builder:
         self.nodes.append(node)
         return outputs
 
-    def finish(self, x: int, outputs: list[int], out_tree: JaxObject) -> Graph:
+    def finish(self, x: int, outputs: list[int], out_tree: jax.tree_util.PyTreeDef) -> Graph:
+        """The graph of everything appended."""
         return Graph(
             nodes=tuple(self.nodes),
             avals=tuple(self.avals),
@@ -221,7 +241,7 @@ class _Builder:
         )
 
     def known(self) -> Iterator[int]:
-        """The values that the network's input cannot reach."""
+        """The values that do not depend on the network's input."""
         known = {*self.leaves, *self.constants}
         yield from known
         for node in self.nodes:
@@ -230,12 +250,12 @@ class _Builder:
                 yield from node.outputs
 
 
-def _open(jaxpr: JaxObject) -> tuple[Any, Sequence[Any]]:
-    """A jaxpr beside its constants, whichever of JAX's two spellings it came in."""
+def _open(jaxpr: jex.Jaxpr) -> tuple[jex.Jaxpr, Sequence[jax.typing.ArrayLike]]:
+    """A jaxpr and its constants, from either of JAX's two spellings."""
     return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
 
 
-def _constant_text(constant: Tensor) -> str:
+def _constant_text(constant: Constant) -> str:
     return f"constant{list(np.shape(constant))}" if np.ndim(constant) else str(np.asarray(constant))
 
 
@@ -244,5 +264,5 @@ def _join(scope: str, inner: str) -> str:
 
 
 def _is_numpy(dtype: DType) -> bool:
-    """Whether NumPy can hold it: PRNG keys have a dtype of their own."""
-    return not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+    """True if NumPy can hold it: PRNG keys have a dtype of their own."""
+    return not jnp.issubdtype(dtype, jax.dtypes.extended)

@@ -17,7 +17,7 @@ from jax import lax
 
 from bncli.errors import FoldError
 from bncli.folding import fold
-from bncli.folding.export.onnx import INPUT, RULES, to_onnx
+from bncli.folding.export.onnx import INPUT, RULES, Spelling, to_onnx
 from bncli.folding.trace.graph import trace
 from folding.nets import trained
 from folding.test_nets import NETS, X
@@ -120,6 +120,12 @@ SHAPES = {
     "pad": lambda x: jnp.pad(x, ((0, 0), (1, 0), (0, 2), (1, 1)), constant_values=2.0),
     "reflect": lambda x: jnp.pad(conv(x, (2, 2, 3, 4)), ((0, 0), (1, 1), (1, 0), (0, 0)), mode="reflect"),
     "regroup": lambda x: conv(x, (1, 1, 3, 4)).reshape(x.shape[0], 2, 2, 24).transpose(0, 2, 1, 3),
+    "reshape in another order": lambda x: (
+        lax.reshape(x, (x.shape[0], 72), dimensions=(0, 3, 2, 1)),
+        lax.reshape(conv(x, (2, 2, 3, 4)), (x.shape[0], 24, 4), dimensions=(0, 2, 1, 3)),
+        lax.reshape(x, (x.shape[0], 2, 2, 3, 2, 3), dimensions=(0, 1, 2, 3)).max(axis=(2, 4)),
+        lax.reshape(x, (x.shape[0], 3, 2, 2, 2, 3), dimensions=(0, 2, 1, 3)).max(axis=(2, 4)),
+    ),
     "reverse": lambda x: lax.rev(conv(x, (1, 1, 3, 4)), (1, 3)),
     "reverse by index": lambda x: conv(x, (1, 1, 3, 4))[:, ::-1],
     "shuffle": lambda x: conv(x, (1, 1, 3, 4)).reshape(*x.shape[:3], 2, 2).swapaxes(3, 4).reshape(*x.shape[:3], 4),
@@ -265,6 +271,15 @@ REFUSED = {
         lambda x: lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))),
         "between the elements",
     ),
+    "products in another dtype": (
+        lambda x: lax.dot_general(
+            x.astype(jnp.float16),
+            jnp.ones((3, 2), jnp.float16),
+            (((3,), (0,)), ((), ())),
+            preferred_element_type=jnp.float32,
+        ),
+        "no ONNX for dot_general: its result has another dtype than its operands",
+    ),
     "random numbers": (lambda x: x + jax.random.normal(jax.random.key(0), x.shape), "no ONNX for"),
 }
 
@@ -275,6 +290,13 @@ def test_what_has_no_spelling_is_refused_by_name(name):
     with pytest.raises(FoldError, match=message) as caught:
         exported(lambda _, x: function(x), {}, (4, 6, 3))
     assert caught.value.remedy
+
+
+def test_a_parameter_that_a_rule_does_not_read_is_refused(monkeypatch):
+    ignorant = Spelling(RULES["reshape"].rule, RULES["reshape"].reads - {"dimensions"})
+    monkeypatch.setattr("bncli.folding.export.onnx.RULES", {**RULES, "reshape": ignorant})
+    with pytest.raises(FoldError, match="no ONNX for reshape: its parameter 'dimensions' has no rule"):
+        exported(lambda _, x: x.reshape(x.shape[0], -1), {}, (4, 6, 3))
 
 
 def test_constants_are_called_after_their_variables_and_the_metadata_are_kept():

@@ -8,7 +8,7 @@ import pytest
 from jax import export, lax
 
 from bncli.folding.primitives.layout import factor_groups, reshaped
-from bncli.folding.primitives.rule import Stuck
+from bncli.folding.primitives.stuck import Stuck
 from folding.oracle import check_backward, check_forward
 
 COMMUTING = {
@@ -65,7 +65,9 @@ def test_bn_after_flattening_folds_where_space_is_one_position():
 
 
 def test_channels_merged_with_the_batch_are_kept():
-    check_forward(lambda x: x.transpose(3, 0, 1, 2).reshape(-1, *x.shape[1:3], 1), reason="merged with the batch")
+    check_forward(
+        lambda x: x.transpose(3, 0, 1, 2).reshape(-1, *x.shape[1:3], 1), reason="merges its channels with the batch"
+    )
 
 
 def test_a_statistic_of_a_broadcast_axis_is_kept():

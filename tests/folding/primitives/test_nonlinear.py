@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bncli.folding.primitives import RULES, rules_of
 from folding.oracle import check_backward, check_fold, check_forward, conv, inputs, make, norm, relu
 
 REASONS = {
@@ -66,10 +65,11 @@ def test_a_positive_scale_does_not_pass_a_clip():
     assert "after it, a clip stands in the way" in result.report.norms[0].reason
 
 
-def test_the_table_is_sorted():
-    assert list(RULES) == sorted(RULES)
+def test_an_unlisted_operation_is_named():
+    variables = make(a=(3, 3, 3, 4), bn=4)
 
+    def apply(v, x):
+        return norm(v, "bn", jnp.sin(conv(v, "a", x)))
 
-def test_an_unlisted_primitive_is_named():
-    stuck = rules_of("fancy").forward(None, {})
-    assert stuck.reason == "fancy stands in the way, for which there is no fold rule"
+    result = check_fold(apply, variables, inputs(2, 5, 4, 3), kept=["bn"])
+    assert "before it, sin stands in the way, for which there is no fold rule" in result.report.norms[0].reason

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from bncli.folding import fold
-from bncli.folding.report.reasons import ACTIVATIONS, OPERATIONS, listed
+from bncli.folding.primitives.stuck import Cause
+from bncli.folding.report.names import ACTIVATIONS, listed
+from bncli.folding.report.reasons import SENTENCES
 from folding.nets import BatchNorm, Conv, DenseNet, PreActivationBlock, ResNet, trained
 
 X = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
@@ -95,7 +97,7 @@ REASONS = [
         PostActivation(),
         "BatchNorm_0",
         "before it, a ReLU stands in the way; after it, not all of its readers (PostActivationBlock_0/Conv_0 and"
-        " PostActivationBlock_0's shortcut) can take it in: it is added to the output of"
+        " PostActivationBlock_0's shortcut) can absorb it: it is added to the output of"
         " PostActivationBlock_0/BatchNorm_0, which does not have its scale",
     ),
     (
@@ -107,7 +109,7 @@ REASONS = [
     (
         Branch(),
         "BatchNorm_0",
-        "before it, a tanh stands in the way; after it, not all of its readers (Conv_0 and a sigmoid) can take it in:"
+        "before it, a tanh stands in the way; after it, not all of its readers (Conv_0 and a sigmoid) can absorb it:"
         " a sigmoid stands in the way",
     ),
     (
@@ -166,4 +168,9 @@ def test_a_reason_with_many_names_shows_a_few():
 
 def test_the_tables_are_sorted():
     assert list(ACTIVATIONS) == sorted(ACTIVATIONS)
-    assert list(OPERATIONS) == sorted(OPERATIONS)
+    assert list(SENTENCES) == sorted(SENTENCES, key=lambda cause: cause.name)
+
+
+def test_every_cause_has_a_sentence_of_its_own():
+    assert set(SENTENCES) == set(Cause)
+    assert len(set(SENTENCES.values())) == len(SENTENCES)

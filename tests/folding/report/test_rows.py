@@ -14,10 +14,10 @@ from bncli.errors import FoldError
 from bncli.folding import FoldReport, NormReport, fold
 from bncli.folding.checks import check_complete
 from bncli.folding.report.rows import merged, report_on
-from bncli.folding.rewrite.materialize import finish
-from bncli.folding.search.search import make_plan
+from bncli.folding.rewrite.materialize import materialize
+from bncli.folding.search.search import search_plan
 from folding.oracle import check_fold, conv, in_float64, inputs, make, norm, relu
-from folding.search.test_search import draft_of
+from folding.search.test_search import edited_graph
 
 FOLDED = NormReport("bn", "folded", "backward", ("a",), None)
 AGAIN = NormReport("bn", "folded", "forward", ("b", "a"), None, "a sign")
@@ -140,16 +140,18 @@ def test_what_a_folded_bn_leaves_in_the_network_is_said():
 
 def test_a_report_that_does_not_fit_the_folded_network_is_a_defect():
     variables = make(a=(3, 3, 3, 3), bn1=3, bn2=3)
-    draft = draft_of(lambda v, x: jnp.tanh(norm(v, "bn2", relu(norm(v, "bn1", conv(v, "a", x))))), variables, X)
+    network = edited_graph(lambda v, x: jnp.tanh(norm(v, "bn2", relu(norm(v, "bn1", conv(v, "a", x))))), variables, X)
     with jax.enable_x64(True):
-        plan = make_plan(draft, {"bn1", "bn2"})
-        recipe, _ = finish(plan, {path: np.ones(draft.graph.avals[v].shape) for v, path in draft.graph.leaves.items()})
+        plan = search_plan(network, {"bn1", "bn2"})
+        program, _ = materialize(
+            plan, {path: np.ones(network.graph.avals[v].shape) for v, path in network.graph.leaves.items()}
+        )
     report = report_on(plan)
-    check_complete(plan.draft, recipe, report)
+    check_complete(plan.network, program, report)
     one, two = report.norms
     for wrong in ((one, replace(two, status="folded")), (replace(one, status="kept"), two)):
         with pytest.raises(FoldError, match="the report keeps"):
-            check_complete(plan.draft, recipe, FoldReport(wrong))
+            check_complete(plan.network, program, FoldReport(wrong))
 
 
 def test_statistics_that_something_else_reads_are_kept():

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bncli.folding import fold
 from folding.nets import BatchNorm, UNet, trained
@@ -108,3 +109,22 @@ def test_products_are_rounded_once():
     gain = exact["params"]["bn"]["scale"] / np.sqrt(exact["batch_stats"]["bn"]["var"] + epsilon)
     kernel = exact["params"]["a"]["kernel"] * gain
     np.testing.assert_array_equal(folded.variables["params"]["a"]["kernel"], kernel.astype(np.float16))
+
+
+@pytest.mark.parametrize("factor", [None, 0.25])
+def test_a_kernel_made_of_integers_is_filed_in_floats(factor):
+    """A quantized kernel that is cast on use: its integers cannot hold the folded numbers."""
+    variables = make(a=(3, 4), bn=4)
+    kernel = np.random.default_rng(0).integers(-5, 5, size=(3, 4)).astype(np.int8)
+    variables["params"]["a"] = {"kernel": kernel}
+
+    def apply(v, x):
+        kernel = v["params"]["a"]["kernel"].astype(x.dtype)
+        return relu(norm(v, "bn", x @ (kernel if factor is None else kernel * factor)))
+
+    x = inputs(5, 3).astype(np.float32)
+    variables = jax.tree.map(lambda a: a if a.dtype == np.int8 else a.astype(np.float32), variables)
+    folded = fold(apply, variables, x)
+    assert [row.status for row in folded.report.norms] == ["folded"]
+    np.testing.assert_allclose(folded(x), apply(variables, x), rtol=1e-4, atol=1e-4)
+    assert {array.dtype for array in jax.tree.leaves(folded.variables)} == {np.dtype(np.float32)}

@@ -77,7 +77,7 @@ def test_it_can_be_mapped_and_differentiated(network):
 def test_another_image_size_is_refused(network, shape):
     """A mean over H·W, once folded, is a number: at another size it would be silently wrong."""
     _, _, folded = network
-    with pytest.raises(FoldError, match="may compute with other numbers"):
+    with pytest.raises(FoldError, match="may compute other numbers"):
         folded(np.zeros(shape, np.float32))
 
 

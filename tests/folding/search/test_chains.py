@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bncli.folding.fold import batch_axes
-from bncli.folding.search.chains import AFFINES, find_chains, norm_names
-from bncli.folding.trace.constants import Known
+from bncli.folding.search.chains import find_chains, norm_names
+from bncli.folding.trace.constants import Constants
 from bncli.folding.trace.graph import trace
 from folding.oracle import inputs, make, norm
 
@@ -25,7 +25,7 @@ def chains_of(apply, variables=None):
         x = jax.ShapeDtypeStruct(X.shape, jnp.float64)
         graph = trace(apply, shapes, x)
         arrays = {tuple(k.key for k in path): a for path, a in jax.tree_util.tree_flatten_with_path(variables)[0]}
-        return find_chains(graph, graph.live(), Known(graph, arrays), batch_axes(graph, apply, shapes, x))
+        return find_chains(graph, graph.live(), Constants(graph, arrays), batch_axes(graph, apply, shapes, x))
 
 
 LINKS = {
@@ -82,7 +82,3 @@ def test_what_is_no_affine_is_no_chain():
 def test_names_are_where_the_statistics_are_filed():
     paths = [("batch_stats", "Block_1", "BatchNorm_0", "mean"), ("params", "Conv_0", "kernel"), ("batch_stats", "var")]
     assert norm_names(frozenset(paths)) == ("BatchNorm", "Block_1/BatchNorm_0")
-
-
-def test_the_table_is_sorted():
-    assert list(AFFINES) == sorted(AFFINES)

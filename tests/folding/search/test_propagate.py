@@ -21,7 +21,7 @@ def test_readers_that_ask_for_different_scales_keep_a_bn():
         return relu(norm(v, "bn", jnp.concatenate([y, y], axis=-1)))
 
     result = check_fold(apply, variables, X, kept=["bn"])
-    assert "the readers of the output of a (a concatenation) want different scales" in result.report.norms[0].reason
+    assert "the readers of the output of a (a concatenation) need different scales" in result.report.norms[0].reason
 
 
 def test_readers_that_ask_for_one_scale_fold_it():

@@ -15,10 +15,10 @@ from jax import lax
 
 from bncli.folding import fold
 from bncli.folding.fold import batch_axes
-from bncli.folding.rewrite.edits import Draft, Edits
-from bncli.folding.search.propagate import push_down, push_up
-from bncli.folding.search.search import make_plan
-from bncli.folding.trace.constants import Known
+from bncli.folding.rewrite.edits import EditedGraph, Edits
+from bncli.folding.search.propagate import propagate_backward, propagate_forward
+from bncli.folding.search.search import search_plan
+from bncli.folding.trace.constants import Constants
 from bncli.folding.trace.graph import leaf_path, trace
 from folding.oracle import check_fold, conv, in_float64, inputs, make, make_norm, norm, relu
 from folding.test_properties import PARTS, Network, draw_head
@@ -27,40 +27,40 @@ X = inputs(2, 4, 4, 3)
 MOST = 4  # BN in one network: all orders and directions are 4!·2⁴
 
 
-def draft_of(apply, variables, x) -> Draft:
+def edited_graph(apply, variables, x) -> EditedGraph:
     with jax.enable_x64(True):
         variables = in_float64(variables)
         arrays = {leaf_path(path): array for path, array in jax.tree_util.tree_flatten_with_path(variables)[0]}
         shapes = jax.tree_util.tree_map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), variables)
         example = jax.ShapeDtypeStruct(x.shape, jnp.float64)
         graph = trace(apply, shapes, example)
-        return Draft(graph, Known(graph, arrays), batch_axes(graph, apply, shapes, example))
+        return EditedGraph(graph, Constants(graph, arrays), batch_axes(graph, apply, shapes, example))
 
 
-def kept_by_the_plan(draft: Draft) -> int:
-    names = {name for norms in draft.norms.values() for name in norms}
-    return make_plan(draft, names).cost[0]
+def kept_by_the_plan(network: EditedGraph) -> int:
+    names = {name for norms in network.norms.values() for name in norms}
+    return search_plan(network, names).cost[0]
 
 
-def kept_at_least(draft: Draft) -> int:
+def kept_at_least(network: EditedGraph) -> int:
     """The fewest BN that any order and any preference of directions leave, each repeated until nothing changes."""
-    chains = sorted(draft.norms)
-    pushes = list(product([(push_up, push_down), (push_down, push_up)], repeat=len(chains)))
-    plans = product(permutations(chains), pushes)
-    return min(kept_by(draft.unedited(), order, dict(zip(chains, push, strict=True))) for order, push in plans)
+    chains = sorted(network.norms)
+    preferences = [(propagate_backward, propagate_forward), (propagate_forward, propagate_backward)]
+    plans = product(permutations(chains), list(product(preferences, repeat=len(chains))))
+    return min(kept_by(network.unedited(), order, dict(zip(chains, ways, strict=True))) for order, ways in plans)
 
 
-def kept_by(draft: Draft, order, pushes) -> int:
-    while sum(fold_first(draft, index, pushes[index]) for index in order if index in draft.norms):
+def kept_by(network: EditedGraph, order, ways) -> int:
+    while sum(fold_first(network, index, ways[index]) for index in order if index in network.norms):
         pass
-    return len(draft.norms)
+    return len(network.norms)
 
 
-def fold_first(draft: Draft, index: int, pushes) -> bool:
-    for push in pushes:
-        edits = push(draft, index)
+def fold_first(network: EditedGraph, index: int, ways) -> bool:
+    for way in ways:
+        edits = way(network, index)
         if isinstance(edits, Edits):
-            draft.commit(index, edits)
+            network.commit(index, edits)
             return True
     return False
 
@@ -127,9 +127,9 @@ def test_conflicts_are_resolved_with_the_fewest_bn_kept(apply):
     if apply is freed_by_a_later_one:  # a scale of one: only the shift is left to move
         variables["params"]["bn2"] = {"scale": np.sqrt(variables["batch_stats"]["bn2"]["var"] + 1e-3)}
         variables["params"]["bn2"]["bias"] = np.arange(3.0)
-    draft = draft_of(apply, variables, X)
+    network = edited_graph(apply, variables, X)
     with jax.enable_x64(True):
-        assert kept_by_the_plan(draft) == CONFLICTS[apply] == kept_at_least(draft)
+        assert kept_by_the_plan(network) == CONFLICTS[apply] == kept_at_least(network)
     check_fold(apply, variables, X, kept=None)
 
 
@@ -182,9 +182,9 @@ def test_no_order_and_no_directions_leave_fewer_bn(net, all_values):
         values = net.values(v, x)
         return values[len(net.steps) // 2 :: 2] if all_values else values[-1]
 
-    draft = draft_of(apply, net.variables, inputs(*net.shapes[0]))
+    network = edited_graph(apply, net.variables, inputs(*net.shapes[0]))
     with jax.enable_x64(True):
-        assert kept_by_the_plan(draft) == kept_at_least(draft)
+        assert kept_by_the_plan(network) == kept_at_least(network)
 
 
 # --- what a plan says ----------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ Source of the operators: https://onnx.ai/onnx/operators, opset 18.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import jax
 import onnx
@@ -18,7 +19,8 @@ from onnx import ModelProto, NodeProto, helper
 
 from bncli.folding.export.onnx import conv, dot, elementwise, layout, pool
 from bncli.folding.export.onnx.builder import Builder, Shape, is_symbolic, tensor_type
-from bncli.folding.trace.constants import Known
+from bncli.folding.primitives.primitive import IGNORABLE
+from bncli.folding.trace.constants import Constants
 from bncli.folding.trace.graph import ApplyFn, Node, Pytree, trace
 
 OPSET = 18  # the first with one spelling for all reductions
@@ -26,77 +28,116 @@ IR_VERSION = 8  # the one that came with it, so that every runtime that knows th
 INPUT = "input"
 
 Rule = Callable[[Builder, Node], None]
+CONVOLUTION = frozenset(
+    {
+        "batch_group_count",
+        "dimension_numbers",
+        "feature_group_count",
+        "lhs_dilation",
+        "padding",
+        "rhs_dilation",
+        "window_strides",
+    }
+)
+WINDOW = frozenset({"base_dilation", "padding", "window_dilation", "window_dimensions", "window_strides"})
+# Parameters that no rule needs: those on which no number depends, the dtype of a result, which the rules read from the
+# result itself, and what a gather does out of bounds, where its rule refuses it.
+UNWRITTEN = frozenset(
+    {*IGNORABLE, "fill_value", "index_dtype", "indices_are_sorted", "is_stable", "mode", "unique_indices"}
+)
+# Parameters that may give a result another dtype than the operands have.
+RESULT_DTYPES = frozenset({"out_dtype", "preferred_element_type"})
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A rule and the parameters that it reads; it sees no others."""
+
+    rule: Rule
+    reads: Set[str] = frozenset()
+
 
 # primitive -> how it is written; alphabetical.
-RULES: Mapping[str, Rule] = {
-    "abs": elementwise.named("Abs"),
-    "add": elementwise.add,
-    "add_any": elementwise.add,
-    "and": elementwise.named("And"),
-    "argmax": pool.arg_reduction("ArgMax"),
-    "argmin": pool.arg_reduction("ArgMin"),
-    "broadcast_in_dim": layout.broadcast_in_dim,
-    "ceil": elementwise.named("Ceil"),
-    "clamp": elementwise.clamp,
-    "concatenate": layout.concatenate,
-    "conv_general_dilated": conv.convolution,
-    "convert_element_type": elementwise.cast,
-    "copy": elementwise.alias,
-    "copy_p": elementwise.alias,
-    "cos": elementwise.named("Cos"),
-    "cumsum": pool.cumulative_sum,
-    "div": elementwise.named("Div"),
-    "dot_general": dot.dot_general,
-    "eq": elementwise.named("Equal"),
-    "erf": elementwise.named("Erf"),
-    "erfc": elementwise.erfc,
-    "exp": elementwise.named("Exp"),
-    "expm1": elementwise.expm1,
-    "floor": elementwise.named("Floor"),
-    "gather": layout.gather,
-    "ge": elementwise.named("GreaterOrEqual"),
-    "gt": elementwise.named("Greater"),
-    "integer_pow": elementwise.integer_power,
-    "is_finite": elementwise.is_finite,
-    "le": elementwise.named("LessOrEqual"),
-    "log": elementwise.named("Log"),
-    "log1p": elementwise.log1p,
-    "logistic": elementwise.named("Sigmoid"),
-    "lt": elementwise.named("Less"),
-    "max": elementwise.maximum,
-    "min": elementwise.minimum,
-    "mul": elementwise.named("Mul"),
-    "ne": elementwise.not_equal,
-    "neg": elementwise.named("Neg"),
-    "not": elementwise.named("Not"),
-    "optimization_barrier": elementwise.alias,
-    "or": elementwise.named("Or"),
-    "pad": layout.pad,
-    "pow": elementwise.named("Pow"),
-    "reduce_max": pool.reduction("ReduceMax", pool="MaxPool"),
-    "reduce_min": pool.reduction("ReduceMin"),
-    "reduce_prod": pool.reduction("ReduceProd"),
-    "reduce_sum": pool.reduction("ReduceSum", pool="AveragePool"),
-    "reduce_window_max": pool.window_max,
-    "reduce_window_min": pool.window_min,
-    "reduce_window_sum": pool.window_sum,
-    "reshape": layout.reshape,
-    "rev": layout.rev,
-    "round": elementwise.round_,
-    "rsqrt": elementwise.rsqrt,
-    "select_n": elementwise.select,
-    "sign": elementwise.named("Sign"),
-    "sin": elementwise.named("Sin"),
-    "slice": layout.slice_,
-    "split": layout.split,
-    "sqrt": elementwise.named("Sqrt"),
-    "square": elementwise.square,
-    "squeeze": layout.squeeze,
-    "stop_gradient": elementwise.alias,
-    "sub": elementwise.named("Sub"),
-    "tanh": elementwise.named("Tanh"),
-    "transpose": layout.transpose,
-    "xor": elementwise.named("Xor"),
+RULES: Mapping[str, Spelling] = {
+    "abs": Spelling(elementwise.named("Abs")),
+    "add": Spelling(elementwise.add),
+    "add_any": Spelling(elementwise.add),
+    "and": Spelling(elementwise.named("And")),
+    "argmax": Spelling(pool.arg_reduction("ArgMax"), {"axes"}),
+    "argmin": Spelling(pool.arg_reduction("ArgMin"), {"axes"}),
+    "broadcast_in_dim": Spelling(layout.broadcast_in_dim, {"broadcast_dimensions", "shape"}),
+    "ceil": Spelling(elementwise.named("Ceil")),
+    "clamp": Spelling(elementwise.clamp),
+    "concatenate": Spelling(layout.concatenate, {"dimension"}),
+    "conv_general_dilated": Spelling(
+        conv.convolution,
+        {
+            "batch_group_count",
+            "dimension_numbers",
+            "feature_group_count",
+            "lhs_dilation",
+            "padding",
+            "rhs_dilation",
+            "window_strides",
+        },
+    ),
+    "convert_element_type": Spelling(elementwise.cast, {"new_dtype"}),
+    "copy": Spelling(elementwise.alias),
+    "copy_p": Spelling(elementwise.alias),
+    "cos": Spelling(elementwise.named("Cos")),
+    "cumsum": Spelling(pool.cumulative_sum, {"axis", "reverse"}),
+    "div": Spelling(elementwise.named("Div")),
+    "dot_general": Spelling(dot.dot_general, {"dimension_numbers"}),
+    "eq": Spelling(elementwise.named("Equal")),
+    "erf": Spelling(elementwise.named("Erf")),
+    "erfc": Spelling(elementwise.erfc),
+    "exp": Spelling(elementwise.named("Exp")),
+    "expm1": Spelling(elementwise.expm1),
+    "floor": Spelling(elementwise.named("Floor")),
+    "gather": Spelling(layout.gather, {"dimension_numbers", "slice_sizes"}),
+    "ge": Spelling(elementwise.named("GreaterOrEqual")),
+    "gt": Spelling(elementwise.named("Greater")),
+    "integer_pow": Spelling(elementwise.integer_power, {"y"}),
+    "is_finite": Spelling(elementwise.is_finite),
+    "le": Spelling(elementwise.named("LessOrEqual")),
+    "log": Spelling(elementwise.named("Log")),
+    "log1p": Spelling(elementwise.log1p),
+    "logistic": Spelling(elementwise.named("Sigmoid")),
+    "lt": Spelling(elementwise.named("Less")),
+    "max": Spelling(elementwise.maximum),
+    "min": Spelling(elementwise.minimum),
+    "mul": Spelling(elementwise.named("Mul")),
+    "ne": Spelling(elementwise.not_equal),
+    "neg": Spelling(elementwise.named("Neg")),
+    "not": Spelling(elementwise.named("Not")),
+    "optimization_barrier": Spelling(elementwise.alias),
+    "or": Spelling(elementwise.named("Or")),
+    "pad": Spelling(layout.pad, {"padding_config"}),
+    "pow": Spelling(elementwise.named("Pow")),
+    "reduce_max": Spelling(pool.reduction("ReduceMax", pool="MaxPool"), {"axes"}),
+    "reduce_min": Spelling(pool.reduction("ReduceMin"), {"axes"}),
+    "reduce_prod": Spelling(pool.reduction("ReduceProd"), {"axes"}),
+    "reduce_sum": Spelling(pool.reduction("ReduceSum", pool="AveragePool"), {"axes"}),
+    "reduce_window_max": Spelling(pool.window_max, WINDOW),
+    "reduce_window_min": Spelling(pool.window_min, WINDOW),
+    "reduce_window_sum": Spelling(pool.window_sum, WINDOW),
+    "reshape": Spelling(layout.reshape, {"dimensions", "new_sizes"}),
+    "rev": Spelling(layout.rev, {"dimensions"}),
+    "round": Spelling(elementwise.round_, {"rounding_method"}),
+    "rsqrt": Spelling(elementwise.rsqrt),
+    "select_n": Spelling(elementwise.select),
+    "sign": Spelling(elementwise.named("Sign")),
+    "sin": Spelling(elementwise.named("Sin")),
+    "slice": Spelling(layout.slice_, {"limit_indices", "start_indices", "strides"}),
+    "split": Spelling(layout.split, {"axis", "sizes"}),
+    "sqrt": Spelling(elementwise.named("Sqrt")),
+    "square": Spelling(elementwise.square),
+    "squeeze": Spelling(layout.squeeze, {"dimensions"}),
+    "stop_gradient": Spelling(elementwise.alias),
+    "sub": Spelling(elementwise.named("Sub")),
+    "tanh": Spelling(elementwise.named("Tanh")),
+    "transpose": Spelling(layout.transpose, {"permutation"}),
+    "xor": Spelling(elementwise.named("Xor")),
 }
 
 
@@ -124,7 +165,7 @@ def to_onnx(
     graph = trace(apply_fn, variables, example)
     leaves = jax.tree.leaves(variables)
     paths = list(graph.leaves.values())
-    builder = Builder(graph, Known(graph, dict(zip(paths, leaves, strict=True))), INPUT)
+    builder = Builder(graph, Constants(graph, dict(zip(paths, leaves, strict=True))), INPUT)
     for node in graph.live():
         if not _is_constant(builder, node):
             _write(builder, node)
@@ -147,10 +188,22 @@ def _is_constant(builder: Builder, node: Node) -> bool:
 
 
 def _write(builder: Builder, node: Node) -> None:
-    rule = RULES.get(node.name)
-    if rule is None or node.effectful:
+    """Write the operation, unless it has a parameter that its rule does not read."""
+    spelling = RULES.get(node.name)
+    if spelling is None or node.effectful:
         builder.refuse(node, "this primitive has no rule")
-    rule(builder, node)
+    unread = sorted(set(node.params) - spelling.reads - UNWRITTEN)
+    if unread:
+        builder.refuse(node, f"its parameter {unread[0]!r} has no rule")
+    if RESULT_DTYPES.intersection(node.params) and len(_types(builder, node)) > 1:
+        builder.refuse(node, "its result has another dtype than its operands")
+    spelling.rule(
+        builder, replace(node, params={name: node.params[name] for name in spelling.reads & set(node.params)})
+    )
+
+
+def _types(builder: Builder, node: Node) -> set[int]:
+    return {tensor_type(builder.graph.avals[value].dtype) for value in (*node.inputs, *node.outputs)}
 
 
 def _output(builder: Builder, number: int, value: int) -> onnx.ValueInfoProto:

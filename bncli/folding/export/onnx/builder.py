@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bncli.errors import FoldError
 from bncli.folding.affine import compact, varying
-from bncli.folding.trace.constants import Known, is_float
+from bncli.folding.trace.constants import Constants, is_float
 from bncli.folding.trace.graph import DType, Graph, Node
 
 Layout = tuple[int, ...]  # axis i of the ONNX value is axis layout[i] of the traced one
@@ -50,7 +50,7 @@ class Builder:
         input_name: what the ONNX graph calls its input.
     """
 
-    def __init__(self, graph: Graph, known: Known, input_name: str) -> None:
+    def __init__(self, graph: Graph, known: Constants, input_name: str) -> None:
         self.graph = graph
         self.known = known
         self.nodes: list[NodeProto] = []
@@ -94,7 +94,7 @@ class Builder:
     def layout(self, values: Sequence[int]) -> Layout:
         """The layout in which to combine some values: that of the largest one that depends on the input."""
         found = [self.values[value] for value in values if value in self.values]
-        return max(found, key=lambda value: (len(value.shape), sum(dim != 1 for dim in map(str, value.shape)))).layout
+        return max(found, key=lambda value: (len(value.shape), sum(dim != "1" for dim in map(str, value.shape)))).layout
 
     def operand(self, value: int, layout: Layout) -> str:
         """The name of a value in a layout; it may have length 1 where it is to be broadcast."""
@@ -218,7 +218,7 @@ def tensor_type(dtype: DType) -> int:
 
 
 def _numpy_dtype(dtype: DType) -> np.dtype:
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if jax.numpy.issubdtype(dtype, jax.dtypes.extended):
         raise FoldError(f"no ONNX for values of type {dtype}", remedy="export to stablehlo instead")
     return np.dtype(np.float32) if is_float(dtype) and np.dtype(dtype).name == "bfloat16" else np.dtype(dtype)
 

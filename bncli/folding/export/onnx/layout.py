@@ -10,6 +10,7 @@ import numpy as np
 
 from bncli.folding.affine import compact, varying
 from bncli.folding.export.onnx.builder import Builder, Layout, Shape, is_symbolic
+from bncli.folding.primitives.layout import reshape_order
 from bncli.folding.trace.graph import Node
 
 TO_THE_END = np.iinfo(np.int64).max
@@ -59,11 +60,15 @@ def without(layout: Layout, axes: Sequence[int]) -> Layout:
 
 
 def reshape(builder: Builder, node: Node) -> None:
-    """Each group of axes that stays together is split or merged where it lies; otherwise in the traced layout."""
+    """Each group of axes that stays together is split or merged in place; otherwise in the traced layout.
+
+    A reshape with `dimensions` transposes its operand first, which only renames the axes of the layout.
+    """
     source, output = node.inputs[0], node.outputs[0]
-    before, after = builder.shape(source), builder.shape(output)
+    read = reshape_order(node.params, len(builder.shape(source)))
+    before, after = tuple(builder.shape(source)[axis] for axis in read), builder.shape(output)
     groups = axis_groups(before, after)
-    layout = builder.values[source].layout
+    layout = tuple(read.index(axis) for axis in builder.values[source].layout)
     order = None if groups is None else _order(groups, layout)
     if groups is None or order is None:
         layout, out_layout = tuple(range(len(before))), tuple(range(len(after)))
@@ -72,7 +77,7 @@ def reshape(builder: Builder, node: Node) -> None:
     target = [-1 if is_symbolic((dim,)) else dim for dim in (after[axis] for axis in out_layout)]
     if target.count(-1) > 1:
         builder.refuse(node, f"two axes of {after} are symbols")
-    name = builder.whole(source, layout)
+    name = builder.whole(source, tuple(read[axis] for axis in layout))
     builder.put(output, builder.emit("Reshape", name, builder.integers(*target)), out_layout)
 
 
@@ -166,6 +171,9 @@ def _one_part(builder: Builder, node: Node, place: np.ndarray) -> None:
     for axis, start in zip(numbers.start_index_map, place, strict=True):
         starts[axis] = int(start)
     limits = [s if is_symbolic((s,)) else start + s for start, s in zip(starts, sizes, strict=True)]
+    inside = [is_symbolic((s,)) or 0 <= a <= b <= s for a, b, s in zip(starts, limits, shape, strict=True)]
+    if not all(inside):
+        builder.refuse(node, "it picks elements that are not there")
     name, layout = _sliced(builder, node, starts, limits, (1,) * len(shape))
     remove(builder, node.outputs[0], name, layout, collapsed)
 

@@ -117,7 +117,7 @@ def _pool_of_reshape(builder: Builder, node: Node, axes: tuple[int, ...], op_typ
     """[B, H, W, C] -> [B, H/h, h, W/w, w, C] -> the maximum or sum over h and w: a pool with stride (h, w)."""
     reshaped = node.inputs[0]
     split = builder.known.producer(reshaped)
-    if split is None or split.name != "reshape" or builder.readers[reshaped] > 1:
+    if split is None or split.name != "reshape" or split.params["dimensions"] or builder.readers[reshaped] > 1:
         return False
     before, after = builder.shape(split.inputs[0]), builder.shape(reshaped)
     groups = axis_groups(before, after)
