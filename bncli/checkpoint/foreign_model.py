@@ -24,8 +24,9 @@ from bncli.config.settings import (
     TrainingConfig,
     validated,
 )
-from bncli.errors import CheckpointError, ModelError, UsageError
+from bncli.errors import CheckpointError, UsageError
 from bncli.frameworks.linen import Network, Variables, observing
+from bncli.measure.logits import count_classes
 from bncli.models import build_own_network, model_file_sha256
 from bncli.process.hardware import versions
 
@@ -65,7 +66,9 @@ def open_foreign(
         raise _missing_options(foreign, model, image_shape)
     network = build_own_network(model.name, model.args)
     variables = _fitted(found, _expected(network, image_shape), path=path, name=model.name)
-    precision = _check_logits(network, variables, image_shape, name=model.name)
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    count_classes(network.logits, variables, images, name=model.name)
+    precision = _precision(network, variables, images)
     config = CheckpointConfig(
         run=RunConfig(model=model, data=DataConfig(source="not known"), training=TrainingConfig(precision=precision)),
         preprocessing=_preprocessing(image_shape, mean, std),
@@ -179,20 +182,13 @@ def _as_jax_has_it(array: np.ndarray) -> np.ndarray:
     return np.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
 
 
-def _check_logits(network: Network, variables: Variables, image_shape: tuple[int, int, int], *, name: str) -> Precision:
-    """The precision the network computes in; raises ModelError unless it makes logits [B, K] of images."""
-    dtypes: set[Any] = set()
+def _precision(network: Network, variables: Variables, images: jax.ShapeDtypeStruct) -> Precision:
+    """The precision that the network computes in: bfloat16 if any of its modules returns bfloat16."""
+    dtypes: set[np.dtype] = set()
 
-    def look(module: nn.Module, given: Any, made: Any) -> None:  # noqa: ANN401 - whatever a module takes and returns
-        dtypes.update(leaf.dtype for leaf in jax.tree.leaves(made) if hasattr(leaf, "dtype"))
+    def note(module: nn.Module, inputs: object, outputs: object) -> None:
+        dtypes.update(leaf.dtype for leaf in jax.tree.leaves(outputs) if hasattr(leaf, "dtype"))
 
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    remedy = "The model must return logits [B, num_classes]; fold others in Python with bncli.fold."
-    try:
-        with observing(look):
-            shape = jax.eval_shape(network.logits, variables, images).shape
-    except Exception as error:
-        raise ModelError(f"{name} cannot be applied in eval mode: {error}", remedy=remedy) from error
-    if len(shape) != 2 or shape[0] != 2:
-        raise ModelError(f"{name} makes outputs of shape {shape} for 2 images", remedy=remedy)
+    with observing(note):
+        jax.eval_shape(network.logits, variables, images)
     return "bfloat16" if jnp.dtype(jnp.bfloat16) in dtypes else "float32"

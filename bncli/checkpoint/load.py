@@ -1,15 +1,19 @@
-"""A checkpoint directory opened: its settings, its variables, and the network to apply them to."""
+"""An opened checkpoint: its settings, its variables, and the network to apply them to.
+
+Letters: N images, B batch size, H W height and width, C channels, K classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from bncli.checkpoint.directory import CONFIG, read_config
 from bncli.checkpoint.folded import read_forward
@@ -18,35 +22,41 @@ from bncli.checkpoint.saves import has_precise_statistics, read_save
 from bncli.config import settings as config_module
 from bncli.config.choices import StatsMode
 from bncli.config.settings import CheckpointConfig, ModelConfig
+from bncli.data import Preprocessor
 from bncli.errors import BncliError, ModelError, UsageError
 from bncli.frameworks.linen import Network, Variables
 from bncli.measure.eval_step import LogitsFn
 from bncli.models import build_network, build_own_network, untrusted
+from bncli.ops import pad_small_images
+
+ApplyFn = Callable[[Variables, jax.Array], jax.Array]
+# Images in one call of the network: bounds memory, whatever the number of images.
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint, trained or folded, bncli's own or another program's.
+    """An opened checkpoint, trained or folded, written by bncli or by another program.
 
     Attributes:
-        path: the directory.
-        step: of the save that was read.
-        config: its ``config.json``.
-        variables: pytree of host arrays; ``params`` and ``batch_stats`` where it was trained.
-        progress: how far the run was at that save: epochs, best so far, history.
-        network: the model and the way to call it; None for a folded checkpoint, which has only a function.
-        apply_fn: (variables, normalised images [B, H, W, C]) -> logits [B, K], in inference mode.
-        notes: what was assumed where bncli did not write it.
-        has_population_statistics: whether its BN statistics were measured on data and are no running averages.
+        path: the directory, or the ONNX file.
+        step: the step of the save that was read.
+        config: the content of ``config.json``.
+        variables: pytree of host arrays; ``params`` and ``batch_stats`` of a trained network.
+        progress: the run's progress at that save: epochs done, best so far, history.
+        network: the linen module with the way to call it; None for a folded checkpoint, which has only a function.
+        apply_fn: (variables, normalized images [B, H, W, C]) -> logits [B, K], in inference mode.
+        notes: assumptions about a checkpoint that bncli did not write.
+        has_population_statistics: True if the BN statistics were measured on data and are not running averages.
     """
 
     path: Path
     step: int
     config: CheckpointConfig
     variables: Variables
-    progress: Mapping[str, Any]
+    progress: Mapping[str, object]
     network: Network | None
-    apply_fn: Callable[[Variables, jax.Array], jax.Array]
+    apply_fn: ApplyFn
     notes: tuple[str, ...] = ()
     has_population_statistics: bool = False
 
@@ -55,39 +65,71 @@ class Checkpoint:
         """The linen module; None for a folded checkpoint."""
         return self.network.module if self.network is not None else None
 
-    def logits_fn(self, stats: StatsMode) -> LogitsFn:
-        """The network as (variables, normalised images [B, H, W, C], mask [B]) -> logits [B, K].
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """The way from uint8 images to the network's input."""
+        return Preprocessor.of_checkpoint(self.config)
+
+    def logits(self, images: np.ndarray, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
+        """Logits float32 [N, K] in inference mode.
+
+        Compiled once per batch shape. Nothing is shuffled, augmented or padded.
 
         Args:
-            stats: "running" is inference; "batch" normalises by each batch's own statistics, dropout off.
+            images: uint8 [N, H, W, C], of the checkpoint's image size and channels; N is at least 1.
+            batch_size: images in one call of the network.
 
         Raises:
-            UsageError: batch statistics of a folded checkpoint, which has none.
+            UsageError: the images are not uint8 of the checkpoint's shape.
+        """
+        if images.dtype != np.uint8 or images.shape[1:] != self.preprocessor.image_shape or len(images) == 0:
+            raise UsageError(
+                f"{self.path}: images are {images.dtype} {images.shape}, not uint8 [N, H, W, C] with "
+                f"[H, W, C] = {list(self.preprocessor.image_shape)}",
+                remedy="Pass at least one image; load image files with checkpoint.preprocessor.load.",
+            )
+        batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+        logits = [_logits(self.apply_fn, self.variables, self.preprocessor(batch)) for batch in batches]
+        return np.concatenate([np.asarray(batch).astype(np.float32) for batch in logits])
+
+    def logits_fn(self, stats: StatsMode) -> LogitsFn:
+        """The network as (variables, normalized images [B, H, W, C], mask [B]) -> logits [B, K].
+
+        Args:
+            stats: "running" is inference; "batch" normalizes by the statistics of each batch, with dropout off.
+
+        Raises:
+            UsageError: batch statistics of a folded checkpoint, which has no BN.
         """
         if stats == "running":
             return lambda variables, images, mask: self.apply_fn(variables, images)
         network = self.network
         if network is None:
             raise UsageError(
-                f"--stats batch: {self.path} is folded and has no BN left to normalise by the batch",
+                f"--stats batch: {self.path} is folded and has no BN left that could use batch statistics",
                 remedy="Evaluate the checkpoint it was folded from.",
             )
         return lambda variables, images, mask: network.logits_by_batch_stats(variables, images, mask=mask)
 
 
+@partial(jax.jit, static_argnums=0)
+def _logits(apply_fn: ApplyFn, variables: Variables, images: jax.Array) -> jax.Array:
+    return pad_small_images(apply_fn)(variables, images)
+
+
 def load(path: str | Path, *, step: str = "best", model: str | None = None) -> Checkpoint:
-    """The checkpoint in directory ``path``, or an exported ``model.onnx``.
+    """Open the checkpoint in directory ``path``, or an exported ``model.onnx``.
 
     Args:
         path: a directory written by ``bncli train`` or ``bncli fold``, or the ``model.onnx`` in one.
-        step: "best" (by validation), "last", or a step's number.
-        model: the model's name, where the user's own code has moved or changed since training.
+        step: "best" (by validation), "last", or the number of a step.
+        model: the model's name; needed if the user's own code has moved or changed since training.
 
     Raises:
-        CheckpointError: no checkpoint, no such step, or a damaged file; names it. The best or the last save, damaged,
-            is replaced by the newest that is whole, with a BncliWarning.
+        CheckpointError: there is no checkpoint, no such step, or a file is damaged; the message names it. If the best
+            or the last save is damaged, the newest intact save replaces it, with a BncliWarning.
         ConfigError: ``config.json`` is malformed.
-        ModelError: the model's code is missing or not what was trained.
+        ModelError: the model's code is missing or differs from the code that was trained.
     """
     directory = Path(path)
     if directory.is_file():
@@ -112,10 +154,10 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
 
 
 def check_model_code(directory: Path, config: CheckpointConfig) -> None:
-    """Raises ModelError where building the network of ``config`` would run code that the user did not ask for.
+    """Raise ModelError if building the network of ``config`` would run code that the user did not ask for.
 
-    A name stored in a checkpoint is only imported if the file behind it is the very file that was trained, and the user
-    has had it run before: opening a checkpoint must not run code that someone put in its place, or sent along with it.
+    A name stored in a checkpoint is imported only if the file behind it is the very file that was trained, and the user
+    has run it before. Opening a checkpoint must not run code that somebody put in its place or sent along with it.
     """
     name = config.run.model.name
     if reason := untrusted(name, sha256=config.model_sha256, directory=directory):
@@ -131,7 +173,7 @@ def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Ne
     try:
         with _blaming(directory, named.name):
             network = _built(config, named)
-    except UsageError as error:  # of an option, where the model is named by one
+    except UsageError as error:  # words of an option, which is right only if an option named the model
         if model is not None:
             raise
         raise ModelError(f"{directory / CONFIG}: {error.message}", remedy=error.remedy) from None
@@ -151,13 +193,13 @@ def _built(config: CheckpointConfig, named: ModelConfig) -> Network:
 
 @dataclass(frozen=True)
 class _StoredNetwork(Network):
-    """The network that a ``config.json`` describes, which may not be that of the arrays it lies beside."""
+    """The network that a ``config.json`` describes; the arrays saved beside it may belong to another one."""
 
     directory: Path
     name: str
 
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
-        """As a network's.
+        """As in Network.
 
         Raises:
             ModelError: the variables are not this network's, or it cannot be applied to such images.
@@ -166,7 +208,7 @@ class _StoredNetwork(Network):
             return super().logits(variables, images)
 
     def logits_by_batch_stats(self, variables: Variables, images: jax.Array, *, mask: jax.Array | None) -> jax.Array:
-        """As a network's.
+        """As in Network.
 
         Raises:
             ModelError: the variables are not this network's, or it cannot be applied to such images.
@@ -177,7 +219,7 @@ class _StoredNetwork(Network):
 
 @contextmanager
 def _blaming(directory: Path, name: str) -> Iterator[None]:
-    """What goes wrong inside, while a network is built or traced, as a ModelError that names the checkpoint."""
+    """Turn an error of building or tracing a network into a ModelError that names the checkpoint."""
     try:
         yield
     except (BncliError, MemoryError, jax.errors.JaxRuntimeError):
@@ -186,5 +228,5 @@ def _blaming(directory: Path, name: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{directory}: {name[:100]}, as {CONFIG} has it, cannot be applied to the arrays saved with it: {reason}",
-            remedy=f"Restore {CONFIG} from a copy; name the code of a model of your own by --model.",
+            remedy=f"Restore {CONFIG} from a copy; if the model is your own, name its code with --model.",
         ) from error

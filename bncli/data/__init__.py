@@ -22,6 +22,7 @@ from bncli.data.folder import load_image
 from bncli.data.known import KNOWN, KnownDataset, RemoteFile
 from bncli.data.load import load_dataset
 from bncli.data.places import known_datasets, locate, user_data_dir
+from bncli.data.preprocessing import Preprocessor
 
 __all__ = [
     "KNOWN",
@@ -29,6 +30,7 @@ __all__ = [
     "Batch",
     "Dataset",
     "KnownDataset",
+    "Preprocessor",
     "RemoteFile",
     "Split",
     "augment",

@@ -95,8 +95,7 @@ def _score(checkpoint: Checkpoint, dataset: Dataset, *, stats: StatsMode, batch_
         checkpoint.logits_fn(stats),
         checkpoint.variables,
         dataset.val,
-        preprocessing=checkpoint.config.preprocessing,
-        precision=checkpoint.config.run.training.precision,
+        preprocessor=checkpoint.preprocessor,
         class_names=dataset.class_names,
         batch_size=batch_size,
     )

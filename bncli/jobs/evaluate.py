@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
-
 from bncli.checkpoint import Checkpoint
 from bncli.config.choices import StatsMode
 from bncli.data import Split
 from bncli.errors import DataError
+from bncli.measure.logits import count_classes
 from bncli.measure.score import EvalResult, score_network
 
 
@@ -35,18 +33,20 @@ def evaluate_checkpoint(
         checkpoint.logits_fn(stats),
         checkpoint.variables,
         split,
-        preprocessing=checkpoint.config.preprocessing,
-        precision=checkpoint.config.run.training.precision,
+        preprocessor=checkpoint.preprocessor,
         class_names=class_names,
         batch_size=batch_size,
     )
 
 
 def _check_num_classes(checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
-    """Raises DataError unless the network makes one logit per class; nothing is computed."""
-    shape = (1, *checkpoint.config.preprocessing.image_shape)
-    images = jax.ShapeDtypeStruct(shape, jnp.dtype(checkpoint.config.run.training.precision))
-    num_outputs = jax.eval_shape(checkpoint.apply_fn, checkpoint.variables, images).shape[-1]
+    """Raise DataError unless the network makes one logit per class."""
+    num_outputs = count_classes(
+        checkpoint.apply_fn,
+        checkpoint.variables,
+        checkpoint.preprocessor.input_spec(1),
+        name=str(checkpoint.path),
+    )
     if num_outputs != len(class_names):
         raise DataError(
             f"the data have {len(class_names)} classes, and {checkpoint.path} has {num_outputs} outputs",

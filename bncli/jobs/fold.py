@@ -11,14 +11,12 @@ from typing import Any
 
 import jax
 import jax.export
-import jax.numpy as jnp
 import numpy as np
 
 from bncli import checkpoint as checkpoints
 from bncli.checkpoint import Checkpoint, sha256_tree
 from bncli.config.choices import ExportFormat
 from bncli.config.settings import CheckpointConfig, FoldedFrom
-from bncli.data import normalize
 from bncli.data.configured import load_matching
 from bncli.errors import BncliError, CheckFailedError, CheckpointError, FoldError
 from bncli.folding import Folded, Verification, fold, verify
@@ -92,7 +90,7 @@ def fold_checkpoint(
         report=folded.report,
         verification=verification,
         examples=examples,
-        latency=_latency(sides, next(_batches(original, images[:1]))),
+        latency=_latency(sides, original.preprocessor(images[:1])),
         seconds=seconds,
         exports=tuple(_proved(export, proof) for export in made),
         notes=original.notes,
@@ -110,12 +108,11 @@ def _fold_and_lower(
     A few operations are traced differently when the batch size is a symbol (``x[:, 1:]`` becomes a gather). A network
     that has them is folded as it looks with the symbol, where fewer rules may apply.
     """
-    symbolic = _symbolic_images(original)
+    concrete, symbolic = original.preprocessor.input_spec(2), _symbolic_images(original)
 
     def lowered(folded: Folded) -> jax.export.Exported:
         return lower(pad_small_images(folded.apply), folded.variables, symbolic)
 
-    concrete = jax.ShapeDtypeStruct((2, *symbolic.shape[1:]), symbolic.dtype)
     folded = fold(original.apply_fn, original.variables, concrete, include=include, exclude=exclude)
     try:
         return folded, lowered(folded)
@@ -133,8 +130,8 @@ def _fold_and_lower(
 def _symbolic_images(original: Checkpoint) -> jax.ShapeDtypeStruct:
     """The network's input for any batch size: [b, H, W, C]."""
     (batch,) = jax.export.symbolic_shape("b")
-    dtype = jnp.dtype(original.config.run.training.precision)
-    return jax.ShapeDtypeStruct((batch, *original.config.preprocessing.image_shape), dtype)
+    preprocessor = original.preprocessor
+    return jax.ShapeDtypeStruct((batch, *preprocessor.image_shape), preprocessor.dtype)
 
 
 @dataclass(frozen=True)
@@ -209,11 +206,9 @@ def _verification_images(original: Checkpoint, data_dir: Path | None) -> tuple[n
 
 
 def _batches(original: Checkpoint, images: np.ndarray) -> Iterator[jax.Array]:
-    """Normalised batches [B, H, W, C] in the network's precision."""
-    preprocessing = original.config.preprocessing
-    dtype = jnp.dtype(original.config.run.training.precision)
+    """Batches [B, H, W, C] of the network's input."""
     for start in range(0, len(images), VERIFY_BATCH):
-        yield normalize(images[start : start + VERIFY_BATCH], preprocessing.mean, preprocessing.std, dtype=dtype)
+        yield original.preprocessor(images[start : start + VERIFY_BATCH])
 
 
 def _latency(sides: _Sides, image: jax.Array) -> Latency:

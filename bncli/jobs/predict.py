@@ -1,4 +1,7 @@
-"""A checkpoint on image files: the most probable classes of each."""
+"""``bncli predict``: the most probable classes of image files.
+
+Letters: N images, H W height and width, C channels, K classes.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bncli.checkpoint import Checkpoint
-from bncli.data import load_image, normalize
-from bncli.ops import pad_small_images
-
-# Images in one call of the network: bounds memory, whatever the number of files.
-BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class ClassProbability:
-    """One class and what the network makes of it."""
+    """A class and its probability."""
 
     name: str
     probability: float
@@ -35,33 +32,18 @@ class Prediction:
 
 
 def predict(checkpoint: Checkpoint, paths: Sequence[Path], *, top: int) -> tuple[Prediction, ...]:
-    """The ``top`` classes of each image file, resized and normalised as in training.
+    """The ``top`` classes of each image file, resized and normalized as in training.
 
-    Classes whose names are not known are called by their numbers.
+    If the checkpoint does not record class names, the class numbers stand in for them.
 
     Raises:
-        DataError: a file is no readable image; names it.
+        DataError: a file is not a readable image; the message names it.
     """
-    preprocessing = checkpoint.config.preprocessing
-    images = [load_image(path, size=preprocessing.size, channels=preprocessing.channels) for path in paths]
-    probabilities = np.concatenate(
-        [
-            _probabilities(checkpoint, np.stack(images[start : start + BATCH_SIZE]))
-            for start in range(0, len(images), BATCH_SIZE)
-        ]
-    )  # [N, K]
-    known = checkpoint.config.dataset
-    names = known.class_names if known is not None else [str(k) for k in range(probabilities.shape[1])]
+    images = np.stack([checkpoint.preprocessor.load(path) for path in paths])  # uint8 [N, H, W, C]
+    probabilities = np.asarray(jax.nn.softmax(checkpoint.logits(images), axis=-1))  # [N, K]
+    dataset = checkpoint.config.dataset
+    names = dataset.class_names if dataset is not None else [str(k) for k in range(probabilities.shape[1])]
     return tuple(Prediction(path, _top(row, names, top)) for path, row in zip(paths, probabilities, strict=True))
-
-
-def _probabilities(checkpoint: Checkpoint, images: np.ndarray) -> np.ndarray:
-    """Softmax [B, K] of uint8 images [B, H, W, C]."""
-    preprocessing = checkpoint.config.preprocessing
-    dtype = jnp.dtype(checkpoint.config.run.training.precision)
-    inputs = normalize(images, preprocessing.mean, preprocessing.std, dtype=dtype)
-    logits = jax.jit(pad_small_images(checkpoint.apply_fn))(checkpoint.variables, inputs)
-    return np.asarray(jax.nn.softmax(logits.astype(jnp.float32), axis=-1))
 
 
 def _top(row: np.ndarray, names: Sequence[str], top: int) -> tuple[ClassProbability, ...]:

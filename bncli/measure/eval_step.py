@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bncli.config.settings import Preprocessing
-from bncli.data.augment import normalize
+from bncli.data import Preprocessor
 from bncli.frameworks.linen import Variables
 from bncli.ops import pad_small_images
 
@@ -34,18 +33,16 @@ LogitsFn = Callable[[Variables, jax.Array, jax.Array], jax.Array]
 EvalStep = Callable[[Variables, jax.Array, jax.Array, jax.Array], ExampleOutcome]
 
 
-def make_eval_step(logits_fn: LogitsFn, preprocessing: Preprocessing, *, precision: str = "float32") -> EvalStep:
+def make_eval_step(logits_fn: LogitsFn, preprocessor: Preprocessor) -> EvalStep:
     """``eval_step(variables, images, labels, mask) -> ExampleOutcome``, not yet compiled.
 
     Args:
         logits_fn: the network in eval mode, or by batch statistics.
-        preprocessing: how uint8 ``images`` [B, H, W, C] become the network's input.
-        precision: dtype of that input.
+        preprocessor: turns uint8 ``images`` [B, H, W, C] into the network's input.
     """
 
     def eval_step(variables: Variables, images: jax.Array, labels: jax.Array, mask: jax.Array) -> ExampleOutcome:
-        inputs = normalize(images, preprocessing.mean, preprocessing.std, dtype=jnp.dtype(precision))
-        logits = pad_small_images(logits_fn)(variables, inputs, mask)
+        logits = pad_small_images(logits_fn)(variables, preprocessor(images), mask)
         assert logits.ndim == 2, f"logits must be [B, K], not {logits.shape}"
         k = min(TOP_K, logits.shape[-1])
         _, top = jax.lax.top_k(logits, k)  # [B, k]

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from bncli.config.settings import Preprocessing
-from bncli.data import Split
+from bncli.data import Preprocessor, Split
 from bncli.data.batches import eval_batches
 from bncli.frameworks.linen import Variables
 from bncli.measure.eval_step import EvalStep, ExampleOutcome, LogitsFn, make_eval_step
@@ -66,8 +65,7 @@ def score_network(
     variables: Variables,
     split: Split,
     *,
-    preprocessing: Preprocessing,
-    precision: str,
+    preprocessor: Preprocessor,
     class_names: Sequence[str],
     batch_size: int,
 ) -> EvalResult:
@@ -77,8 +75,7 @@ def score_network(
         logits_fn: the network in eval mode, or by batch statistics.
         variables: its arrays, anywhere.
         split: images of the network's size and channels.
-        preprocessing: how uint8 images become the network's input.
-        precision: dtype of that input.
+        preprocessor: turns uint8 images into the network's input.
         class_names: [K].
         batch_size: B; in eval mode the result does not depend on it.
 
@@ -87,7 +84,7 @@ def score_network(
     """
     mesh = make_mesh()
     check_batch_size(batch_size, mesh)
-    eval_step = jax.jit(make_eval_step(logits_fn, preprocessing, precision=precision))
+    eval_step = jax.jit(make_eval_step(logits_fn, preprocessor))
     placed = jax.device_put(variables, replicated(mesh))
     return score(eval_step, placed, split, class_names=class_names, batch_size=batch_size, mesh=mesh)
 

@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from bncli import checkpoint
-from bncli.config.settings import CheckpointConfig, DatasetRecord, Preprocessing, RunConfig
-from bncli.data import Augmentation, Dataset, epoch_order, normalize, steps_per_epoch
+from bncli.config.settings import CheckpointConfig, DatasetRecord, RunConfig
+from bncli.data import Augmentation, Dataset, Preprocessor, epoch_order, steps_per_epoch
 from bncli.errors import CheckpointError, ModelError
 from bncli.frameworks.linen import Network, Variables
 from bncli.measure.batches import ImageBatches
 from bncli.measure.eval_step import make_eval_step
+from bncli.measure.logits import count_classes
 from bncli.measure.population import BATCHES, batch_statistics_of, recalibrate_measured
 from bncli.measure.score import EvalResult, score
 from bncli.models import build_network, model_file_sha256
@@ -127,23 +127,18 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
         epochs=config.training.epochs,
     )
     optimizer = create_optimizer(config.optimizer, learning_rate)
+    preprocessor = Preprocessor.of_dataset(dataset, config.training.precision)
     settings = StepSettings(
         network=network,
         optimizer=optimizer,
-        preprocessing=preprocessing_of(dataset),
+        preprocessing=preprocessor.settings,
         augmentation=dataset.augmentation if config.data.augment else Augmentation.none(),
         label_smoothing=config.optimizer.label_smoothing,
         precision=config.training.precision,
         seed=config.training.seed,
         ema_decay=config.training.ema_decay,
     )
-    eval_step = jax.jit(
-        make_eval_step(
-            lambda variables, images, mask: network.logits(variables, images),
-            settings.preprocessing,
-            precision=config.training.precision,
-        )
-    )
+    eval_step = jax.jit(make_eval_step(lambda variables, images, mask: network.logits(variables, images), preprocessor))
 
     initial_state = jax.jit(
         lambda: create_train_state(
@@ -160,7 +155,7 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
     if compile_ahead:
         execution.compile_ahead(traced.out_info)
     state: TrainState = traced.lower().compile()()
-    _check_logits(network, state.variables, dataset, name=config.model.name)
+    _check_classes(network, state.variables, preprocessor, dataset, name=config.model.name)
     return Trainer(
         config=config,
         dataset=dataset,
@@ -170,7 +165,7 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
         eval_step=eval_step,
         learning_rate=learning_rate,
         network=network,
-        observe=LayerObserver(network, _observed_images(settings, dataset, mesh)),
+        observe=LayerObserver(network, _observed_images(preprocessor, dataset, mesh, seed=config.training.seed)),
         find_cause=partial(first_not_finite, settings),
         initial_state=initial_state,
         saver=RunSaver(out, config.training),
@@ -179,12 +174,10 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
     )
 
 
-def _observed_images(settings: StepSettings, dataset: Dataset, mesh: jax.sharding.Mesh) -> jax.Array:
-    """The training images that the layers are looked at with, normalised and not augmented."""
-    some = epoch_order(settings.seed, 0, len(dataset.train))[:OBSERVED_IMAGES]
-    preprocessing = settings.preprocessing
-    images = jax.device_put(dataset.train.images[some], replicated(mesh))
-    return normalize(images, preprocessing.mean, preprocessing.std, dtype=jnp.dtype(settings.precision))
+def _observed_images(preprocessor: Preprocessor, dataset: Dataset, mesh: jax.sharding.Mesh, *, seed: int) -> jax.Array:
+    """The training images on which the layers are observed, normalized and not augmented."""
+    some = epoch_order(seed, 0, len(dataset.train))[:OBSERVED_IMAGES]
+    return preprocessor(jax.device_put(dataset.train.images[some], replicated(mesh)))
 
 
 def _statistics_of_averages(
@@ -203,18 +196,14 @@ def _statistics_of_averages(
     return batch_statistics_of(network, dataset.image_shape, variables, batches)
 
 
-def _check_logits(network: Network, variables: Variables, dataset: Dataset, *, name: str) -> None:
-    """Raises ModelError unless the user's network makes one logit per class; nothing is computed."""
-    images = jax.ShapeDtypeStruct((2, *dataset.image_shape), jnp.float32)
-    try:
-        shape = jax.eval_shape(network.logits, variables, images).shape
-    except Exception as error:
+def _check_classes(
+    network: Network, variables: Variables, preprocessor: Preprocessor, dataset: Dataset, *, name: str
+) -> None:
+    """Raise ModelError unless the network makes one logit per class."""
+    num_logits = count_classes(network.logits, variables, preprocessor.input_spec(2), name=name)
+    if num_logits != dataset.num_classes:
         raise ModelError(
-            f"{name} cannot be applied in eval mode: {error}", remedy="The model must return logits [B, num_classes]."
-        ) from error
-    if shape != (2, dataset.num_classes):
-        raise ModelError(
-            f"{name} makes logits of shape {shape} for 2 images of {dataset.num_classes} classes",
+            f"{name} makes {num_logits} logits per image, and {dataset.name} has {dataset.num_classes} classes",
             remedy="Give its number of classes by --model-arg, or call the field num_classes.",
         )
 
@@ -323,7 +312,7 @@ def checkpoint_config(config: RunConfig, dataset: Dataset) -> CheckpointConfig:
     """What ``config.json`` says of a run."""
     return CheckpointConfig(
         run=config,
-        preprocessing=preprocessing_of(dataset),
+        preprocessing=Preprocessor.of_dataset(dataset, config.training.precision).settings,
         dataset=DatasetRecord(
             name=dataset.name,
             source=dataset.source,
@@ -336,9 +325,3 @@ def checkpoint_config(config: RunConfig, dataset: Dataset) -> CheckpointConfig:
         versions=versions(),
         model_sha256=model_file_sha256(config.model.name),
     )
-
-
-def preprocessing_of(dataset: Dataset) -> Preprocessing:
-    """How the data set's images become the network's input."""
-    height, width, channels = dataset.image_shape
-    return Preprocessing(size=(height, width), channels=channels, mean=dataset.mean, std=dataset.std)

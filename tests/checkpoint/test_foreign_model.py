@@ -188,6 +188,6 @@ def test_a_network_whose_outputs_are_no_logits_is_refused(tmp_path, net):
     del variables["params"]["Dense_0"]
     variables["params"]["Conv_0"]["bias"] = rng.normal(size=4).astype(np.float32)
     save_msgpack(tmp_path / "file", variables)
-    with pytest.raises(ModelError, match=r"makes outputs of shape \(2, 8, 8, 4\)") as caught:
+    with pytest.raises(ModelError, match=r"returns outputs of shape \(2, 8, 8, 4\)") as caught:
         open_net(tmp_path / "file", net.replace(":Net", ":Segmenter"))
     assert "bncli.fold" in caught.value.remedy

@@ -10,7 +10,7 @@ from support.tiny import CNN, run_config, train
 
 from bncli import checkpoint
 from bncli.config.settings import ModelConfig
-from bncli.errors import ModelError
+from bncli.errors import ModelError, UsageError
 from bncli.inspection import inspect_stats
 from bncli.models import build_own_network, model_file_sha256
 from bncli.training.run import checkpoint_config
@@ -27,6 +27,24 @@ def test_a_trained_checkpoint_has_the_variables_the_run_ended_with(trained):
     np.testing.assert_array_equal(
         loaded.apply_fn(loaded.variables, images), loaded.model.apply(loaded.variables, images, train=False)
     )
+
+
+@pytest.mark.parametrize("batch_size", [64, 4])
+def test_logits_are_those_of_the_network_on_normalized_images(trained, dataset, batch_size):
+    loaded = checkpoint.load(trained.out)
+    images = dataset.test.images[:10]
+    logits = loaded.logits(images, batch_size=batch_size)
+    assert (logits.shape, logits.dtype) == ((10, 3), np.float32)
+    expected = loaded.model.apply(loaded.variables, loaded.preprocessor(images), train=False)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((2, 8, 8, 1)), np.zeros((2, 8, 9, 1), np.uint8), np.zeros((0, 8, 8, 1), np.uint8)]
+)
+def test_logits_of_other_images_are_refused(trained, images):
+    with pytest.raises(UsageError, match=r"not uint8 \[N, H, W, C\] with \[H, W, C\] = \[8, 8, 1\]"):
+        checkpoint.load(trained.out).logits(images)
 
 
 def test_nothing_is_pickled(trained, monkeypatch):

@@ -27,9 +27,7 @@ def files(dataset, tmp_path):
     return paths
 
 
-@pytest.mark.parametrize("batch_size", [64, 4])
-def test_the_most_probable_classes_come_first_with_their_softmax(loaded, dataset, files, monkeypatch, batch_size):
-    monkeypatch.setattr(prediction, "BATCH_SIZE", batch_size)
+def test_the_most_probable_classes_come_first_with_their_softmax(loaded, dataset, files):
     inputs = normalize(dataset.test.images[:10], loaded.config.preprocessing.mean, loaded.config.preprocessing.std)
     expected = np.asarray(jax.nn.softmax(loaded.apply_fn(loaded.variables, inputs)))
     predictions = prediction.predict(loaded, files, top=3)

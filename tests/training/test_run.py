@@ -104,8 +104,8 @@ class Pair(nn.Module):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"name": "nets.py:Fixed"}, r"nets\.py:Fixed makes logits of shape \(2, 10\) for 2 images of 3 classes"),
-        ({"name": "nets.py:Fixed", "args": {"outputs": 2}}, r"makes logits of shape \(2, 2\)"),
+        ({"name": "nets.py:Fixed"}, r"nets\.py:Fixed makes 10 logits per image, and .* has 3 classes"),
+        ({"name": "nets.py:Fixed", "args": {"outputs": 2}}, r"makes 2 logits per image"),
         ({"name": "nets.py:Pair"}, r"nets\.py:Pair cannot be applied in eval mode"),
     ],
 )

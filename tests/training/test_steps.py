@@ -11,7 +11,7 @@ from support.tiny import MLP
 
 from bncli.checkpoint import sha256_tree
 from bncli.config.settings import ModelConfig, OptimizerConfig, Preprocessing
-from bncli.data import Augmentation
+from bncli.data import Augmentation, Preprocessor
 from bncli.measure.eval_step import make_eval_step, smoothed_cross_entropy
 from bncli.models import build_network
 from bncli.training.optimizer import create_optimizer
@@ -127,7 +127,8 @@ def test_cross_entropy_is_against_a_target_of_which_a_share_is_spread(logits, la
 
 
 def outcome_of(logits, labels):
-    step = make_eval_step(lambda variables, images, mask: jnp.asarray(logits, jnp.float32), PREPROCESSING)
+    preprocessor = Preprocessor(PREPROCESSING, "float32")
+    step = make_eval_step(lambda variables, images, mask: jnp.asarray(logits, jnp.float32), preprocessor)
     images = np.zeros((len(labels), *SHAPE), np.uint8)
     return step({}, images, jnp.asarray(labels), np.ones(len(labels), bool))
 
@@ -157,8 +158,7 @@ def test_images_are_normalised_before_the_network_sees_them():
     seen = []
     step = make_eval_step(
         lambda variables, images, mask: (seen.append(images), images.reshape(2, -1))[1],
-        PREPROCESSING,
-        precision="bfloat16",
+        Preprocessor(PREPROCESSING, "bfloat16"),
     )
     step({}, np.full((2, *SHAPE), 51, np.uint8), jnp.zeros(2, jnp.int32), np.ones(2, bool))
     images = seen[-1]  # the calls before it trace
