@@ -136,7 +136,7 @@ OPERATIONS = {
     "reduce_sum": reduction(np.sum),
     "reduce_window_max": pool(np.maximum, -np.inf),
     "reduce_window_sum": pool(np.add, 0.0),
-    "reshape": lambda params, x: x.reshape(params["new_sizes"]),
+    "reshape": lambda params, x: x.transpose(params["dimensions"] or range(x.ndim)).reshape(params["new_sizes"]),
     "rev": lambda params, x: np.flip(x, params["dimensions"]),
     "rsqrt": elementwise(lambda x: 1 / np.sqrt(x)),
     "select_n": lambda params, which, *cases: np.choose(which.astype(int), cases),

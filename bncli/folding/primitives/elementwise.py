@@ -168,7 +168,7 @@ MUL = Primitive(
     value=elementwise(np.multiply),
     affine=_mul_constant,
     rules=Rules(mul_backward, mul_forward),
-    ignores=frozenset({"out_dtype"}),
+    defaults={"out_dtype": None},
 )
 NEG = Primitive(names=("neg",), words="a negation", value=elementwise(np.negative), affine=_negation)
 SELECT = Primitive(names=("select_n",), words="a jnp.where", rules=Rules(select_backward, select_forward))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import prod
 from operator import mul
@@ -117,6 +117,16 @@ def _slices(array: Array, op: Op) -> tuple[slice, ...]:
     )
 
 
+def _tile_down(array: Array, op: Op, fill: float) -> Array:
+    varies = varying(array)
+    return np.tile(array, [reps if axis in varies else 1 for axis, reps in enumerate(op.params["reps"])])
+
+
+def _tile_up(array: Array, op: Op, fill: float) -> Array | Stuck:
+    repeated = {axis for axis, reps in enumerate(op.params["reps"]) if reps > 1}
+    return Stuck(Cause.BROADCAST_AXIS) if varying(array) & repeated else array
+
+
 def _reshape_down(array: Array, op: Op, fill: float) -> Array | Stuck:
     order = reshape_order(op.params, array.ndim)
     shape, batch = _permuted(op.shapes[0], op.batch[0], order)
@@ -217,8 +227,8 @@ BROADCAST = Primitive(
     reads=frozenset({"broadcast_dimensions", "shape"}),
     ignores=frozenset({"sharding"}),
 )
-COPY = Primitive(
-    names=("convert_element_type", "copy", "copy_p", "stop_gradient"),
+CAST = Primitive(
+    names=("convert_element_type",),
     words="a cast",
     value=lambda params, operands: operands[0],
     inverse=lambda params, array, shape: array,
@@ -226,13 +236,18 @@ COPY = Primitive(
     rules=SAME,
     ignores=frozenset({"new_dtype", "sharding", "weak_type"}),
 )
-MARK = Primitive(
-    names=("name", "reduce_precision", "sharding_constraint"),
-    words="a mark",
+COPY = replace(CAST, names=("copy", "copy_p", "stop_gradient"), words="a copy", ignores=frozenset())
+LABEL = Primitive(
+    names=("name", "sharding_constraint"),
+    words="a label",
     rules=SAME,
-    ignores=frozenset(
-        {"context_mesh", "exponent_bits", "layout", "mantissa_bits", "name", "sharding", "unconstrained_dims"}
-    ),
+    ignores=frozenset({"context_mesh", "layout", "name", "sharding", "unconstrained_dims"}),
+)
+REDUCE_PRECISION = Primitive(
+    names=("reduce_precision",),
+    words="a rounding",
+    rules=SAME,
+    ignores=frozenset({"exponent_bits", "mantissa_bits"}),
 )
 RESHAPE = Primitive(
     names=("reshape",),
@@ -265,6 +280,13 @@ SQUEEZE = Primitive(
     inverse=lambda params, array, shape: array.reshape(shape),
     rules=commuting(Layout(_squeeze_down, _squeeze_up)),
     reads=frozenset({"dimensions"}),
+)
+TILE = Primitive(
+    names=("tile",),
+    words="a tiling",
+    value=lambda params, operands: np.tile(operands[0], params["reps"]),
+    rules=commuting(Layout(_tile_down, _tile_up)),
+    reads=frozenset({"reps"}),
 )
 TRANSPOSE = Primitive(
     names=("transpose",),

@@ -29,7 +29,6 @@ IGNORABLE: Mapping[str, str] = {
     "mantissa_bits": "the rounding of a value, as in a cast; the folded network rounds it in the same place",
     "name": "a label for `jax.checkpoint`",
     "new_dtype": "the dtype of the output, which every rule reads from the output itself",
-    "out_dtype": "the dtype of the output, which every rule reads from the output itself",
     "out_sharding": "the devices that hold the output, not its numbers",
     "precision": "the rounding of a product; the folded operation keeps the parameter",
     "preferred_element_type": "the dtype of the output, which every rule reads from the output itself",
@@ -41,13 +40,13 @@ IGNORABLE: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Move:
-    """How an operation lets an affine through, or absorbs it.
+    """The way of an affine through an operation, or into it.
 
     Args:
         passed: what moves on: backward by operand, forward by output.
         left: what stays as a multiply or an add: backward behind an output, forward in front of an operand.
         weights: operand -> its new constant array.
-        bias: what an absorbing operation adds to its output; None for an operation that only lets through.
+        bias: the bias that an absorbing operation adds to its output; None if it absorbs nothing.
     """
 
     passed: Affines = field(default_factory=dict)
@@ -83,9 +82,9 @@ class Op:
 
 
 Rule: TypeAlias = Callable[[Op, Affines], Move | Stuck]
-Value: TypeAlias = Callable[[Params, Sequence[Array]], Array]  # its value in NumPy, from its operands
-Inverse: TypeAlias = Callable[[Params, Array, Shape], Array]  # its operand, from its value and the operand's shape
-# its affine, from its constant operands and the position of the other one
+Value: TypeAlias = Callable[[Params, Sequence[Array]], Array]  # operands -> value
+Inverse: TypeAlias = Callable[[Params, Array, Shape], Array]  # value, the operand's shape -> operand
+# constant operands, position of the other operand -> affine of the other operand
 AffineOf: TypeAlias = Callable[[Sequence[Array], int], Affine | None]
 
 

@@ -10,14 +10,14 @@ from bncli.folding.report.names import activation, listed, names_of, operand, ou
 from bncli.folding.rewrite.edits import EditedGraph
 from bncli.folding.search.search import Impasse
 
-# cause -> what is said of it; `_Obstacle` has the words in braces.
+# cause -> its sentence; `_Obstacle` fills in the words in braces.
 SENTENCES: Mapping[Cause, str] = {
     Cause.ADDEND_BROADCAST: "it is added to a value that is broadcast over its channels",
     Cause.ADDEND_BY_EXAMPLE: "it is added to a constant that differs by example",
     Cause.ADDEND_UNSCALED: "it is added to {operand}, which does not have its scale",
     Cause.BARRIER_CONSTANT: "it is a constant behind an optimization barrier",
     Cause.BATCH_GROUPS: "its convolution is grouped over the batch",
-    Cause.BROADCAST_AXIS: "it differs along an axis that a broadcast makes",
+    Cause.BROADCAST_AXIS: "it differs along an axis that a broadcast or a tiling makes",
     Cause.CHOICE_BY_POSITION: "a jnp.where chooses by position",
     Cause.CLIP: "a clip stands in the way",
     Cause.COMPARISON: "it is compared with another value",

@@ -147,7 +147,7 @@ def trace(apply_fn: ApplyFn, variables: Pytree, x: Described) -> Graph:
     return builder.finish(arguments[-1], outputs, jax.tree_util.tree_structure(out_shape))
 
 
-def leaf_path(key_path: tuple[Any, ...]) -> Path:
+def leaf_path(key_path: Sequence[object]) -> Path:
     """A pytree key path as plain names: `('params', 'Conv_0', 'kernel')`."""
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in key_path)
 

@@ -27,6 +27,7 @@ COMMUTING = {
     ),
     "no gradient": lax.stop_gradient,
     "space merged": lambda x: x.reshape(x.shape[0], 1, -1, x.shape[3]),
+    "tile": lambda x: jnp.tile(x, (1, 2, 1, 1)),
     "wrap": lambda x: jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)), mode="wrap"),
 }
 
@@ -68,6 +69,11 @@ def test_channels_merged_with_the_batch_are_kept():
     check_forward(
         lambda x: x.transpose(3, 0, 1, 2).reshape(-1, *x.shape[1:3], 1), reason="merges its channels with the batch"
     )
+
+
+def test_tiled_channels_repeat_an_affine():
+    check_forward(lambda x: jnp.tile(x, (1, 1, 1, 2)))
+    check_backward(lambda x: jnp.tile(x, (1, 1, 1, 2)), reason="differs along an axis that a broadcast")
 
 
 def test_a_statistic_of_a_broadcast_axis_is_kept():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,7 @@ CORPUS = {
     "slice": lambda x: lax.slice(x, (0, 1, 0, 1), (2, 6, 4, 3), (1, 2, 3, 1)),
     "split": lambda x: jnp.split(x, (1, 3), 1)[1],
     "squeeze": lambda x: jnp.squeeze(x[:, :1], 1),
+    "tile": lambda x: jnp.tile(x, (1, 2, 1, 3)),
     "transpose": lambda x: jnp.transpose(x, (3, 0, 2, 1)),
 }
 # Records without a program: other names that only other versions of JAX give to the same operations.
@@ -179,7 +181,7 @@ def test_an_inverse_undoes_what_jax_does(node, operands, expected):
 def without(monkeypatch, name: str, parameter: str) -> None:
     """A table in which no record has heard of the parameter."""
     record = PRIMITIVES[name]
-    changed = replace(record, reads=record.reads - {parameter}, ignores=record.ignores - {parameter})
+    changed = replace(record, reads=record.reads - {parameter}, ignores=record.ignores - {parameter}, defaults={})
     monkeypatch.setattr(table, "PRIMITIVES", {**PRIMITIVES, name: changed})
 
 
@@ -271,3 +273,18 @@ def test_an_ensemble_by_vmap_over_kernels_folds():
         return jax.vmap(lambda v: relu(norm(v, "bn", conv(v, "a", x))))(v)
 
     check_fold(apply, stacked, inputs(2, 5, 4, 3), folded=["bn"])
+
+
+# --- the documentation -----------------------------------------------------------------------------------------------
+
+
+def test_the_diff_in_the_documentation_is_the_code():
+    root = Path(__file__).parents[3]
+    file, lines = root, 0
+    for line in (root / "docs" / "_snippets" / "add_primitive.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("+++ b/"):
+            file = root / line.removeprefix("+++ b/")
+        elif line.startswith("+"):
+            lines += 1
+            assert line.removeprefix("+") in file.read_text(encoding="utf-8").splitlines(), line
+    assert lines > 15

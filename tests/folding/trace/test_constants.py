@@ -46,6 +46,7 @@ EXPRESSIONS = {
     "stop_gradient": (lax.stop_gradient, lambda w: w),
     "sub": (lambda w: w - 0.1, lambda w: w - np.float32(0.1)),
     "tanh": (jnp.tanh, np.tanh),
+    "tile": (lambda w: jnp.tile(w, (2, 3)), lambda w: np.tile(w, (2, 3))),
     "transpose": (lambda w: w.T, lambda w: w.T),
 }
 

@@ -43,7 +43,7 @@ WINDOW = frozenset({"base_dilation", "padding", "window_dilation", "window_dimen
 # Parameters that no rule needs: those on which no number depends, the dtype of a result, which the rules read from the
 # result itself, and what a gather does out of bounds, where its rule refuses it.
 UNWRITTEN = frozenset(
-    {*IGNORABLE, "fill_value", "index_dtype", "indices_are_sorted", "is_stable", "mode", "unique_indices"}
+    {*IGNORABLE, "fill_value", "index_dtype", "indices_are_sorted", "mode", "out_dtype", "unique_indices"}
 )
 # Parameters that may give a result another dtype than the operands have.
 RESULT_DTYPES = frozenset({"out_dtype", "preferred_element_type"})
