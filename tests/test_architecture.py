@@ -49,7 +49,7 @@ DOORS = {
     "pydantic": {"config"},
     "rich": {"cli"},
     "safetensors": {"folding/export/safetensors.py"},
-    "sklearn": {"data/digits.py"},
+    "sklearn": set(),
     "tensorstore": {"checkpoint/orbax_layout.py"},
     "torch": {"inspection/readers/pytorch.py"},
     "typer": {"cli"},

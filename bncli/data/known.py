@@ -119,7 +119,7 @@ _TABLE = (
     ),
     KnownDataset(
         name="digits",
-        description="scikit-learn's 8x8 scans of handwritten digits; needs no download",
+        description="8x8 scans of handwritten digits, part of bncli; needs no download",
         image_shape=(8, 8, 1),
         class_names=_DIGITS,
         num_examples=1_797,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bncli.data.cifar import find_cifar
+from bncli.data.digits import PLACE
 from bncli.data.idx import holds_idx
 from bncli.data.known import KNOWN, KnownDataset
 from bncli.process.cache import user_cache
@@ -65,6 +66,6 @@ def user_data_dir() -> Path:
 
 def _found(known: KnownDataset, data_dir: Path | None) -> str | None:
     if known.format == "digits":
-        return "scikit-learn"
+        return PLACE
     place = locate(known, data_dir)
     return None if place is None else str(place)

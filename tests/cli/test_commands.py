@@ -63,13 +63,11 @@ def test_eval_of_other_data_needs_the_same_classes(ckpt, tmp_path):
 
 @pytest.mark.parametrize("which", ["ckpt", "folded"])
 def test_predict(which, request, tmp_path):
-    from sklearn.datasets import load_digits
+    from bncli.data.digits import read_digits
 
-    digits = load_digits()
-    paths = []
-    for k in range(3):
-        paths.append(tmp_path / f"{k}.png")
-        Image.fromarray((digits.images[k] * 255 / 16).astype(np.uint8)).save(paths[-1])
+    paths = [tmp_path / f"{k}.png" for k in range(3)]
+    for path, image in zip(paths, read_digits().train.images, strict=False):
+        Image.fromarray(image[..., 0]).save(path)
     result = document("predict", request.getfixturevalue(which), *paths, "--top", 3)
     assert [row["path"] for row in result["images"]] == [str(path) for path in paths]
     for row in result["images"]:

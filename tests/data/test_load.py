@@ -89,7 +89,7 @@ def test_a_name_like_no_other_is_not_corrected(tmp_path):
 def test_a_name_is_a_name_even_beside_a_folder_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_image_folder(Path("digits"))
-    assert load_dataset("digits").source == "scikit-learn"
+    assert load_dataset("digits").source == "bncli"
     assert load_dataset("./digits").class_names == ("cat", "dog")
 
 

@@ -32,7 +32,7 @@ def test_the_listing_says_where(tmp_path):
     assert found == {
         "cifar10": None,
         "cifar100": None,
-        "digits": "scikit-learn",
+        "digits": "bncli",
         "fashion-mnist": None,
         "mnist": str(tmp_path / "mnist"),
     }
