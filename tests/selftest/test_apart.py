@@ -7,15 +7,15 @@ from bncli.selftest.checks import FULL
 
 ROWS = (FULL[0], FULL[2])
 # With more than one check before it, the process ends; with one, that check passes.
-CHILD = """
-import json, os, signal, sys, time
-sys.path[:] = {path!r}
-answers, *names = sys.argv[1:]
-if len(names) > 1:
-    END
-with open(answers, "a") as file:
+SERVE = """
+import os, signal, sys, time
+from bncli.process.child import Answer
+
+def serve(names):
+    if len(names) > 1:
+        END
     for name in names:
-        file.write(json.dumps({{"name": name, "difference": 0.0, "tolerance": 1.0}}) + "\\n")
+        yield Answer({"name": name, "difference": 0.0, "tolerance": 1.0})
 """
 
 
@@ -29,13 +29,14 @@ def test_checks_pass_in_a_process_of_their_own():
     ("end", "error", "seconds"),
     [
         ("os.abort()", "the process crashed: SIGABRT", 60),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "the process crashed: SIGSEGV", 60),
-        ("time.sleep(60)", "no answer within 1 s", 1),
+        ("time.sleep(60)", "no answer within 3 s", 3),
         ("sys.exit('no room')", "the process ended with 1: no room", 60),
     ],
 )
-def test_a_check_that_ends_the_process_has_failed_and_the_next_is_run(monkeypatch, end, error, seconds):
-    monkeypatch.setattr(apart, "_CODE", CHILD.replace("END", end))
+def test_a_check_that_ends_the_process_has_failed_and_the_next_is_run(monkeypatch, tmp_path, end, error, seconds):
+    (tmp_path / "ending.py").write_text(SERVE.replace("END", end))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(apart, "_SERVE", "ending:serve")
     first, second = apart.run_apart(ROWS, seconds=seconds)
     assert not first.passed
     assert (first.name, first.error) == (ROWS[0].name, error)

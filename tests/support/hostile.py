@@ -27,6 +27,8 @@ import numpy as np
 import bncli
 from bncli.errors import BncliError
 from bncli.inspection.readers import apart, detect
+from bncli.inspection.readers.contents import Contents
+from bncli.process import child
 
 if TYPE_CHECKING:
     import onnx
@@ -376,7 +378,7 @@ def _read_forked(path: Path) -> tuple[str, float, int]:
     _, status, usage = os.wait4(process, 0)
     code = os.waitstatus_to_exitcode(status)
     crashed = f"refused: {path}: {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    verdict = crashed if code else _verdict(lambda: apart._decode(answer))
+    verdict = crashed if code else _verdict(lambda: _received(answer))
     return verdict, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10
 
 
@@ -384,10 +386,19 @@ def _answer(path: Path, module: str, sender: int) -> NoReturn:
     """Read the file, write the answer into the pipe, and end the process."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     asked = {"step": "best", "epsilon": None, "momentum": None}
-    answer = apart._answer({"module": f"bncli.inspection.readers.{module}", "path": str(path), "asked": asked})
+    request = {"module": f"bncli.inspection.readers.{module}", "path": str(path), "asked": asked}
+    answer = b"".join(child.frames(apart.SERVE, request))
     with os.fdopen(sender, "wb") as pipe:
         pipe.write(answer)
     os._exit(0)
+
+
+def _received(sent: bytes) -> Contents:
+    """What ``read_apart`` makes of the frames that the other process sent."""
+    answers, error = child.parse(sent)
+    if error is not None:
+        raise error
+    return apart.decode(answers[0])
 
 
 if __name__ == "__main__":

@@ -5,30 +5,25 @@
     process starts ── imports, JAX's backend ── opening ── first call at each batch size
                     │         start            │   open   │ compilation and one call
 
-The process runs ``main`` below and leaves its answer in a file: stdout belongs to whatever a model of the user's own
-prints.
+The process runs ``serve`` below.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from bncli import errors
+from bncli.config.documents import JSON
 from bncli.errors import BncliError
 from bncli.jobs.bench.networks import Target, first_call, open_network, random_images
+from bncli.process.child import Answer, ChildError, End, ask_child
 from bncli.process.configure import configure
 
 _STATUS = Path("/proc/self/status")
-# The child finds modules where this process does: neither fewer (a checkout that is not installed) nor more.
-_CODE = "import sys; sys.path[:] = {path!r}; from bncli.jobs.bench.cold import main; main()"
+# Runs in the other process.
+_SERVE = "bncli.jobs.bench.cold:serve"
 
 
 @dataclass(frozen=True)
@@ -88,52 +83,36 @@ def measure_cold_start(
     Raises:
         BncliError: what the network's own process raised, or that it ended without an answer.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        answer = Path(directory) / "answer.json"
-        request = {
-            "path": str(path),
-            "target": asdict(target),
-            "batch_sizes": list(batch_sizes),
-            "step": step,
-            "model": model,
-            "answer": str(answer),
-            "launched": time.monotonic(),  # of the whole system, so that the child can subtract it
-        }
-        command = [sys.executable, "-P", "-c", _CODE.format(path=sys.path), json.dumps(request)]
-        child = subprocess.run(command, capture_output=True, text=True, check=False)
-        if not answer.exists():
-            raise _no_answer(path, child)
-        return _cold_start(json.loads(answer.read_bytes()))
+    request = {
+        "path": str(path),
+        "target": asdict(target),
+        "batch_sizes": list(batch_sizes),
+        "step": step,
+        "model": model,
+        "launched": time.monotonic(),  # the clock of the whole system, so that the other process can subtract it
+    }
+    try:
+        document = ask_child(_SERVE, request).document
+    except ChildError as error:
+        raise _no_answer(path, error.end) from None
+    return ColdStart(**{**document, "first_calls": tuple(document["first_calls"])})
 
 
-def _no_answer(path: Path, child: subprocess.CompletedProcess[str]) -> BncliError:
-    lines = child.stderr.strip().splitlines() or ["no message"]
+def _no_answer(path: Path, end: End) -> BncliError:
     error = BncliError(
-        f"{path}: the process that measured its cold start ended with {child.returncode}: {lines[-1]}",
-        remedy="A negative number is a signal, and -9 often a lack of memory. --no-cold leaves this out.",
+        f"{path}: while its cold start was measured, {end}",
+        remedy="SIGKILL often means that memory ran out. --no-cold skips the cold start.",
     )
-    error.add_note(child.stderr)  # shown by --debug
+    error.add_note(end.printed)  # shown by --debug
     return error
 
 
-def _cold_start(answer: Mapping[str, Any]) -> ColdStart:
-    if "error" in answer:
-        raise getattr(errors, answer["error"])(answer["message"], remedy=answer["remedy"])
-    return ColdStart(**{**answer, "first_calls": tuple(answer["first_calls"])})
+def serve(request: JSON) -> Iterator[Answer]:
+    """Measure the cold start of this process, which has just begun."""
+    yield Answer(asdict(_measure_here(request)))
 
 
-def main() -> None:
-    """What the process does: answers the request on its command line."""
-    request = json.loads(sys.argv[1])
-    try:
-        answer = asdict(_measure_here(request))
-    except BncliError as error:
-        answer = {"error": type(error).__name__, "message": error.message, "remedy": error.remedy}
-    Path(request["answer"]).write_text(json.dumps(answer))
-
-
-def _measure_here(request: Mapping[str, Any]) -> ColdStart:
-    """The cold start of this process, which has just begun."""
+def _measure_here(request: JSON) -> ColdStart:
     target = Target(tuple(request["target"]["image_shape"]), request["target"]["precision"])
     configure(target.precision)
     _switch_cache_off()

@@ -35,8 +35,19 @@ def test_an_error_of_the_process_is_raised_here(trained, target):
     assert "best, last" in caught.value.remedy
 
 
-def test_a_process_that_dies_is_reported_with_its_last_word(trained, target, monkeypatch):
-    monkeypatch.setattr(cold, "_CODE", "import os, sys; sys.stderr.write('first\\nlast word'); os._exit(9)")
+DYING = """
+import os
+
+def serve(request):
+    os.write(2, b"first\\nlast word")
+    os._exit(9)
+"""
+
+
+def test_a_process_that_dies_is_reported_with_its_last_word(trained, target, monkeypatch, tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(cold, "_SERVE", "dying:serve")
     with pytest.raises(BncliError, match=r"ended with 9: last word") as caught:
         measure_cold_start(trained.out, target, (1,))
     assert "--no-cold" in caught.value.remedy
