@@ -1,30 +1,30 @@
-"""The exceptions bncli raises on purpose: each has an exit code and a remedy.
+"""The exceptions that bncli raises on purpose, each with an exit code and a remedy.
 
 ::
 
-    BncliError (1)            the input is bad; the message says what, the remedy says what to do
-    ├── UsageError (2)        the call is wrong: an unknown name, options that exclude each other
+    BncliError (1)            the input is bad; the message describes it, the remedy says what to do
+    ├── UsageError (2)        the command line is wrong: an unknown name, options that exclude each other
     ├── DataError             a data set, an image or a label file
-    ├── ConfigError           a configuration, given or stored
+    ├── ConfigError           a configuration, on the command line or stored
     ├── ModelError            a model that cannot be imported, built or applied
-    ├── CheckpointError       a checkpoint directory that is missing, damaged or in the way
-    ├── FoldError             a network that must not be folded (bad statistics, train-mode BN, overflow)
-    ├── RuntimeCheckError     the installed JAX, or the devices asked for
-    ├── CheckFailedError (3)  everything ran, and a check the user asked for did not hold
-    └── TrainingInterruptedError (130)  stopped by a signal, after saving; 143 where it was SIGTERM
+    ├── CheckpointError       a checkpoint directory that is missing, damaged or already exists
+    ├── FoldError             a network that cannot be folded safely (bad statistics, train-mode BN, overflow)
+    ├── RuntimeCheckError     the installed JAX, or the requested devices
+    ├── CheckFailedError (3)  everything ran, and a check that the user requested failed
+    └── TrainingInterruptedError (130)  stopped by a signal, after saving; 143 for SIGTERM
 
-Beside them one warning, BncliWarning.
+There is one warning, BncliWarning.
 """
 
 from __future__ import annotations
 
 
 class BncliError(Exception):
-    """An error with a message for the user and, where there is one, the remedy.
+    """An error with a message for the user and, if there is one, a remedy.
 
     Args:
-        message: what is wrong, naming the file and the place.
-        remedy: what the user can do about it, as a sentence or a command.
+        message: the problem, with the file and the place.
+        remedy: the user's next step, as a sentence or a command.
     """
 
     exit_code = 1
@@ -36,11 +36,11 @@ class BncliError(Exception):
 
 
 class BncliWarning(UserWarning):
-    """Something is not as it should be, and what was asked for goes on without it."""
+    """A problem that does not stop the command."""
 
 
 class UsageError(BncliError):
-    """The call itself is wrong."""
+    """The command line or the arguments of a call are wrong."""
 
     exit_code = 2
 
@@ -58,19 +58,19 @@ class ModelError(BncliError):
 
 
 class CheckpointError(BncliError):
-    """A checkpoint directory is missing, damaged, or already there."""
+    """A checkpoint directory is missing, damaged, or already exists."""
 
 
 class FoldError(BncliError):
-    """A network that must not be folded."""
+    """A network cannot be folded safely."""
 
 
 class RuntimeCheckError(BncliError):
-    """The installed JAX computes wrong numbers, or lacks the devices asked for."""
+    """The installed JAX computes wrong numbers, or lacks the requested devices."""
 
 
 class CheckFailedError(BncliError):
-    """Everything ran, and a check the user asked for did not hold."""
+    """Everything ran, and a check that the user requested failed."""
 
     exit_code = 3
 

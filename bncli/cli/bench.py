@@ -52,7 +52,6 @@ def bench(
             else None
         )
         configure(target.precision)
-        result = benchmark.bench(
-            checkpoints, target, sizes, rounds=rounds, cold=starts, step=step, model=model, progress=progress
-        )
+        networks = [benchmark.open_network(path, step=step, model=model) for path in checkpoints]
+        result = benchmark.bench(networks, target, sizes, rounds=rounds, cold=starts, progress=progress)
     render.emit(result, as_json=as_json, to_json=render.bench_json, to_text=render.bench_text)

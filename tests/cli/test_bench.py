@@ -143,8 +143,8 @@ out/model.onnx    256    5.84      5.71–6.06    43,836  9.81×  8.13–10.20
 cold, ms        kind     start  open  call 1  call 256  peak memory
 ckpt            trained  1,040  76.1   0.307    12,500      316 MiB
 out/model.onnx  onnx     1,040  76.1   0.307    12,500      316 MiB
-batch 1: out/model.onnx is the fastest, 9.81× the next
-batch 256: no difference beyond the noise"""
+batch 1: out/model.onnx is the fastest, 9.81× as fast as the next
+batch 256: no significant difference"""
     )
 
 
@@ -164,15 +164,15 @@ ckpt        256    57.3    47.7–59.1     4,465"""
 def test_text_names_all_that_are_level():
     level = Fastest(1, (1, 0), 2.0)
     assert text(replace(RESULT, fastest=(level,))).splitlines()[-2:] == [
-        "batch 1: out/model.onnx and ckpt are the fastest, 2.00× the next, with no",
-        "difference beyond the noise between them",
+        "batch 1: out/model.onnx and ckpt are the fastest, 2.00× as fast as the next,",
+        "with no significant difference between them",
     ]
 
 
 def test_text_says_how_much_other_programs_disturbed():
     disturbances = (Disturbance(1, 0.04), Disturbance(32, 1.26), Disturbance(256, None))
     assert text(replace(RESULT, disturbances=disturbances)).splitlines()[-1] == (
-        "other programs used up to 1.3 of 2 cores: measure again without them"
+        "other programs used up to 1.3 of 2 cores: stop them and measure again"
     )
 
 

@@ -184,12 +184,26 @@ def test_reports_with_less_in_them():
     assert "16 not finite" in Page(stats_html(everything([bare, broken]))).words
 
 
-def test_a_network_without_bn_shows_its_history():
-    (layer,) = make_history(make_report([make_layer("Dense_0")]))
-    report = make_report([]).with_history((replace(layer, mean=None, var=None),))
-    page = Page(stats_html(report))
-    assert "Dense_0" in page.words
-    assert len(page.named("svg")) == 1
+def test_a_network_without_bn_shows_its_history_in_cards():
+    report = make_report([make_layer(f"Dense_{k}") for k in range(3)])
+    outputs = tuple(replace(layer, mean=None, var=None) for layer in make_history(report))
+    page = Page(stats_html(make_report([], notes=("trained without BN",)).with_history(outputs)))
+    assert [attributes.get("class") for attributes in page.named("div")].count("card") == 3
+    assert "Dense_2" in page.words
+    assert len(page.named("svg")) == 3
+    assert page.words.count("The line is the median") == 1
+    assert page.text("h2") == "NotesHistory"
+
+
+def test_counts_of_one_are_singular():
+    page = Page(stats_html(make_report([make_layer("norm", channels=1, scale={0: 1e-9})])))
+    assert "1 channel " in page.words
+    assert "channels 0" not in page.words
+
+
+def test_medians_are_called_medians(page):
+    seconds = [text for around, text in page.texts if around == "small"]
+    assert seconds == [*["median"] * 4, "largest", "channels", "off by", "running/true", "gap"]
 
 
 def test_gaps_in_a_history_and_one_epoch():

@@ -1,5 +1,6 @@
 """What a terminal of 80 columns shows of a report."""
 
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -8,6 +9,7 @@ from rich.console import Console
 from support.reports import make_history, make_layer, make_live, make_report, resnet50_layers
 
 from bncli.cli.render import comparison_text, stats_text
+from bncli.cli.render.stats.pictures import BARS
 from bncli.inspection.comparison import compare
 from bncli.inspection.findings import Finding
 
@@ -57,7 +59,7 @@ def test_many_layers_come_the_worst_first(resnet):
     rows = lines[head + 1 : head + 21]
     assert rows[0].startswith("✗ layer2.1.bn2 ")
     assert rows[1].startswith("! layer4.1.bn1 ")
-    assert lines[head + 22] == "the worst 20 of 53 layers, the worst first; --all for all"
+    assert lines[head + 22] == "the worst 20 of 53 layers, worst first; --all for all"
     assert f"all names begin with {PREFIX}" in lines
     assert "ε is assumed" in lines
 
@@ -81,11 +83,54 @@ def test_a_wide_terminal_shows_all_five_quantities(resnet):
     assert head.split() == ["BN", "layer", "C", "mean", "var", "(log", "scale)", "γ", "β", "gain"]
 
 
-@pytest.mark.parametrize("width", [40, 80, 100, 132, 200])
+def test_the_pictures_stand_below_one_another():
+    layers = [make_layer("a", var=np.geomspace(1e-9, 12345, 16)), make_layer("b", var=np.linspace(0.1, 1, 16))]
+    _, _, *rows = shown(stats_text(make_report(layers)))[:4]
+    starts = [next(place for place, character in enumerate(row) if character in BARS) for row in rows]
+    assert starts[0] == starts[1]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_names_can_be_told_apart_at_any_width(width):
+    names = [f"ResNetBlock_{block}/BatchNorm_{layer}" for block in range(4) for layer in range(3)]
+    report = make_report([make_layer(name) for name in names], findings=())
+    report = report.with_data(make_live(report, gaps=np.linspace(0, 2, len(names))), ())
+    lines = shown(stats_text(report), width=width)
+    heads = [number for number, line in enumerate(lines) if line.startswith("BN layer")]
+    assert len(heads) == 2
+    for head in heads:
+        assert len({line.split()[0] for line in lines[head + 1 : head + 13]}) == len(names)
+
+
+def test_a_narrow_terminal_keeps_the_names_and_drops_columns():
+    report = make_report([make_layer(f"BatchNorm_{k}") for k in range(3)], findings=())
+    for width in (40, 60, 80):
+        rows = shown(stats_text(report), width=width)[2:5]
+        assert [row.split()[0] for row in rows] == ["BatchNorm_0", "BatchNorm_1", "BatchNorm_2"]
+    assert "gain ≤" in shown(stats_text(report), width=40)[1]
+
+
+def test_counts_of_one_are_singular():
+    layer = make_layer("norm", channels=1, scale={0: 1e-9})
+    report = make_report([layer])
+    lines = shown(stats_text(report, by_channel=True))
+    assert lines[0] == "norm: 1 channel, ε = 1e-05, momentum 0.9"
+    assert "channel 0" in " ".join(lines)
+    assert shown(stats_text(report))[0] == "a file: 1 BN layer, 1 warning"
+    same = shown(comparison_text(compare(report, report)))
+    assert same[1] == "the only layer is unchanged"
+
+
+def test_a_report_without_layers_says_so_first():
+    lines = shown(stats_text(make_report([], source="out", notes=("folded from ckpt",))))
+    assert lines == ["out: no BN layers", "folded from ckpt"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 132, 200])
 def test_any_width(resnet, width):
     report = resnet.with_data(make_live(resnet, gaps=np.linspace(0, 9, 53)), ()).with_history(make_history(resnet))
-    shown(stats_text(report, everything=True), width=max(width, 80))
-    shown(stats_text(report.only({LAST}), by_channel=True), width=max(width, 80))
+    shown(stats_text(report, everything=True), width=width)
+    shown(stats_text(report.only({LAST}), by_channel=True), width=width)
 
 
 def test_layers_without_scale_bias_or_finite_numbers():
@@ -155,17 +200,19 @@ def test_names_cannot_drive_the_terminal():
         assert "[red]b[/]" in text
 
 
-def test_data_name_the_layer_where_the_modes_part():
+def test_data_name_the_layer_where_the_modes_diverge():
     report = make_report([make_layer(name) for name in "abc"], findings=())
     lines = shown(stats_text(report.with_data(make_live(report, gaps=(0.1, 0.7, 3.0)), ())))
     text = "\n".join(lines)
-    assert "digits: statistics against 1,294 training images, scores on 144 validation" in text
-    assert "train mode and eval mode part first at b" in lines
+    assert "digits: statistics of 1,294 training images, scores on 144 validation images" in text
+    assert "train mode and eval mode first diverge at b" in lines
     assert [line.split()[:3] for line in lines if line.startswith(("running (", "of batches"))] == [
         ["running", "(eval", "mode)"],
         *(["of", "batches", "of"] for _ in range(3)),
     ]
-    assert "part nowhere" in "\n".join(shown(stats_text(report.with_data(make_live(report, gaps=(0, 0, 0)), ()))))
+    assert "diverge at no layer" in "\n".join(
+        shown(stats_text(report.with_data(make_live(report, gaps=(0, 0, 0)), ())))
+    )
 
 
 def test_of_many_layers_on_data_the_worst_are_shown_in_their_order(resnet):
@@ -196,15 +243,16 @@ def test_of_many_charts_the_first_few_are_shown(resnet):
     assert sum("┤" in line for line in shown(stats_text(report, everything=True))) == 53 * 4
 
 
-def test_a_network_without_bn_has_a_history_too():
-    report = make_report([make_layer("Dense_0")])
-    (layer,) = make_history(report)
-    from dataclasses import replace
-
-    bare = make_report([], notes=("trained without BN",)).with_history((replace(layer, mean=None, var=None),))
+def test_the_outputs_of_a_network_without_bn_stand_side_by_side():
+    report = make_report([make_layer(f"Dense_{k}") for k in range(7)])
+    outputs = tuple(replace(layer, mean=None, var=None) for layer in make_history(report))
+    bare = make_report([], source="nobn", notes=("trained without BN",)).with_history(outputs)
     lines = shown(stats_text(bare))
-    assert "Dense_0" in lines
-    assert sum(line.count("┤") for line in lines) == 4
+    assert lines[:2] == ["nobn: no BN layers", "trained without BN"]
+    assert "running" not in "\n".join(lines)
+    start = lines.index("Dense_0                   Dense_1                   Dense_2")
+    assert all(line.count("┤") == 3 for line in lines[start + 1 : start + 5])
+    assert "6 of 7 layers; --all for all" in lines
 
 
 def test_a_comparison(resnet):
@@ -213,10 +261,10 @@ def test_a_comparison(resnet):
     text = "\n".join(lines)
     assert lines[0] == "resnet50.safetensors → out"
     assert lines[1].split()[:2] == ["BN", "layer"]
-    assert "50 other layers are the same" in lines
+    assert "50 other layers are unchanged" in lines
     assert "gone" in lines
     assert "✗ error nonfinite on" in text
-    assert shown(comparison_text(compare(healed, healed)))[1] == "all 53 layers are the same"
+    assert shown(comparison_text(compare(healed, healed)))[1] == "all 53 layers are unchanged"
 
 
 def test_a_comparison_of_many_changes_shows_the_largest(resnet):
@@ -233,7 +281,7 @@ def test_a_comparison_of_strangers():
         "no BN layer of the same name and size in both",
         "only in a file: a",
         "only in a file: b",
-        "of another number of channels: x",
+        "with a different number of channels: x",
     ]
     epsilon = compare(make_report([make_layer("a")]), make_report([make_layer("a", epsilon=1e-3)]))
     assert "a: ε 1e-05 → 0.001" in shown(comparison_text(epsilon))

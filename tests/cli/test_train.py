@@ -174,7 +174,7 @@ def test_a_recipe_gives_what_the_call_does_not_and_is_shown(tmp_path):
         "train", "--epochs", 1, "--out", tmp_path, "--recipe", "cifar10", "--batch-size", 32, *TINY[:-1], "--overwrite"
     )
     assert result.exit_code == 0, result.output
-    assert "by its recipe: --learning-rate 0.1 --label-smoothing 0.1 --ema-decay 0.999\n" in result.stderr
+    assert "from the recipe: --learning-rate 0.1 --label-smoothing 0.1 --ema-decay 0.999\n" in result.stderr
     run = json.loads((tmp_path / "config.json").read_text())["run"]
     assert (run["optimizer"]["learning_rate"], run["training"]["batch_size"]) == (0.1, 32)
 

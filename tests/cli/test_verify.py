@@ -11,8 +11,8 @@ def test_a_whole_checkpoint(ckpt):
     assert report["ok"]
     assert {file["by"] for file in report["files"]} == {"sha256", "content"}
     shown = succeed("verify", ckpt)
-    assert "as written" in shown
-    assert f"the last save that is whole is that of step {report['readable_step']}" in shown
+    assert "undamaged" in shown
+    assert f"last undamaged save: step {report['readable_step']}" in shown
 
 
 def test_a_damaged_one_exits_with_3_and_names_the_file(ckpt, tmp_path):

@@ -1,12 +1,13 @@
 """Results as text and as JSON documents (``schema`` carries the version; fields are added, never renamed).
 
-One module a command, each with a pair of pure functions, ``*_json`` and ``*_text``; ``emit`` prints one of them.
+One module per command, each with a pair of pure functions, ``*_json`` and ``*_text``; ``emit`` prints one of them.
+``tables`` and ``words`` are shared by all.
 """
 
-from bncli.cli.render.base import emit
 from bncli.cli.render.bench import bench_json, bench_text
 from bncli.cli.render.datasets import datasets_json, datasets_text
 from bncli.cli.render.doctor import DoctorReport, doctor_json, doctor_text
+from bncli.cli.render.emit import emit
 from bncli.cli.render.evaluate import EvalReport, eval_json, eval_text
 from bncli.cli.render.fold import fold_json, fold_text
 from bncli.cli.render.predict import PredictReport, predict_json, predict_text

@@ -1,29 +1,30 @@
-"""What ``bncli bench`` shows."""
+"""The result of ``bncli bench``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bncli.cli.render.base import plain_table
+from bncli.cli.render.tables import Name, plain_table
+from bncli.cli.render.words import counted, distinct_width
 
 if TYPE_CHECKING:
     from bncli.jobs.bench import BatchTiming, BenchResult, ColdStart, Fastest, NetworkTiming, Spread
 
 # Significant digits of a time in milliseconds.
 DIGITS = 3
-# Cores that other programs used, from which on the reader is told.
+# Cores used by other programs; from here on the result carries a warning.
 MUCH_DISTURBED = 0.1
 
 
-def bench_json(result: BenchResult) -> dict[str, Any]:
-    """The ``bncli.bench-inference/1`` document."""
+def bench_json(result: BenchResult) -> dict[str, object]:
+    """Return the ``bncli.bench-inference/1`` document."""
     return {
         "schema": "bncli.bench-inference/1",
         "image_shape": list(result.target.image_shape),
@@ -36,7 +37,7 @@ def bench_json(result: BenchResult) -> dict[str, Any]:
     }
 
 
-def _network_json(network: NetworkTiming) -> dict[str, Any]:
+def _network_json(network: NetworkTiming) -> dict[str, object]:
     cold = network.cold
     return {
         "checkpoint": str(network.checkpoint),
@@ -51,7 +52,7 @@ def _network_json(network: NetworkTiming) -> dict[str, Any]:
     }
 
 
-def _batch_json(batch: BatchTiming, first_call: float | None) -> dict[str, Any]:
+def _batch_json(batch: BatchTiming, first_call: float | None) -> dict[str, object]:
     time, ratio = batch.milliseconds, batch.ratio
     return {
         "batch_size": batch.batch_size,
@@ -68,7 +69,7 @@ def _batch_json(batch: BatchTiming, first_call: float | None) -> dict[str, Any]:
     }
 
 
-def _fastest_json(result: BenchResult, entry: Fastest) -> dict[str, Any]:
+def _fastest_json(result: BenchResult, entry: Fastest) -> dict[str, object]:
     return {
         "batch_size": entry.batch_size,
         "checkpoints": [str(result.networks[number].checkpoint) for number in entry.networks],
@@ -77,7 +78,7 @@ def _fastest_json(result: BenchResult, entry: Fastest) -> dict[str, Any]:
 
 
 def bench_text(result: BenchResult) -> RenderableType:
-    """The warm calls by batch size, the cold starts, and which network is the fastest."""
+    """Return the warm calls by batch size, the cold starts, and the fastest network."""
     return Group(
         Text.from_markup(_head(result)),
         _warm_table(result),
@@ -90,22 +91,24 @@ def bench_text(result: BenchResult) -> RenderableType:
 def _head(result: BenchResult) -> str:
     hardware = result.hardware
     shape = "×".join(map(str, result.target.image_shape))
+    rounds = result.networks[0].batches[0].rounds
     return (
-        f"{shape} images, {result.target.precision}, {result.networks[0].batches[0].rounds} interleaved rounds, "
-        f"on {escape(hardware.devices[0])}\n{escape(hardware.cpu)}, {hardware.cores} cores"
+        f"{shape} images, {result.target.precision}, {counted(rounds, 'interleaved round')}, "
+        f"on {escape(hardware.devices[0])}\n{escape(hardware.cpu)}, {counted(hardware.cores, 'core')}"
     )
 
 
 def _warm_table(result: BenchResult) -> Table:
-    """One row per batch size and network; the ratio only where there is something to compare."""
+    """Return one row per batch size and network, with a ratio if there are several networks."""
     compared = ["speed", "p10–p90"] if len(result.networks) > 1 else []
     table = plain_table("warm, ms", "batch", "median", "p10–p90", "images/s", *compared)
+    room = _room(result)
     for number in range(len(result.networks[0].batches)):
         for network in result.networks:
             batch = network.batches[number]
             ratio = _ratio(batch.ratio, is_first=network is result.networks[0]) if compared else []
             table.add_row(
-                escape(str(network.checkpoint)),
+                Name(str(network.checkpoint), room=room),
                 str(batch.batch_size),
                 _number(batch.milliseconds.median),
                 f"{_number(batch.milliseconds.p10)}–{_number(batch.milliseconds.p90)}",
@@ -115,12 +118,17 @@ def _warm_table(result: BenchResult) -> Table:
     return table
 
 
+def _room(result: BenchResult) -> int:
+    """Return the width at which the shortened names of the networks still differ."""
+    return distinct_width(str(network.checkpoint) for network in result.networks)
+
+
 def _ratio(ratio: Spread, *, is_first: bool) -> list[str]:
     return ["1×", ""] if is_first else [f"{ratio.median:.2f}×", f"{ratio.p10:.2f}–{ratio.p90:.2f}"]
 
 
 def _cold_tables(result: BenchResult) -> Iterator[RenderableType]:
-    """The cold starts, where they were measured; no table else."""
+    """Yield a table of the cold starts, if they were measured."""
     starts = [(network, network.cold) for network in result.networks if network.cold is not None]
     if not starts:
         return
@@ -128,7 +136,7 @@ def _cold_tables(result: BenchResult) -> Iterator[RenderableType]:
     table = plain_table("cold, ms", "kind", "start", "open", *sizes, "peak memory", words=("kind",))
     for network, cold in starts:
         table.add_row(
-            escape(str(network.checkpoint)),
+            Name(str(network.checkpoint), room=_room(result)),
             network.kind,
             *[_number(seconds * 1e3) for seconds in (cold.start, cold.open, *cold.first_calls)],
             _memory(cold),
@@ -144,26 +152,26 @@ def _fastest_line(result: BenchResult, entry: Fastest) -> str:
     names = [f"[bold]{escape(str(result.networks[number].checkpoint))}[/]" for number in entry.networks]
     place = f"batch {entry.batch_size}: "
     if entry.speedup is None:
-        return f"{place}no difference beyond the noise"
-    ahead = f"{entry.speedup:.2f}× the next"
+        return f"{place}no significant difference"
+    ahead = f"{entry.speedup:.2f}× as fast as the next"
     if len(names) == 1:
         return f"{place}{names[0]} is the fastest, {ahead}"
-    return f"{place}{' and '.join(names)} are the fastest, {ahead}, with no difference beyond the noise between them"
+    return f"{place}{' and '.join(names)} are the fastest, {ahead}, with no significant difference between them"
 
 
 def _disturbance_lines(result: BenchResult) -> Iterator[Text]:
     most = max((entry.other_cores or 0 for entry in result.disturbances), default=0)
     if most >= MUCH_DISTURBED:
-        cores = f"{most:.1f} of {result.hardware.cores} cores"
-        yield Text.from_markup(f"[yellow]other programs used up to {cores}: measure again without them[/]")
+        cores = f"{most:.1f} of {counted(result.hardware.cores, 'core')}"
+        yield Text(f"other programs used up to {cores}: stop them and measure again", style="yellow")
 
 
 def _number(value: float) -> str:
-    """Three significant digits, never in powers of ten."""
+    """Return three significant digits, without an exponent."""
     decimals = max(0, DIGITS - 1 - _exponent(value))
     return f"{value:,.{decimals}f}"
 
 
 def _exponent(value: float) -> int:
-    """Of the first significant digit: 0 for 5.2, -1 for 0.52."""
+    """Return the exponent of the first significant digit: 0 for 5.2, -1 for 0.52."""
     return int(f"{value:.{DIGITS - 1}e}".partition("e")[2])

@@ -1,20 +1,20 @@
-"""What ``bncli data list`` shows."""
+"""The result of ``bncli data list``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.markup import escape
 
-from bncli.cli.render.base import plain_table
+from bncli.cli.render.tables import plain_table
 
 if TYPE_CHECKING:
     from bncli.data import KnownDataset
 
 
-def datasets_json(rows: tuple[KnownDataset, ...]) -> dict[str, Any]:
-    """The ``bncli.data-list/1`` document."""
+def datasets_json(rows: tuple[KnownDataset, ...]) -> dict[str, object]:
+    """Return the ``bncli.data-list/1`` document."""
     return {
         "schema": "bncli.data-list/1",
         "datasets": [
@@ -32,7 +32,7 @@ def datasets_json(rows: tuple[KnownDataset, ...]) -> dict[str, Any]:
 
 
 def datasets_text(rows: tuple[KnownDataset, ...]) -> RenderableType:
-    """One row a data set."""
+    """Return a table with one row per data set."""
     table = plain_table("name", "images", "size", "classes", "where", words=("where",))
     for row in rows:
         where = escape(row.found) if row.found else f"[dim]bncli data fetch {row.name}[/]"

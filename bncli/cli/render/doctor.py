@@ -1,16 +1,16 @@
-"""What ``bncli doctor`` shows."""
+"""The result of ``bncli doctor``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bncli.cli.render.base import plain_table
+from bncli.cli.render.tables import plain_table
 
 if TYPE_CHECKING:
     from bncli.process.compile_cache import CompileCache
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What was found.
+    """The environment and the results of the self-test.
 
     Attributes:
-        versions: by package, ``python`` among them.
-        hardware: of this process.
-        xla_flags: in force; "" for none.
-        compile_cache: where programs are kept.
-        known_fault: what is known to be wrong with this jaxlib; None where nothing is.
-        checks: what each came to.
+        versions: version by package, including ``python``.
+        hardware: hardware of this process.
+        xla_flags: flags in force; "" for none.
+        compile_cache: the cache of compiled programs.
+        known_fault: a known fault of this jaxlib; None if there is none.
+        checks: the result of each check.
     """
 
     versions: dict[str, str]
@@ -40,12 +40,12 @@ class DoctorReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is known or was found to be wrong."""
+        """True if this jaxlib has no known fault and no check failed."""
         return self.known_fault is None and all(check.passed for check in self.checks)
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
+        """The result in one sentence."""
         failed = sum(not check.passed for check in self.checks)
         if self.known_fault is not None:
             return self.known_fault
@@ -54,8 +54,8 @@ class DoctorReport:
         return f"jaxlib {self.versions['jaxlib']} passes all {len(self.checks)} checks"
 
 
-def doctor_json(report: DoctorReport) -> dict[str, Any]:
-    """The ``bncli.doctor/1`` document."""
+def doctor_json(report: DoctorReport) -> dict[str, object]:
+    """Return the ``bncli.doctor/1`` document."""
     return {
         "schema": "bncli.doctor/1",
         "passed": report.passed,
@@ -70,7 +70,7 @@ def doctor_json(report: DoctorReport) -> dict[str, Any]:
 
 
 def doctor_text(report: DoctorReport) -> RenderableType:
-    """Versions and hardware, a row per check, the verdict."""
+    """Return versions and hardware, one row per check, and the verdict."""
     colour = "green" if report.passed else "red"
     return Group(_environment(report), _checks(report), Text.from_markup(f"[{colour}]{escape(report.verdict)}[/]"))
 
@@ -78,8 +78,8 @@ def doctor_text(report: DoctorReport) -> RenderableType:
 def _environment(report: DoctorReport) -> Table:
     hardware, cache = report.hardware, report.compile_cache
     kinds = ", ".join(f"{hardware.devices.count(kind)} × {kind}" for kind in sorted(set(hardware.devices)))
-    kept = "not kept between runs" if cache.directory is None else cache.directory
-    cannot_write = "" if cache.directory is None or cache.usable else " (cannot be written to)"
+    stored = "not stored between runs" if cache.directory is None else cache.directory
+    cannot_write = "" if cache.directory is None or cache.usable else " (not writable)"
     table = Table.grid(padding=(0, 2), pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -87,7 +87,7 @@ def _environment(report: DoctorReport) -> Table:
         ("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
         ("hardware", f"{hardware.cpu}, {hardware.cores} cores; {kinds}"),
         ("XLA_FLAGS", report.xla_flags or "none"),
-        ("compiled programs", kept + cannot_write),
+        ("compiled programs", stored + cannot_write),
     ):
         table.add_row(f"[bold]{name}[/]", escape(value))
     return table

@@ -1,29 +1,38 @@
-"""What ``bncli eval`` shows."""
+"""The result of ``bncli eval``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bncli.cli.render.base import plain_table
+from bncli.cli.render.tables import plain_table
 
 if TYPE_CHECKING:
     from bncli.measure.score import EvalResult
 
-# A confusion matrix of more classes does not fit 80 columns: the most frequent confusions are listed instead.
+# A confusion matrix of more classes does not fit 80 columns; the most frequent confusions are listed instead.
 MAX_CONFUSION_CLASSES = 10
 MAX_CONFUSION_ROWS = 10
 
 
 @dataclass(frozen=True)
 class EvalReport:
-    """An evaluation and what it was of."""
+    """The scores of a checkpoint on a split.
+
+    Attributes:
+        checkpoint: its directory.
+        step: the step of the evaluated save.
+        split: the evaluated split.
+        stats: "running" or "batch", the BN statistics that were used.
+        dataset: name of the data set.
+        result: the scores.
+    """
 
     checkpoint: Path
     step: int
@@ -33,8 +42,8 @@ class EvalReport:
     result: EvalResult
 
 
-def eval_json(report: EvalReport) -> dict[str, Any]:
-    """The ``bncli.eval/1`` document."""
+def eval_json(report: EvalReport) -> dict[str, object]:
+    """Return the ``bncli.eval/1`` document."""
     result = report.result
     return {
         "schema": "bncli.eval/1",
@@ -54,7 +63,7 @@ def eval_json(report: EvalReport) -> dict[str, Any]:
 
 
 def eval_text(report: EvalReport) -> RenderableType:
-    """The scores, the per-class table and the confusion matrix."""
+    """Return the scores, the accuracy per class and the confusion matrix."""
     result = report.result
     head = Text.from_markup(
         f"{escape(str(report.checkpoint))} step {report.step} on {report.dataset} {report.split}, "
@@ -67,9 +76,13 @@ def eval_text(report: EvalReport) -> RenderableType:
 
 
 def _confusion_matrix(result: EvalResult) -> Table:
-    """Rows are labels, columns predictions; the accuracy of each class at the row's end."""
+    """Return a table with labels as rows and predictions as columns; each row ends with the accuracy of its class."""
     table = plain_table(
-        "label", *[str(k) for k in range(len(result.per_class))], "count", "acc", title="label × prediction"
+        "label",
+        *[str(k) for k in range(len(result.per_class))],
+        "count",
+        "acc",
+        title="confusion matrix: label × prediction",
     )
     for k, row in enumerate(result.per_class):
         cells = [_cell(int(n), is_diagonal=k == j) for j, n in enumerate(result.confusion[k])]
@@ -88,7 +101,7 @@ def _class_label(k: int, name: str) -> str:
 
 
 def _worst_classes(result: EvalResult) -> Table:
-    table = plain_table("class", "count", "acc", title="classes, the worst first")
+    table = plain_table("class", "count", "acc", title="classes with the lowest accuracy")
     rows = sorted(result.per_class, key=lambda row: 1.0 if row.accuracy is None else row.accuracy)
     for row in rows[:MAX_CONFUSION_ROWS]:
         table.add_row(escape(row.name), f"{row.count:,}", _accuracy(row.accuracy))
@@ -96,7 +109,7 @@ def _worst_classes(result: EvalResult) -> Table:
 
 
 def _worst_confusions(result: EvalResult) -> Table:
-    table = plain_table("label", "predicted as", "times", words=("predicted as",), title="the most frequent confusions")
+    table = plain_table("label", "predicted as", "times", words=("predicted as",), title="most frequent confusions")
     names = [row.name for row in result.per_class]
     pairs = [
         (int(n), names[i], names[j])

@@ -1,4 +1,4 @@
-"""What ``bncli fold`` shows."""
+"""The result of ``bncli fold``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bncli.cli.render.base import plain_table
+from bncli.cli.render.tables import plain_table
 
 if TYPE_CHECKING:
     from bncli.folding import FoldReport, NormReport
     from bncli.jobs.export import ExportReport
     from bncli.jobs.fold_report import FoldResult
+
+_DESTINATION = "folded into, or reason for keeping it"
 
 
 def fold_json(result: FoldResult) -> dict[str, object]:
@@ -25,38 +27,45 @@ def fold_json(result: FoldResult) -> dict[str, object]:
 
 
 def fold_text(result: FoldResult) -> RenderableType:
-    """The fate of each BN layer, and the proof."""
-    report, proof = result.report, result.verification
-    if result.out is None:
-        where = "dry run: nothing was written"
-    else:
-        data = " --data …" if result.notes else ""  # those of another program's checkpoint are not known
-        where = f"written to [bold]{escape(str(result.out))}[/]; next: bncli eval {escape(str(result.out))}{data}"
-    latency = result.latency
-    summary = Text.from_markup(
-        "".join(f"{escape(note)}\n" for note in result.notes)
-        + f"[bold]{report.folded} folded, {report.kept} kept[/] in {result.seconds:.2f} s\n"
-        f"[green]verified[/] on {escape(result.examples)}:\n"
-        f"  relative error {proof.max_rel_error:.2g} (allowed {proof.tolerance:.2g}), "
-        f"top-1 agreement {proof.top1_agreement:.4f}\n"
-        f"  latency at batch 1: {latency.original:.3f} ms before, {latency.folded:.3f} ms after "
-        f"({latency.original / latency.folded:.2f}×)\n"
-        + "".join(_export_line(export) for export in result.exports)
-        + where
+    """Return one row per BN layer, and the verification."""
+    report = result.report
+    lines = (
+        *map(escape, result.notes),
+        f"[bold]{report.folded} folded, {report.kept} kept[/] in {result.seconds:.2f} s",
+        *_verification_lines(result),
+        *map(_export_line, result.exports),
+        _output_line(result),
     )
-    return Group(_norms_table(report), summary)
+    return Group(_norms_table(report), Text.from_markup("\n".join(lines)))
+
+
+def _verification_lines(result: FoldResult) -> tuple[str, ...]:
+    proof, latency = result.verification, result.latency
+    return (
+        f"[green]verified[/] on {escape(result.examples)}:",
+        f"  relative error {proof.max_rel_error:.2g} (allowed {proof.tolerance:.2g}), "
+        f"top-1 agreement {proof.top1_agreement:.4f}",
+        f"  latency at batch 1: {latency.original:.3f} ms before, {latency.folded:.3f} ms after "
+        f"({latency.original / latency.folded:.2f}×)",
+    )
 
 
 def _export_line(export: ExportReport) -> str:
     proof = export.verification
     error = "" if proof is None else f", relative error {proof.max_rel_error:.2g}"
-    return f"  {export.file}: {export.size / 1e6:.2f} MB{error}\n"
+    return f"  {export.file}: {export.size / 1e6:.2f} MB{error}"
+
+
+def _output_line(result: FoldResult) -> str:
+    if result.out is None:
+        return "dry run: nothing was written"
+    out = escape(str(result.out))
+    data = " --data …" if result.notes else ""  # the data of another program's checkpoint are unknown
+    return f"written to [bold]{out}[/]; next: bncli eval {out}{data}"
 
 
 def _norms_table(report: FoldReport) -> Table:
-    table = plain_table(
-        "BN layer", "", "into, or the reason it was kept", words=("", "into, or the reason it was kept")
-    )
+    table = plain_table("BN layer", "", _DESTINATION, words=("", _DESTINATION))
     for row in report.norms:
         if row.status == "folded":
             table.add_row(escape(row.name), "[green]folded[/]", _destination(row))
@@ -66,6 +75,6 @@ def _norms_table(report: FoldReport) -> Table:
 
 
 def _destination(row: NormReport) -> str:
-    """Where a folded BN went, and what of it stays all the same."""
-    left = f"; {row.left} stays" if row.left else ""
+    """Return the operations that a BN layer was folded into, and the part of it that remains."""
+    left = f"; {row.left} remains" if row.left else ""
     return escape(f"{', '.join(row.into)} ({row.direction}){left}")

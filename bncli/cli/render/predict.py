@@ -1,15 +1,16 @@
-"""What ``bncli predict`` shows."""
+"""The result of ``bncli predict``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.markup import escape
 
-from bncli.cli.render.base import plain_table
+from bncli.cli.render.tables import Name, plain_table
+from bncli.cli.render.words import distinct_width
 
 if TYPE_CHECKING:
     from bncli.jobs.predict import Prediction
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictReport:
-    """Predictions and what made them."""
+    """The predictions of a checkpoint."""
 
     checkpoint: Path
     predictions: tuple[Prediction, ...]
 
 
-def predict_json(report: PredictReport) -> dict[str, Any]:
-    """The ``bncli.predict/1`` document."""
+def predict_json(report: PredictReport) -> dict[str, object]:
+    """Return the ``bncli.predict/1`` document."""
     return {
         "schema": "bncli.predict/1",
         "checkpoint": str(report.checkpoint),
@@ -35,10 +36,13 @@ def predict_json(report: PredictReport) -> dict[str, Any]:
 
 
 def predict_text(report: PredictReport) -> RenderableType:
-    """One row an image."""
+    """Return a table with one row per image."""
     table = plain_table("image", "class", "probability", "then", words=("class", "then"))
+    room = distinct_width(str(row.path) for row in report.predictions)
     for row in report.predictions:
         first, *others = row.classes
         rest = ", ".join(f"{escape(entry.name)} {entry.probability:.3f}" for entry in others)
-        table.add_row(escape(str(row.path)), f"[bold]{escape(first.name)}[/]", f"{first.probability:.4f}", rest)
+        table.add_row(
+            Name(str(row.path), room=room), f"[bold]{escape(first.name)}[/]", f"{first.probability:.4f}", rest
+        )
     return table

@@ -1,4 +1,4 @@
-"""What ``bncli recalibrate`` shows."""
+"""The result of ``bncli recalibrate``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bncli.cli.render.base import plain_table
+from bncli.cli.render.tables import Name, plain_table
+from bncli.cli.render.words import counted, distinct_width
 
 if TYPE_CHECKING:
     from bncli.jobs.recalibrate import RecalibrationResult
@@ -32,35 +33,34 @@ def recalibrate_json(result: RecalibrationResult) -> dict[str, object]:
 
 
 def recalibrate_text(result: RecalibrationResult) -> RenderableType:
-    """Each layer's drift before and after, and what that does to the accuracy."""
+    """Return each layer's drift before and after, and the effect on the accuracy."""
     before, after = result.before, result.after
-    if result.out is None:
-        where = "dry run: nothing was written"
-    else:
-        where = f"written to [bold]{escape(str(result.out))}[/]; next: bncli eval {escape(str(result.out))}"
     summary = Text.from_markup(
-        f"over {result.num_examples:,} training images, {result.runs} runs\n"
+        f"measured over {counted(result.num_examples, 'training image')} in {counted(result.runs, 'run')}\n"
         f"[bold]validation accuracy {before.accuracy:.4f} → {after.accuracy:.4f}[/], "
-        f"loss {before.loss:.4f} → {after.loss:.4f} on {before.num_examples:,} images\n"
-        f"{where}"
+        f"loss {before.loss:.4f} → {after.loss:.4f} on {counted(before.num_examples, 'image')}\n"
+        f"{_output_line(result)}"
     )
-    return Group(_drift_table(result), summary)
+    return Group(_drift_table(result), Text("means in true standard deviations", style="dim"), summary)
+
+
+def _output_line(result: RecalibrationResult) -> str:
+    if result.out is None:
+        return "dry run: nothing was written"
+    out = escape(str(result.out))
+    return f"written to [bold]{out}[/]; next: bncli eval {out}"
 
 
 def _drift_table(result: RecalibrationResult) -> Table:
     table = plain_table(
-        "BN layer",
-        "mean off by",
-        "std ratio",
-        "after: mean off by",
-        "std ratio ",
-        title="running against true statistics; means in true standard deviations",
+        "BN layer", "mean off by", "running std / true std", title="running against true statistics, before → after"
     )
+    room = distinct_width(layer.name for layer in result.layers)
     for layer in result.layers:
-        cells = (
-            text
-            for drift in (layer.before, layer.after)
-            for text in (f"{drift.distance:.2g}", f"{drift.std_ratio:.4g}")
+        before, after = layer.before, layer.after
+        table.add_row(
+            Name(layer.name, room=room),
+            f"{before.distance:.2g} → {after.distance:.2g}",
+            f"{before.std_ratio:.4g} → {after.std_ratio:.4g}",
         )
-        table.add_row(escape(layer.name), *cells)
     return table

@@ -1,16 +1,18 @@
-"""What ``bncli train`` shows."""
+"""The result of ``bncli train``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
-from bncli.cli.render.base import jsonable, plain_table
+from bncli.cli.render.tables import plain_table
+from bncli.cli.render.words import counted
 
 if TYPE_CHECKING:
     from bncli.training.loop import Trainer
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run_lines(trainer: Trainer) -> str:
-    """What is about to be trained on what, in two lines."""
+    """Return the model, the device and the data of a run that is about to start, in two lines."""
     import jax
 
     config, data = trainer.config, trainer.dataset
@@ -31,18 +33,19 @@ def run_lines(trainer: Trainer) -> str:
     )
 
 
-def recipe_line(chosen: Mapping[str, Any]) -> str:
-    """The options that a recipe chose, as they would be given."""
+def recipe_line(chosen: Mapping[str, float | tuple[str, ...]]) -> str:
+    """Return the options that a recipe chose, spelled as on the command line."""
     options = " ".join(
         f"--{name.replace('_', '-')} {value}"
         for name, values in chosen.items()
         for value in (values if isinstance(values, tuple) else [f"{values:g}"])
     )
-    return f"by its recipe: {options}"
+    return f"from the recipe: {options}"
 
 
-def train_json(result: TrainResult) -> dict[str, Any]:
-    """The ``bncli.train/1`` document."""
+def train_json(result: TrainResult) -> dict[str, object]:
+    """Return the ``bncli.train/1`` document."""
+    dataset = result.config.dataset
     return {
         "schema": "bncli.train/1",
         "out": str(result.out),
@@ -59,14 +62,18 @@ def train_json(result: TrainResult) -> dict[str, Any]:
         "seconds": asdict(result.seconds),
         "sha256": {name: digest for name, digest in asdict(result.sha256).items() if digest is not None},
         "history": [asdict(row) for row in result.history],
-        "config": jsonable(result.config.run),
-        "dataset": jsonable(result.config.dataset),
+        "config": asdict(result.config.run),
+        "dataset": None if dataset is None else asdict(dataset),
         "versions": dict(result.config.versions),
     }
 
 
 def train_text(result: TrainResult) -> RenderableType:
-    """The epoch table, the test score and what to do next."""
+    """Return the table of epochs, the test score and the commands to run next."""
+    return Group(_epochs_table(result), *map(Text.from_markup, _summary_lines(result)))
+
+
+def _epochs_table(result: TrainResult) -> Table:
     table = plain_table("epoch", "train loss", "train acc", "val loss", "val acc", "lr", "img/s")
     for row in result.history:
         is_best = row.epoch == result.best.epoch
@@ -80,23 +87,23 @@ def train_text(result: TrainResult) -> RenderableType:
             f"{row.images_per_second:,.0f}",
             style="bold green" if is_best else None,
         )
-    seconds, out = result.seconds, escape(str(result.out))
-    summary = Text.from_markup(
-        f"[bold]test accuracy {result.test.accuracy:.4f}[/], loss {result.test.loss:.4f} on "
-        f"{result.test.num_examples:,} images, by the best epoch ({result.best.epoch}*)\n"
-        f"{seconds.total:.1f} s in all: {seconds.train:.1f} s training, {seconds.compile:.1f} s compiling the step\n"
-        f"written to [bold]{out}[/]; next: bncli inspect-stats {out}, bncli fold {out} out"
+    return table
+
+
+def _summary_lines(result: TrainResult) -> Iterator[str]:
+    test, seconds, precise, out = result.test, result.seconds, result.precise, escape(str(result.out))
+    if result.stopped_early:
+        yield f"stopped early after {counted(result.epochs_run, 'epoch')}: patience exhausted"
+    if precise is not None:
+        yield (
+            f"with population statistics of {counted(precise.num_examples, 'image')}: val acc "
+            f"{precise.val_accuracy:.4f}, loss {precise.val_loss:.4f}"
+        )
+    yield (
+        f"[bold]test accuracy {test.accuracy:.4f}[/], loss {test.loss:.4f} on {counted(test.num_examples, 'image')}, "
+        f"with the best epoch's weights ({result.best.epoch}*)"
     )
-    precise = result.precise
-    measured = (
-        [
-            Text(
-                f"population statistics of {precise.num_examples:,} images: val acc {precise.val_accuracy:.4f}, "
-                f"loss {precise.val_loss:.4f}"
-            )
-        ]
-        if precise is not None
-        else []
+    yield (
+        f"{seconds.total:.1f} s in total: {seconds.train:.1f} s training, {seconds.compile:.1f} s compiling the step"
     )
-    early = [Text("stopped early: patience is spent")] if result.stopped_early else []
-    return Group(table, *early, *measured, summary)
+    yield f"written to [bold]{out}[/]; next: bncli inspect-stats {out}, bncli fold {out} out"

@@ -1,24 +1,24 @@
-"""What ``bncli verify`` shows."""
+"""The result of ``bncli verify``."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.text import Text
 
-from bncli.cli.render.base import plain_table
+from bncli.cli.render.tables import plain_table
 
 if TYPE_CHECKING:
     from bncli.checkpoint import VerifyReport
 
-_WORDS = {"sha256": "SHA-256", "content": "content alone"}
+_CHECKED_BY = {"sha256": "SHA-256", "content": "content only"}
 
 
-def verify_json(report: VerifyReport) -> dict[str, Any]:
-    """The ``bncli.verify/1`` document."""
+def verify_json(report: VerifyReport) -> dict[str, object]:
+    """Return the ``bncli.verify/1`` document."""
     return {
         "schema": "bncli.verify/1",
         "checkpoint": str(report.path),
@@ -29,11 +29,11 @@ def verify_json(report: VerifyReport) -> dict[str, Any]:
 
 
 def verify_text(report: VerifyReport) -> RenderableType:
-    """A line for each save and each file beside the saves."""
-    table = plain_table("file", "files", "bytes", "by", "found", words=("by", "found"))
+    """Return a line per save and per file beside the saves, and the last undamaged save."""
+    table = plain_table("file", "files", "bytes", "checked by", "result", words=("checked by", "result"))
     for file in report.files:
-        found = "[green]as written[/]" if file.damage is None else f"[bold red]{escape(file.damage)}[/]"
-        table.add_row(escape(file.name), f"{file.num_files}", f"{file.num_bytes:,}", _WORDS[file.by], found)
+        result = "[green]undamaged[/]" if file.damage is None else f"[bold red]{escape(file.damage)}[/]"
+        table.add_row(escape(file.name), f"{file.num_files}", f"{file.num_bytes:,}", _CHECKED_BY[file.by], result)
     step = report.readable_step
-    last = "no save is whole" if step is None else f"the last save that is whole is that of step {step}"
+    last = "every save is damaged" if step is None else f"last undamaged save: step {step}"
     return Group(table, Text(last))

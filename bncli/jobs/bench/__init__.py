@@ -1,12 +1,12 @@
-"""How fast networks are: cold in a process of their own, warm side by side in one.
+"""The speed of networks: cold starts in processes of their own, warm calls side by side in one process.
 
 Read in this order::
 
-    networks.py     a checkpoint -> a function from images on the host to logits on the host; which ones can be compared
+    networks.py     a checkpoint -> a function from images on the host to logits on the host
     cold.py         a fresh process: imports, opening, the first call at each batch size, memory
-    warm.py         networks in turn, round by round
-    disturbance.py  what other programs did meanwhile
-    run.py          both together: the result, and which network is the fastest
+    warm.py         the networks in turn, round by round
+    disturbance.py  the load of other programs
+    run.py          the result of a comparison, and the fastest network
 """
 
 from bncli.jobs.bench.cold import ColdStart, cold_starts, measure_cold_start

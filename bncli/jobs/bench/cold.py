@@ -1,4 +1,4 @@
-"""A cold start, measured where it is one: in a process of its own, with the compile cache off.
+"""The cold start of a network, measured in a process of its own with the compile cache off.
 
 ::
 
@@ -28,14 +28,15 @@ _SERVE = "bncli.jobs.bench.cold:serve"
 
 @dataclass(frozen=True)
 class ColdStart:
-    """The first use of a network in a new process, in seconds. The checkpoint's files may be in the system's cache.
+    """The first use of a network in a new process, in seconds; the checkpoint may be in the system's file cache.
 
     Attributes:
-        start: the interpreter, the imports and JAX's backend. JAX is imported for an ONNX model too.
-        open: reading the checkpoint; onnxruntime prepares its model here.
-        first_calls: at each batch size, in that order: JAX traces and compiles, without its cache on disk.
-        memory_before: bytes the process held before opening; None where the system does not tell.
-        memory_peak: bytes it held at most, compilation included. On the host: a GPU's memory is not in it.
+        start: time for the interpreter, the imports and JAX's backend; JAX is imported for an ONNX model too.
+        open: time for reading the checkpoint; onnxruntime prepares its model here.
+        first_calls: time of the first call at each batch size, in the order measured: JAX traces and compiles, without
+            its cache on disk.
+        memory_before: bytes of host memory in use before opening; None if the system does not report it.
+        memory_peak: the most bytes of host memory in use, compilation included; a GPU's memory is not counted.
     """
 
     start: float
@@ -54,19 +55,19 @@ def cold_starts(
     model: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[ColdStart, ...]:
-    """The cold start of each network, one process after the other.
+    """Measure the cold start of each network, one process after the other.
 
-    To be called before JAX starts here: it may take the whole GPU, or most of its memory, for itself.
+    Call it before JAX starts in this process, which may then take the whole GPU or most of its memory.
 
     Args:
-        paths: checkpoints, trained or folded, or exported ``model.onnx``.
-        target: what they take.
+        paths: checkpoints, trained or folded, or exported ``model.onnx`` files.
+        target: the input of the networks.
         batch_sizes: of the first calls.
-        step: "best", "last" or a step's number.
-        model: the model's name, where the user's own code has moved or changed since training.
-        progress: is told (what, done, total).
+        step: "best", "last" or the number of a step.
+        model: the model's name, needed if the user's own code has moved or changed since training.
+        progress: called with (title, done, total).
     """
-    tell = progress or (lambda what, done, total: None)
+    tell = progress or (lambda title, done, total: None)
     found: list[ColdStart] = []
     tell("cold start", 0, len(paths))
     for path in paths:
@@ -78,10 +79,10 @@ def cold_starts(
 def measure_cold_start(
     path: Path, target: Target, batch_sizes: Sequence[int], *, step: str = "best", model: str | None = None
 ) -> ColdStart:
-    """The cold start of one network.
+    """Measure the cold start of one network.
 
     Raises:
-        BncliError: what the network's own process raised, or that it ended without an answer.
+        BncliError: the network's process raised it, or ended without an answer.
     """
     request = {
         "path": str(path),
@@ -137,9 +138,9 @@ def _switch_cache_off() -> None:
 
 
 def _memory(field: str) -> int | None:
-    """Bytes of a field of Linux's process status: VmRSS held now, VmHWM held at most; None elsewhere.
+    """Return a field of Linux's process status in bytes: VmRSS is in use now, VmHWM was at the peak; None elsewhere.
 
-    Not ``getrusage``: its maximum is inherited from the process that started this one.
+    ``getrusage`` does not serve: its maximum is inherited from the process that started this one.
     """
     try:
         lines = _STATUS.read_text().splitlines()

@@ -1,7 +1,7 @@
-"""What other programs did meanwhile: a time measured beside them is partly theirs.
+"""The load of other programs, which distorts every time measured beside them.
 
-An interleaved ratio does not save it. Beside one busy program on 2 cores, a network in onnxruntime that is 1.26 times
-as fast as the same one in JAX (6-conv net, 32×32, batch 256) was seen 0.87 times as fast.
+Interleaved rounds do not remove the effect. With one busy program on 2 cores, a network in onnxruntime was measured at
+0.87× the speed of the same one in JAX; on the idle machine it runs at 1.26× (6-conv net, 32×32, batch 256).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
-# user, nice, system, irq, softirq, steal: all but waiting
+# user, nice, system, irq, softirq, steal: everything except waiting
 _BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
 
 
 def start_watch() -> Callable[[], float | None]:
-    """A function that tells how many of this process's cores other programs have used since, on average.
+    """Return a function that gives the cores of this process that other programs have used since, on average.
 
-    It tells None where the system does not say.
+    It gives None if the system does not report them.
     """
     busy, own, start = _busy_seconds(), time.process_time(), time.perf_counter()
 
@@ -34,11 +34,11 @@ def start_watch() -> Callable[[], float | None]:
 
 
 def _busy_seconds() -> float | None:
-    """Seconds that the cores this process may use have worked since the system started, for any program."""
+    """Return the seconds that the cores of this process have worked for any program since the system started."""
     try:
         lines = _STAT.read_text().splitlines()
         mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-    except (OSError, AttributeError):  # no Linux
+    except (OSError, AttributeError):  # not on Linux
         return None
     rows = [words[1:] for words in map(str.split, lines) if words and words[0] in mine]
     return sum(int(row[field]) for row in rows for field in _BUSY_FIELDS) / os.sysconf("SC_CLK_TCK")

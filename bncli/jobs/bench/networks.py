@@ -1,7 +1,7 @@
-"""What is timed: a network as a function from images on the host to logits on the host.
+"""A network as a function from images on the host to logits on the host, which is what a benchmark times.
 
-The same for every kind, so that the transfer to the device, the computation and the way back are all in the call.
-Letters: B batch size, H W C the image, K classes.
+It is the same for every kind of network: a call includes the transfer to the device, the computation and the transfer
+back. Letters: B batch size, H W C the image, K classes.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Kind = Literal["trained", "folded", "onnx"]
 
 @dataclass(frozen=True)
 class Target:
-    """What all networks of one comparison take.
+    """The input that all networks of one comparison share.
 
     Attributes:
         image_shape: (H, W, C).
-        precision: of the images.
+        precision: dtype of the images.
     """
 
     image_shape: tuple[int, int, int]
@@ -40,25 +40,27 @@ class Target:
 
 @dataclass(frozen=True)
 class OpenNetwork:
-    """A network that can be called.
+    """A network that is ready to be called.
 
     Attributes:
-        step: of the save that was read.
+        checkpoint: its checkpoint or ONNX file.
+        step: the step of the save that was read.
         kind: "onnx" runs in onnxruntime, the others in JAX.
         call: normalised images [B, H, W, C] -> logits [B, K], both on the host; compiles at the first call with each B.
     """
 
+    checkpoint: Path
     step: int
     kind: Kind
     call: Call
 
 
 def read_target(paths: Sequence[Path]) -> Target:
-    """What the networks in ``paths`` take; JAX is not started.
+    """Return the input that the networks in ``paths`` share, without starting JAX.
 
     Raises:
-        CheckpointError: one is no checkpoint; names it.
-        UsageError: they differ in image shape or precision; names two that do.
+        CheckpointError: a path is not a checkpoint; names it.
+        UsageError: two networks differ in image shape or precision; names both.
     """
     first, *others = [(path, _target(path)) for path in paths]
     for other in others:
@@ -77,20 +79,20 @@ def _check_comparable(first: tuple[Path, Target], other: tuple[Path, Target]) ->
         raise UsageError(
             f"{path} takes images {target.image_shape}, {other_path} takes {other_target.image_shape}: "
             "their speeds cannot be compared",
-            remedy="Name networks for the same images, or call `bncli bench` once for each.",
+            remedy="Name networks for images of the same shape, or run `bncli bench` once for each.",
         )
     if target.precision != other_target.precision:
         raise UsageError(
             f"{path} computes in {target.precision}, {other_path} in {other_target.precision}: "
-            "XLA takes the settings for one of them in a process",
-            remedy="Call `bncli bench` once for each precision.",
+            "one process can use XLA's settings for one precision only",
+            remedy="Run `bncli bench` once for each precision.",
         )
 
 
 def open_network(path: Path, *, step: str = "best", model: str | None = None) -> OpenNetwork:
-    """The network in ``path``, its variables on the device; see ``checkpoint.load``."""
+    """Open the network in ``path`` and move its variables to the device; for the arguments see ``checkpoint.load``."""
     checkpoint = load(path, step=step, model=model)
-    return OpenNetwork(checkpoint.step, _kind(checkpoint), _host_call(checkpoint))
+    return OpenNetwork(path, checkpoint.step, _kind(checkpoint), _host_call(checkpoint))
 
 
 def _kind(checkpoint: Checkpoint) -> Kind:
@@ -101,29 +103,29 @@ def _kind(checkpoint: Checkpoint) -> Kind:
 
 def _host_call(checkpoint: Checkpoint) -> Call:
     if isinstance(checkpoint.apply_fn, OnnxNetwork):
-        return checkpoint.apply_fn.run  # not through JAX, which would add its callback to each call
+        return checkpoint.apply_fn.run  # directly: JAX would add its callback to each call
     variables = jax.block_until_ready(jax.device_put(checkpoint.variables))
     apply = jax.jit(pad_small_images(checkpoint.apply_fn))
     return lambda images: np.asarray(apply(variables, images))
 
 
 def random_images(target: Target, batch_size: int) -> np.ndarray:
-    """Images [B, H, W, C] as normalised ones are on average: mean 0, variance 1. Always the same."""
+    """Return images [B, H, W, C] with mean 0 and variance 1, as normalised images have; the same at every call."""
     noise = np.random.default_rng(0).standard_normal((batch_size, *target.image_shape), dtype=np.float32)
     return noise.astype(jnp.dtype(target.precision))
 
 
 def first_call(call: Call, images: np.ndarray) -> None:
-    """Compiles the network for the batch.
+    """Call the network once, which compiles it for this batch size.
 
     Raises:
-        RuntimeCheckError: the device has not enough memory for it.
+        RuntimeCheckError: the batch does not fit into the device's memory.
     """
     try:
         call(images)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise RuntimeCheckError(
-                f"a batch of {len(images)} does not fit into memory", remedy="Name smaller ones by --batch-sizes."
+                f"a batch of {len(images)} does not fit into memory", remedy="Choose smaller --batch-sizes."
             ) from error
         raise

@@ -1,32 +1,33 @@
-"""Networks side by side: warm at each batch size, beside their cold starts."""
+"""The comparison of several networks: warm calls at each batch size, beside their cold starts."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from bncli.jobs.bench.cold import ColdStart
 from bncli.jobs.bench.disturbance import start_watch
-from bncli.jobs.bench.networks import Kind, OpenNetwork, Target, first_call, open_network, random_images
+from bncli.jobs.bench.networks import Kind, OpenNetwork, Target, first_call, random_images
 from bncli.jobs.bench.warm import Rounds, Spread, time_rounds
 from bncli.process.hardware import Hardware, hardware, versions
 
-Progress = Callable[[str, int, int], None]  # what, done, total
+Progress: TypeAlias = Callable[[str, int, int], None]  # title, done, total
 
 
 @dataclass(frozen=True)
 class BatchTiming:
-    """A network at one batch size.
+    """The times of a network at one batch size.
 
     Attributes:
         batch_size: B.
         rounds: R.
-        calls_per_round: a round's time is their mean.
-        milliseconds: of one call, from images on the host to logits on the host.
-        ratio: how many times as fast as the first network, taken within each round.
+        calls_per_round: calls in each round, whose time is their mean.
+        milliseconds: time of one call, from images on the host to logits on the host.
+        ratio: speed relative to the first network, computed within each round.
     """
 
     batch_size: int
@@ -37,13 +38,21 @@ class BatchTiming:
 
     @property
     def images_per_second(self) -> float:
-        """B over the median time."""
+        """B divided by the median time."""
         return self.batch_size / self.milliseconds.median * 1e3
 
 
 @dataclass(frozen=True)
 class NetworkTiming:
-    """A network at all batch sizes, in the order asked for; ``cold`` is None where it was left out."""
+    """The times of a network.
+
+    Attributes:
+        checkpoint: its checkpoint or ONNX file.
+        step: the step of the save that was read.
+        kind: "trained", "folded" or "onnx".
+        cold: its cold start; None if it was not measured.
+        batches: its warm times, in the requested order of the batch sizes.
+    """
 
     checkpoint: Path
     step: int
@@ -54,12 +63,12 @@ class NetworkTiming:
 
 @dataclass(frozen=True)
 class Fastest:
-    """Which network to take at one batch size.
+    """The fastest network at one batch size.
 
     Attributes:
         batch_size: B.
-        networks: their numbers: one, or several with no difference beyond the noise, that of the least median first.
-        speedup: of the first over the next that is slower beyond the noise; None where there is none.
+        networks: its number; several if there is no significant difference, the one with the lowest median first.
+        speedup: speed relative to the next network that is significantly slower; None if there is none.
     """
 
     batch_size: int
@@ -69,7 +78,7 @@ class Fastest:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """How many cores other programs used while one batch size was timed; None where the system does not tell."""
+    """Cores used by other programs while one batch size was timed; None if the system does not report them."""
 
     batch_size: int
     other_cores: float | None
@@ -77,15 +86,15 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Networks side by side.
+    """The result of a comparison.
 
     Attributes:
-        target: what they take.
-        networks: in the order named; the first is what the others are compared with.
-        fastest: one entry a batch size; none where there is one network.
-        disturbances: one entry a batch size.
-        hardware: what it ran on.
-        versions: what it depended on.
+        target: the input of the networks.
+        networks: in the order named; the others are compared with the first.
+        fastest: one entry per batch size; empty for a single network.
+        disturbances: one entry per batch size.
+        hardware: hardware of this process.
+        versions: versions of the packages that ran the networks.
     """
 
     target: Target
@@ -97,52 +106,37 @@ class BenchResult:
 
 
 def bench(
-    paths: Sequence[Path],
+    networks: Sequence[OpenNetwork],
     target: Target,
     batch_sizes: Sequence[int],
     *,
     rounds: int,
     cold: Sequence[ColdStart] | None = None,
-    step: str = "best",
-    model: str | None = None,
     progress: Progress | None = None,
 ) -> BenchResult:
-    """Networks side by side, warm; on one device, whatever their number.
+    """Time warm calls of the networks side by side, on one device.
 
     Args:
-        paths: checkpoints, trained or folded, or exported ``model.onnx``.
-        target: what they take, by ``read_target``.
-        batch_sizes: images in a call.
-        rounds: at each batch size.
-        cold: by ``cold_starts``, measured before.
-        step: "best", "last" or a step's number.
-        model: the model's name, where the user's own code has moved or changed since training.
-        progress: is told (what, done, total).
+        networks: the networks to compare.
+        target: their input, by ``read_target``.
+        batch_sizes: images per call.
+        rounds: rounds at each batch size.
+        cold: the cold starts of the networks, measured before by ``cold_starts``.
+        progress: called with (title, done, total).
 
     Raises:
-        CheckpointError: a checkpoint cannot be opened; names it.
         RuntimeCheckError: a batch does not fit into memory.
     """
-    networks = [open_network(path, step=step, model=model) for path in paths]
     measured: dict[int, Rounds] = {}
     disturbances = []
     for size in batch_sizes:
         watch = start_watch()
-        measured[size] = _measure(networks, target, size, rounds, progress)
+        measured[size] = _measure(networks, target, size, rounds=rounds, progress=progress)
         disturbances.append(Disturbance(size, watch()))
     return BenchResult(
         target=target,
-        networks=tuple(
-            NetworkTiming(
-                checkpoint=path,
-                step=network.step,
-                kind=network.kind,
-                cold=None if cold is None else cold[number],
-                batches=tuple(_batch_timing(size, found, number) for size, found in measured.items()),
-            )
-            for number, (path, network) in enumerate(zip(paths, networks, strict=True))
-        ),
-        fastest=tuple(_fastest(size, found) for size, found in measured.items()) if len(paths) > 1 else (),
+        networks=tuple(_network_timing(number, network, measured, cold) for number, network in enumerate(networks)),
+        fastest=tuple(_fastest(size, found) for size, found in measured.items()) if len(networks) > 1 else (),
         disturbances=tuple(disturbances),
         hardware=hardware(),
         versions=versions() | dict(_onnxruntime_version(networks)),
@@ -150,17 +144,29 @@ def bench(
 
 
 def _measure(
-    networks: Sequence[OpenNetwork], target: Target, batch_size: int, rounds: int, progress: Progress | None
+    networks: Sequence[OpenNetwork], target: Target, batch_size: int, *, rounds: int, progress: Progress | None
 ) -> Rounds:
-    """Compiles all networks for a batch, and then times them in turn."""
-    what = f"batch {batch_size}"
-    tell = progress or (lambda what, done, total: None)
-    tell(what, 0, rounds)
+    """Compile all networks for one batch size, then time them in turn."""
+    title = f"batch {batch_size}"
+    tell = progress or (lambda title, done, total: None)
+    tell(title, 0, rounds)
     images = random_images(target, batch_size)
     calls = [network.call for network in networks]
     for call in calls:
         first_call(call, images)
-    return time_rounds(calls, images, rounds=rounds, progress=lambda done: tell(what, done, rounds))
+    return time_rounds(calls, images, rounds=rounds, progress=lambda done: tell(title, done, rounds))
+
+
+def _network_timing(
+    number: int, network: OpenNetwork, measured: Mapping[int, Rounds], cold: Sequence[ColdStart] | None
+) -> NetworkTiming:
+    return NetworkTiming(
+        checkpoint=network.checkpoint,
+        step=network.step,
+        kind=network.kind,
+        cold=None if cold is None else cold[number],
+        batches=tuple(_batch_timing(size, rounds, number) for size, rounds in measured.items()),
+    )
 
 
 def _batch_timing(batch_size: int, rounds: Rounds, network: int) -> BatchTiming:
@@ -182,5 +188,5 @@ def _fastest(batch_size: int, rounds: Rounds) -> Fastest:
 
 def _onnxruntime_version(networks: Sequence[OpenNetwork]) -> Iterator[tuple[str, str]]:
     if any(network.kind == "onnx" for network in networks):
-        with suppress(importlib.metadata.PackageNotFoundError):  # its other builds have other names
+        with suppress(importlib.metadata.PackageNotFoundError):  # builds for GPUs have other names
             yield "onnxruntime", importlib.metadata.version("onnxruntime")

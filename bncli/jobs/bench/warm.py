@@ -1,4 +1,4 @@
-"""Warm calls of several networks, in turn: what disturbs the machine disturbs all of them.
+"""Warm calls of several networks in turn, so that a disturbance of the machine affects all of them.
 
 Letters: M networks, R rounds.
 """
@@ -14,15 +14,15 @@ import numpy as np
 
 from bncli.jobs.bench.networks import Call
 
-# A turn shorter than this says more of the clock and the scheduler than of the network.
+# A shorter turn would measure the clock and the scheduler more than the network.
 MIN_TURN_SECONDS = 0.01
-# Calls that a first guess of the time of one is made from.
+# Calls for a first estimate of the time of one.
 GUESS_CALLS = 3
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of the rounds, and where the middle 80 % of them lie."""
+    """The median of the rounds, and the range of the middle 80 % of them."""
 
     median: float
     p10: float
@@ -34,25 +34,26 @@ class Rounds:
     """The rounds of all networks at one batch size.
 
     Attributes:
-        calls: in one turn of each network, M of them; a turn's time is their mean.
-        milliseconds: of one call, [M, R].
+        calls: calls in one turn of each network, [M]; the time of a turn is their mean.
+        milliseconds: time of one call, [M, R].
     """
 
     calls: tuple[int, ...]
     milliseconds: np.ndarray
 
     def time(self, network: int) -> Spread:
-        """Milliseconds of one call."""
+        """Return the time of one call, in milliseconds."""
         return _spread(self.milliseconds[network])
 
     def speedup(self, network: int, *, over: int) -> Spread:
-        """How many times as fast as another network, taken within each round."""
+        """Return the speed relative to another network, computed within each round."""
         return _spread(self.milliseconds[over] / self.milliseconds[network])
 
     def fastest(self) -> tuple[int, ...]:
-        """The network of the least median time, first, and those that it does not beat beyond the noise.
+        """Return the network with the lowest median time, followed by those that are not significantly slower.
 
-        It beats another one where it is faster in nine rounds out of ten: the whole spread of its speedup is above 1.
+        Another network is significantly slower if it loses nine rounds out of ten: the whole spread of the speedup is
+        above 1.
         """
         best = int(np.argmin(np.median(self.milliseconds, axis=1)))
         others = [network for network in range(len(self.milliseconds)) if network != best]
@@ -62,13 +63,13 @@ class Rounds:
 def time_rounds(
     calls: Sequence[Call], images: np.ndarray, *, rounds: int, progress: Callable[[int], None] | None = None
 ) -> Rounds:
-    """R rounds over M compiled networks; each round takes them in another order.
+    """Time R rounds of M compiled networks; each round takes the networks in a new order.
 
     Args:
         calls: the networks.
         images: [B, H, W, C].
         rounds: R.
-        progress: is told the rounds done.
+        progress: called with the number of rounds done.
     """
     repeats = tuple(_calls_per_turn(call, images) for call in calls)
     milliseconds = np.empty((len(calls), rounds))
@@ -82,16 +83,16 @@ def time_rounds(
 
 
 def _calls_per_turn(call: Call, images: np.ndarray) -> int:
-    """As many calls as make a turn long enough."""
+    """Return the number of calls that make a turn long enough."""
     guess = min(_seconds(call, images, 1) for _ in range(GUESS_CALLS))
     return max(1, math.ceil(MIN_TURN_SECONDS / guess))
 
 
 def _turn(call: Call, images: np.ndarray, repeats: int) -> float:
-    """Milliseconds of one call, the mean of ``repeats``.
+    """Return the milliseconds of one call, the mean of ``repeats``.
 
-    Where several fit into a turn, one more goes before them: it finds the caches full of the network before it, which
-    costs up to half of a call of a small network and nothing that can be measured of a long one.
+    If several calls fit into a turn, an uncounted one comes first: it finds the caches full of the previous network's
+    data. That costs up to half a call of a small network, and nothing measurable of a large one.
     """
     if repeats > 1:
         call(images)

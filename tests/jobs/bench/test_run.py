@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bncli.jobs.bench import ColdStart, Rounds, bench
+from bncli.jobs.bench import ColdStart, Rounds, bench, open_network
 from bncli.jobs.bench.run import _fastest
 
 SIZES = (1, 3)
@@ -13,7 +13,8 @@ SIZES = (1, 3)
 def result(kinds, target):
     told = []
     cold = [ColdStart(number + 1.0, 1.0, (1.0, 1.0), None, None) for number in range(3)]
-    result = bench(list(kinds.values()), target, SIZES, rounds=5, cold=cold, progress=lambda *event: told.append(event))
+    networks = [open_network(path) for path in kinds.values()]
+    result = bench(networks, target, SIZES, rounds=5, cold=cold, progress=lambda *event: told.append(event))
     assert told == [(f"batch {size}", done, 5) for size in SIZES for done in range(6)]
     return result
 
@@ -50,7 +51,7 @@ def test_it_says_what_it_ran_on(result):
 
 
 def test_one_network_has_nothing_to_be_faster_than(trained, target):
-    result = bench([trained.out], target, (2,), rounds=5)
+    result = bench([open_network(trained.out)], target, (2,), rounds=5)
     assert result.fastest == ()
     assert result.networks[0].cold is None
     assert "onnxruntime" not in result.versions

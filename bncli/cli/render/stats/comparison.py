@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bncli.cli.render.base import plain_table
-from bncli.cli.render.stats.blocks import Name, short, spaced, visible
 from bncli.cli.render.stats.findings import MARKS, findings_text, notes_text
+from bncli.cli.render.stats.names import prefix_note, prefix_to_drop
+from bncli.cli.render.tables import FirstFitting, Name, plain_table, spaced
+from bncli.cli.render.words import counted, distinct_width, short, visible
 from bncli.inspection.comparison import change_size
 
 if TYPE_CHECKING:
@@ -21,11 +24,33 @@ if TYPE_CHECKING:
 MAX_LAYERS = 20
 # Names of layers that only one of the two has.
 MAX_NAMES = 8
-COLUMNS = ("mean moved by", "var ×", "worst ×", "γ ±", "β ±", "gain ×")
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of numbers."""
+
+    title: str
+    number: Callable[[LayerChange], float]
+
+
+_MEAN = _Column("mean moved by", lambda change: change.mean_shift)
+_VAR = _Column("var ×", lambda change: change.var_ratio)
+_WORST = _Column("worst ×", lambda change: change.worst_var_ratio)
+_SCALE = _Column("γ ±", lambda change: change.scale_change)
+_BIAS = _Column("β ±", lambda change: change.bias_change)
+_GAIN = _Column("gain ×", lambda change: change.gain_ratio)
+# From the widest form of the table to the narrowest.
+FORMS = ((_MEAN, _VAR, _WORST, _SCALE, _BIAS, _GAIN), (_MEAN, _VAR, _WORST, _GAIN), (_MEAN, _VAR, _GAIN))
 
 
 def comparison_text(comparison: Comparison, *, everything: bool = False) -> RenderableType:
-    """What became of each layer, which findings are new, and which are gone."""
+    """Return the change of each layer, and the findings that are new, gone or still there.
+
+    Args:
+        comparison: the two checkpoints.
+        everything: True to show all changed layers and findings.
+    """
     return spaced(_blocks(comparison, everything=everything))
 
 
@@ -44,31 +69,45 @@ def _blocks(comparison: Comparison, *, everything: bool) -> Iterator[RenderableT
 
 def _layers(comparison: Comparison, *, everything: bool) -> RenderableType:
     changed = [change for change in comparison.layers if not change.same]
-    same = len(comparison.layers) - len(changed)
     head = Text.assemble((visible(comparison.a.source), "bold"), " → ", (visible(comparison.b.source), "bold"))
     parts: list[RenderableType] = [head]
     shown = changed
     if not everything and len(changed) > MAX_LAYERS:
         shown = sorted(changed, key=change_size, reverse=True)[:MAX_LAYERS]
     if shown:
-        parts += [_changes_table(shown), Text("means in standard deviations of the first; γ and β: rms", style="dim")]
+        prefix = prefix_to_drop([change.name for change in shown])
+        parts.append(FirstFitting([partial(_table, shown, prefix, columns) for columns in FORMS]))
+        parts.append(Text("means in standard deviations of the first; γ and β: rms", style="dim"))
+        parts += [Text(prefix_note(prefix), style="dim")] if prefix else []
     if len(shown) < len(changed):
         parts.append(Text(f"{len(shown)} of {len(changed)}, the largest changes first; --all for all", style="dim"))
-    parts += [Text(line) for line in _layer_lines(comparison, changed, same)]
+    parts += [Text(line) for line in _layer_lines(comparison, changed)]
     return Group(*parts)
 
 
-def _layer_lines(comparison: Comparison, changed: Sequence[LayerChange], same: int) -> Iterator[str]:
+def _table(changes: Sequence[LayerChange], prefix: str, columns: Sequence[_Column]) -> Table:
+    table = plain_table("BN layer", "C", *(column.title for column in columns))
+    names = [change.name.removeprefix(prefix) for change in changes]
+    room = distinct_width(names)
+    for name, change in zip(names, changes, strict=True):
+        numbers = (short(column.number(change)) for column in columns)
+        table.add_row(Name(name, room=room), str(change.channels), *numbers)
+    return table
+
+
+def _layer_lines(comparison: Comparison, changed: Sequence[LayerChange]) -> Iterator[str]:
+    """Yield a line for what the table of changes does not show."""
+    same = len(comparison.layers) - len(changed)
     if not comparison.layers:
         yield "no BN layer of the same name and size in both"
-    elif not changed:
-        yield f"all {same} layers are the same"
+    elif same and not changed:
+        yield "the only layer is unchanged" if same == 1 else f"all {same} layers are unchanged"
     elif same:
-        yield f"{same} other layers are the same"
+        yield f"{counted(same, 'other layer')} {'is' if same == 1 else 'are'} unchanged"
     for title, names in (
         (f"only in {comparison.a.source}", comparison.only_in_a),
         (f"only in {comparison.b.source}", comparison.only_in_b),
-        ("of another number of channels", comparison.other_channels),
+        ("with a different number of channels", comparison.other_channels),
     ):
         if names:
             yield f"{visible(title)}: {_names(names)}"
@@ -82,20 +121,8 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(visible(name) for name in names[:MAX_NAMES]) + rest
 
 
-def _changes_table(changes: Sequence[LayerChange]) -> Table:
-    table = plain_table("BN layer", "C", *COLUMNS)
-    table.columns[0].no_wrap = False
-    for change in changes:
-        numbers = (
-            *(change.mean_shift, change.var_ratio, change.worst_var_ratio),
-            *(change.scale_change, change.bias_change, change.gain_ratio),
-        )
-        table.add_row(Name(change.name), str(change.channels), *map(short, numbers))
-    return table
-
-
 def _briefly(findings: Sequence[Finding]) -> Iterator[RenderableType]:
-    """One line a kind of finding."""
+    """Yield one line per kind of finding."""
     layers: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         layers.setdefault((finding.severity, finding.code), []).append(finding.layer)

@@ -1,26 +1,29 @@
-"""A report as CSV, as ``pandas.read_csv`` expects it: one header line, "." in numbers, empty where there is none.
+"""A report as CSV, as ``pandas.read_csv`` expects it: one header line, "." in numbers, empty cells for None.
 
-Numbers are written so that they read back as the same float64; NaN and infinity as "nan", "inf" and "-inf".
+Numbers read back as the same float64. NaN and infinity are written as "nan", "inf" and "-inf".
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
-from bncli.cli.render.stats.layers import QUANTITIES, channel_flags, quantity
+from bncli.cli.render.stats.quantities import QUANTITIES, channel_findings, summary_of, values_of
 
 if TYPE_CHECKING:
-    from bncli.inspection import StatsReport
-    from bncli.inspection.comparison import Comparison
-    from bncli.inspection.layers import LayerStats, Summary
+    from bncli.inspection import LayerStats, StatsReport
+    from bncli.inspection.comparison import Comparison, LayerChange
+    from bncli.inspection.layers import Summary
+    from bncli.inspection.live_report import LayerLive
+
+Cells: TypeAlias = Mapping[str, object]
 
 _SUMMARY = ("min", "median", "max")
 LAYER_COLUMNS = (
     *("layer", "channels", "epsilon", "momentum"),
-    *(f"{name}_{end}" for name in QUANTITIES for end in _SUMMARY),
+    *(f"{quantity}_{end}" for quantity in QUANTITIES for end in _SUMMARY),
     *("dead_channels", "nonfinite", "severity", "findings"),
 )
 DATA_COLUMNS = ("drift_distance", "drift_std_ratio", "drift_worst_std_ratio", "output_gap")
@@ -32,28 +35,23 @@ CHANGE_COLUMNS = (
 
 
 def stats_csv(report: StatsReport, *, by_channel: bool = False) -> str:
-    """One row a layer, or one a channel; codes of findings are separated by spaces."""
+    """Return one row per layer, or one per channel; the codes of findings are separated by spaces."""
     if by_channel:
         return _csv(CHANNEL_COLUMNS, _channel_rows(report))
     columns = LAYER_COLUMNS if report.data is None else (*LAYER_COLUMNS, *DATA_COLUMNS)
-    return _csv(columns, (_layer_row(report, row) for row in report.layers))
+    live = {layer.name: layer for layer in report.data.layers} if report.data is not None else {}
+    rows = ({**_layer_cells(report, row), **_data_cells(live.get(row.name))} for row in report.layers)
+    return _csv(columns, rows)
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """One row a layer that both have."""
-    rows = (
-        {name: getattr(change, name, None) for name in CHANGE_COLUMNS}
-        | {"layer": change.name}
-        | dict(zip(("epsilon_a", "epsilon_b"), change.epsilon, strict=True))
-        | dict(zip(("momentum_a", "momentum_b"), change.momentum, strict=True))
-        for change in comparison.layers
-    )
-    return _csv(CHANGE_COLUMNS, rows)
+    """Return one row per layer that both checkpoints have."""
+    return _csv(CHANGE_COLUMNS, map(_change_cells, comparison.layers))
 
 
-def _layer_row(report: StatsReport, row: LayerStats) -> dict[str, Any]:
+def _layer_cells(report: StatsReport, row: LayerStats) -> Cells:
     found = report.of_layer(row.name)
-    cells: dict[str, Any] = {
+    cells: dict[str, object] = {
         "layer": row.name,
         "channels": row.channels,
         "epsilon": row.epsilon,
@@ -63,34 +61,55 @@ def _layer_row(report: StatsReport, row: LayerStats) -> dict[str, Any]:
         "severity": found[0].severity if found else None,
         "findings": " ".join(finding.code for finding in found),
     }
-    for name in QUANTITIES:
-        cells |= _summary(name, getattr(row, name))
-    return cells | _data_cells(report, row.name)
+    for quantity in QUANTITIES:
+        cells |= _summary_cells(quantity, summary_of(row, quantity))
+    return cells
 
 
-def _summary(name: str, summary: Summary | None) -> dict[str, Any]:
-    return {f"{name}_{end}": getattr(summary, end, None) for end in _SUMMARY}
+def _summary_cells(quantity: str, summary: Summary | None) -> Cells:
+    numbers = (None, None, None) if summary is None else (summary.min, summary.median, summary.max)
+    return {f"{quantity}_{end}": number for end, number in zip(_SUMMARY, numbers, strict=True)}
 
 
-def _data_cells(report: StatsReport, name: str) -> dict[str, Any]:
-    for layer in report.data.layers if report.data is not None else ():
-        if layer.name == name:
-            drift = layer.drift
-            numbers = (drift.distance, drift.std_ratio, drift.worst_std_ratio, layer.output_gap)
-            return dict(zip(DATA_COLUMNS, numbers, strict=True))
-    return {}
+def _data_cells(layer: LayerLive | None) -> Cells:
+    if layer is None:
+        return {}
+    drift = layer.drift
+    numbers = (drift.distance, drift.std_ratio, drift.worst_std_ratio, layer.output_gap)
+    return dict(zip(DATA_COLUMNS, numbers, strict=True))
 
 
-def _channel_rows(report: StatsReport) -> Iterator[dict[str, Any]]:
+def _channel_rows(report: StatsReport) -> Iterator[Cells]:
     for layer in report.arrays:
-        flags = channel_flags(report, layer)
-        arrays = {name: quantity(layer, name) for name in QUANTITIES}
+        codes = channel_findings(report, layer)
+        arrays = {quantity: values_of(layer, quantity) for quantity in QUANTITIES}
+        columns: dict[str, list[float]] = {
+            quantity: values.tolist() for quantity, values in arrays.items() if values is not None
+        }
         for channel in range(layer.channels):
-            numbers = {name: float(values[channel]) for name, values in arrays.items() if values is not None}
-            yield {"layer": layer.name, "channel": channel, **numbers, "findings": " ".join(flags[channel])}
+            numbers = {quantity: values[channel] for quantity, values in columns.items()}
+            yield {"layer": layer.name, "channel": channel, **numbers, "findings": " ".join(codes[channel])}
 
 
-def _csv(columns: Sequence[str], rows: Iterator[Mapping[str, Any]]) -> str:
+def _change_cells(change: LayerChange) -> Cells:
+    return {
+        "layer": change.name,
+        "channels": change.channels,
+        "same": change.same,
+        "mean_shift": change.mean_shift,
+        "var_ratio": change.var_ratio,
+        "worst_var_ratio": change.worst_var_ratio,
+        "scale_change": change.scale_change,
+        "bias_change": change.bias_change,
+        "gain_ratio": change.gain_ratio,
+        "epsilon_a": change.epsilon[0],
+        "epsilon_b": change.epsilon[1],
+        "momentum_a": change.momentum[0],
+        "momentum_b": change.momentum[1],
+    }
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Cells]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -1,45 +1,56 @@
-"""What data show, as text."""
+"""The measurements on data, as text."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bncli.cli.render.base import plain_table
-from bncli.cli.render.stats.blocks import Name, level, short, visible
+from bncli.cli.render.stats.pictures import level
+from bncli.cli.render.tables import FirstFitting, Name, plain_table
+from bncli.cli.render.words import counted, distinct_width, short, visible
 
 if TYPE_CHECKING:
     from bncli.inspection.live_report import LayerLive, LiveReport
 
-# A full bar: outputs in the two modes that differ by their own standard deviation have nothing in common.
+# A full bar: the outputs in the two modes differ by their own standard deviation and have nothing in common.
 FULL_GAP = 1.0
 BAR_WIDTH = 12
 
 
 def live_text(data: LiveReport, *, limit: int | None) -> RenderableType:
-    """The scores in both modes, and how far each layer's statistics and outputs are off.
+    """Return the scores in both modes, and the errors of each layer's statistics and outputs.
 
     Args:
-        data: what was found.
-        limit: how many layers to show, the worst ones, in the order of the forward pass; None for all.
+        data: the measurements.
+        limit: the number of layers to show, the worst ones in the order of the forward pass; None for all.
     """
     layers = _worst(data, limit)
-    head = (
-        f"{visible(data.dataset)}: statistics against {data.num_examples:,} training images, "
-        f"scores on {data.num_val:,} validation images"
-    )
-    parts: list[RenderableType] = [Text(head, style="dim"), _scores(data), Text(), _layers_table(data, layers)]
+    parts: list[RenderableType] = [Text(about(data), style="dim"), _scores(data), Text()]
+    parts += [_layers_table(data, layers), _caption(data)]
     if len(layers) < len(data.layers):
         parts.append(Text(f"the worst {len(layers)} of {len(data.layers)} layers; --all for all", style="dim"))
     return Group(*parts)
 
 
+def about(data: LiveReport) -> str:
+    """Return the images that were used, for statistics and for scores."""
+    return (
+        f"{visible(data.dataset)}: statistics of {counted(data.num_examples, 'training image')}, "
+        f"scores on {counted(data.num_val, 'validation image')}"
+    )
+
+
 def _scores(data: LiveReport) -> Table:
-    table = plain_table("statistics", "accuracy", "", "loss", words=("statistics", ""))
+    table = plain_table("statistics", "accuracy")
+    table.add_column("")
+    table.add_column("loss", justify="right", no_wrap=True)
     rows = [("running (eval mode)", data.running.accuracy, data.running.loss)]
     rows += [(f"of batches of {score.batch_size}", score.accuracy, score.loss) for score in data.by_batch_size]
     for name, accuracy, loss in rows:
@@ -47,31 +58,54 @@ def _scores(data: LiveReport) -> Table:
     return table
 
 
-def _layers_table(data: LiveReport, layers: Sequence[LayerLive]) -> Table:
-    table = plain_table("BN layer", "mean off by", "std ratio", "worst", "output gap", "", words=("BN layer", ""))
-    table.columns[0].no_wrap = False
+@dataclass(frozen=True)
+class _Form:
+    """The columns of one form of the table of layers."""
+
+    with_worst: bool
+    with_bar: bool
+
+
+# From the widest form of the table to the narrowest.
+_FORMS = (
+    _Form(with_worst=True, with_bar=True),
+    _Form(with_worst=True, with_bar=False),
+    _Form(with_worst=False, with_bar=False),
+)
+
+
+def _layers_table(data: LiveReport, layers: Sequence[LayerLive]) -> RenderableType:
+    return FirstFitting([partial(_table, data, layers, form) for form in _FORMS])
+
+
+def _table(data: LiveReport, layers: Sequence[LayerLive], form: _Form) -> Table:
+    worst = ["worst"] if form.with_worst else []
+    table = plain_table("BN layer", "mean off by", "std ratio", *worst, "output gap")
+    if form.with_bar:
+        table.add_column("", min_width=BAR_WIDTH)
+    room = distinct_width(layer.name for layer in layers)
     for layer in layers:
-        first = layer.name == data.first_apart
-        bar = Text(level(layer.output_gap / FULL_GAP, BAR_WIDTH), style="red" if first else "cyan")
-        numbers = (layer.drift.distance, layer.drift.std_ratio, layer.drift.worst_std_ratio, layer.output_gap)
-        table.add_row(Name(layer.name, "red" if first else ""), *map(short, numbers), bar)
-    table.caption = _caption(data)
-    table.caption_justify = "left"
-    table.caption_style = ""
+        is_first = layer.name == data.first_apart
+        numbers = [layer.drift.distance, layer.drift.std_ratio]
+        numbers += [layer.drift.worst_std_ratio] if form.with_worst else []
+        bar = Text(level(layer.output_gap / FULL_GAP, BAR_WIDTH), style="red" if is_first else "cyan")
+        table.add_row(
+            Name(layer.name, "red" if is_first else "", room=room),
+            *map(short, [*numbers, layer.output_gap]),
+            *([bar] if form.with_bar else []),
+        )
     return table
 
 
 def _caption(data: LiveReport) -> Text:
-    explained = "means and gaps in standard deviations; running std / true std"
+    units = ("means and gaps in standard deviations; std ratio is running std / true std\n", "dim")
     if data.first_apart is None:
-        return Text.assemble((explained, "dim"), "\n", ("train mode and eval mode part nowhere", "green"))
-    return Text.assemble(
-        (explained, "dim"), "\ntrain mode and eval mode part first at ", (visible(data.first_apart), "bold red")
-    )
+        return Text.assemble(units, ("train mode and eval mode diverge at no layer", "green"))
+    return Text.assemble(units, "train mode and eval mode first diverge at ", (visible(data.first_apart), "bold red"))
 
 
 def _worst(data: LiveReport, limit: int | None) -> list[LayerLive]:
-    """The layer where the modes part, and those with the largest gaps; in the order of the forward pass."""
+    """Return the layer where the modes diverge and those with the largest gaps, in the order of the forward pass."""
     if limit is None or len(data.layers) <= limit:
         return list(data.layers)
     order = sorted(data.layers, key=lambda layer: (layer.name != data.first_apart, -_size(layer.output_gap)))
@@ -80,4 +114,5 @@ def _worst(data: LiveReport, limit: int | None) -> list[LayerLive]:
 
 
 def _size(gap: float) -> float:
-    return gap if gap == gap else float("inf")
+    """Return the gap, with NaN as the largest."""
+    return math.inf if math.isnan(gap) else gap

@@ -1,24 +1,23 @@
-"""Each layer by itself in the HTML report: its findings and plots, folded up."""
+"""The section of each layer by itself: its findings and plots, folded up."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bncli.cli.render.stats.blocks import short, visible
-from bncli.cli.render.stats.findings import channel_list
+from bncli.cli.render.stats.findings import channels_phrase
 from bncli.cli.render.stats.html import svg
-from bncli.cli.render.stats.html.markup import NOTHING, Html, element, join
-from bncli.cli.render.stats.html.sections import anchor, section, severity_chip
-from bncli.cli.render.stats.html.table import TITLES, LayerRow, layer_rows
-from bncli.cli.render.stats.layers import QUANTITIES, plotted, quantity, settings_line
+from bncli.cli.render.stats.html.history import layer_plots, outputs_section
+from bncli.cli.render.stats.html.markup import NOTHING, Html, element
+from bncli.cli.render.stats.html.parts import TITLES, layer_anchor, section, severity_chip
+from bncli.cli.render.stats.html.rows import LayerRow, layer_rows
+from bncli.cli.render.stats.quantities import QUANTITIES, Quantity, drawn_values, ends, settings_line, values_of
+from bncli.cli.render.words import counted, short, visible
 from bncli.inspection.report import worst_first
 
 if TYPE_CHECKING:
     from bncli.inspection import Finding, StatsReport
-    from bncli.inspection.history import LayerHistory, Track
     from bncli.inspection.layers import BatchNormArrays
     from bncli.inspection.live_report import LayerLive
 
@@ -27,24 +26,17 @@ MAX_OPEN = 6
 
 
 def each_layer_section(report: StatsReport) -> Html:
-    """Each layer with its plots, folded up."""
+    """Return each layer with its plots, folded up; the history alone if there is no BN layer."""
     rows = layer_rows(report)
     if not rows:
-        return _history_of_other_layers(report)
-    grave = [number for number in worst_first(report) if _is_grave(rows[number])]
-    unfolded = set(grave[:MAX_OPEN]) or {0}
+        return outputs_section(report.history) if report.history else NOTHING
+    severe = [number for number in worst_first(report) if _is_severe(rows[number])]
+    unfolded = set(severe[:MAX_OPEN]) or {0}
     return section("each", "Each layer", *(_layer_card(row, is_open=row.number in unfolded) for row in rows))
 
 
-def _is_grave(row: LayerRow) -> bool:
+def _is_severe(row: LayerRow) -> bool:
     return bool(row.findings) and row.findings[0].severity != "info"
-
-
-def _history_of_other_layers(report: StatsReport) -> Html:
-    """A network without BN has a history too."""
-    layers = report.history or ()
-    cards = [join(element("h3", visible(layer.name)), _history_plots(layer)) for layer in layers]
-    return section("each", "History", *cards) if layers else NOTHING
 
 
 def _layer_card(row: LayerRow, *, is_open: bool) -> Html:
@@ -52,41 +44,42 @@ def _layer_card(row: LayerRow, *, is_open: bool) -> Html:
     summary = element(
         "summary",
         element("span", visible(row.stats.name), class_="name"),
-        element("span", f"{row.stats.channels:,} channels", class_="size"),
+        element("span", counted(row.stats.channels, "channel"), class_="size"),
         *chips,
     )
     content = element(
         "div",
         element("p", settings_line([row.arrays]), class_="about"),
-        *(element("p", *_said(finding), class_="said") for finding in row.findings),
-        element("div", *(_distribution(row.arrays, name) for name in QUANTITIES), class_="plots"),
+        *(_message(finding) for finding in row.findings),
+        element("div", *(_distribution(row.arrays, quantity) for quantity in QUANTITIES), class_="plots"),
         _drift(row.live) if row.live is not None else NOTHING,
-        _history_plots(row.history) if row.history is not None else NOTHING,
+        layer_plots(row.history) if row.history is not None else NOTHING,
         class_="content",
-        # In the content, not on the card: a browser unfolds what holds the target of a link.
-        id=anchor(row.number),
+        # In the content, not on the card: a browser unfolds the element that holds the target of a link.
+        id=layer_anchor(row.number),
     )
     return element("details", summary, content, class_="layer", open=is_open)
 
 
-def _said(finding: Finding) -> tuple[str, ...]:
-    channels = f"; channels {channel_list(finding.channels)}" if finding.channels else ""
-    return severity_chip(finding.severity), f" {visible(finding.message)}{channels}"
+def _message(finding: Finding) -> Html:
+    channels = channels_phrase(finding.channels)
+    text = visible(finding.message) + (f"; {channels}" if channels else "")
+    return element("p", severity_chip(finding.severity), f" {text}", class_="said")
 
 
-def _distribution(layer: BatchNormArrays, name: str) -> Html:
-    values, drawn = quantity(layer, name), plotted(layer, name)
+def _distribution(layer: BatchNormArrays, quantity: Quantity) -> Html:
+    title = TITLES[quantity]
+    values, drawn = values_of(layer, quantity), drawn_values(layer, quantity)
     if values is None or drawn is None:
-        return element("figure", element("figcaption", TITLES[name]), element("p", "none", class_="below"))
-    finite = values[np.isfinite(values)]
-    low, median, high = (short(float(f(finite))) if finite.size else "–" for f in (np.min, np.median, np.max))
-    missing = values.size - finite.size
-    label = f"{TITLES[name]} of {values.size} channels: from {low} to {high}, median {median}"
+        return element("figure", element("figcaption", title), element("p", "none", class_="below"))
+    low, median, high = ends(values)
+    missing = values.size - np.count_nonzero(np.isfinite(values))
+    label = f"{title} of {counted(values.size, 'channel')}: from {low} to {high}, median {median}"
     return element(
         "figure",
         element(
             "figcaption",
-            element("strong", TITLES[name]),
+            element("strong", title),
             element("span", f" median {median}"),
             element("span", f" {missing} not finite", class_="missing") if missing else None,
         ),
@@ -106,24 +99,4 @@ def _drift(live: LayerLive) -> Html:
         "div",
         element("h4", "On data"),
         element("dl", *(element("div", element("dt", a), element("dd", b)) for a, b in numbers), class_="facts"),
-    )
-
-
-def _history_plots(layer: LayerHistory) -> Html:
-    tracks = (("output", layer.output), ("running mean", layer.mean), ("running var", layer.var))
-    figures = [_track(title, track, layer.epochs) for title, track in tracks if track is not None]
-    said = element("p", "The line is the median, the band from the 15th to the 85th percentile.", class_="about")
-    return element("div", element("h4", "Over the epochs"), said, element("div", *figures, class_="plots large"))
-
-
-def _track(title: str, track: Track, epochs: Sequence[int]) -> Html:
-    numbers = np.array([track.p15, track.p50, track.p85])
-    finite = numbers[np.isfinite(numbers)]
-    low, high = (short(float(f(finite))) if finite.size else "–" for f in (np.min, np.max))
-    label = f"{title} over epochs {epochs[0]} to {epochs[-1]}: 15th, 50th and 85th percentile between {low} and {high}"
-    return element(
-        "figure",
-        element("figcaption", element("strong", title), element("span", f" {low} to {high}")),
-        svg.band(track.p15, track.p50, track.p85, label),
-        element("p", element("span", f"epoch {epochs[0]}"), element("span", str(epochs[-1])), class_="ends"),
     )

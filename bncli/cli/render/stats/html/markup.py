@@ -1,4 +1,4 @@
-"""HTML that is escaped by construction: text is text until an element is made of it."""
+"""HTML that is escaped by construction: a ``str`` is text, and becomes markup only as part of an element."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 
 
 class Html(str):
-    """Markup, as opposed to ``str``, which is text and is escaped where it becomes part of an element."""
+    """Markup. A plain ``str`` is text and is escaped when it becomes part of an element."""
 
     __slots__ = ()
 
@@ -16,19 +16,20 @@ _EMPTY = frozenset({"br", "hr", "input", "link", "meta"})
 
 
 def element(tag: str, *children: str | None, **attributes: str | float | bool | None) -> Html:
-    """``<tag attributes>children</tag>``.
+    """Return ``<tag attributes>children</tag>``.
 
     Args:
         tag: its name.
-        children: ``Html`` as it is, any other text escaped; None is left out.
-        attributes: ``class_`` is "class", ``aria_label`` "aria-label"; True has no value, None and False are left out.
+        children: ``Html`` is inserted as it is, other text is escaped, None is left out.
+        attributes: ``class_`` means "class", ``aria_label`` "aria-label". True gives an attribute without a value; None
+            and False are left out.
     """
     opening = f"<{tag}{''.join(_attribute(name, value) for name, value in attributes.items())}>"
     return Html(opening if tag in _EMPTY else f"{opening}{join(*children)}</{tag}>")
 
 
 def join(*children: str | None) -> Html:
-    """The children one after the other."""
+    """Return the children one after the other."""
     return Html("".join(child if isinstance(child, Html) else html.escape(child) for child in children if child))
 
 

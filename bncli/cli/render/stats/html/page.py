@@ -1,7 +1,7 @@
-"""The report as one HTML page that needs nothing else: its style, script and plots are inside.
+"""The report as one HTML page that loads nothing: its style, script and plots are inside.
 
-A Content-Security-Policy lets in this style and this script, by their hashes, and nothing from anywhere: whatever a
-layer is called, it cannot run.
+A Content-Security-Policy admits this style and this script, by their hashes, and nothing else: whatever a layer is
+called, it cannot run.
 """
 
 from __future__ import annotations
@@ -13,21 +13,41 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import bncli
-from bncli.cli.render.stats.blocks import visible
-from bncli.cli.render.stats.findings import MARKS
-from bncli.cli.render.stats.html import cards, sections, table
-from bncli.cli.render.stats.html.markup import NOTHING, Html, element, join
-from bncli.cli.render.stats.layers import settings_line
+from bncli.cli.render.stats.html import cards, findings, on_data, table
+from bncli.cli.render.stats.html.markup import NOTHING, Html, element
+from bncli.cli.render.stats.html.parts import count_chip
+from bncli.cli.render.stats.quantities import settings_line
+from bncli.cli.render.words import visible
 
 if TYPE_CHECKING:
     from bncli.inspection import StatsReport
 
 
 def stats_html(report: StatsReport) -> str:
-    """The whole page."""
+    """Return the whole page."""
     style, script = (_asset(name) for name in ("report.css", "report.js"))
+    body = element(
+        "body",
+        element("a", "Skip to the findings", href="#findings", class_="skip"),
+        _header(report),
+        element("main", *(part(report) for part in _SECTIONS)),
+        _footer(),
+        element("script", Html(script)),
+    )
+    return f"<!doctype html>\n{element('html', _head(report, style, script), body, lang='en')}\n"
+
+
+_SECTIONS: tuple[Callable[[StatsReport], Html], ...] = (
+    findings.findings_section,
+    on_data.data_section,
+    table.layers_section,
+    cards.each_layer_section,
+)
+
+
+def _head(report: StatsReport, style: str, script: str) -> Html:
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'"
-    head = element(
+    return element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", http_equiv="Content-Security-Policy", content=policy),
@@ -37,23 +57,6 @@ def stats_html(report: StatsReport) -> str:
         element("title", f"BN layers of {visible(report.source)}"),
         element("style", Html(style)),
     )
-    body = element(
-        "body",
-        element("a", "Skip to the findings", href="#findings", class_="skip"),
-        _header(report),
-        element("main", *(part(report) for part in _SECTIONS)),
-        _footer(),
-        element("script", Html(script)),
-    )
-    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
-
-
-_SECTIONS: tuple[Callable[[StatsReport], Html], ...] = (
-    sections.findings_section,
-    sections.data_section,
-    table.layers_section,
-    cards.each_layer_section,
-)
 
 
 def _asset(name: str) -> str:
@@ -61,34 +64,33 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy names what may be inline."""
+    """Return the hash by which a Content-Security-Policy admits an inline text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _header(report: StatsReport) -> Html:
-    channels = sum(row.channels for row in report.layers)
-    facts = [("format", report.format), ("BN layers", f"{len(report.layers):,}"), ("channels", f"{channels:,}")]
-    if report.arrays:
-        facts.append(("settings", settings_line(report.arrays)))
-    terms = [element("div", element("dt", name), element("dd", visible(value))) for name, value in facts]
+    terms = [element("div", element("dt", name), element("dd", visible(value))) for name, value in _facts(report)]
     return element(
         "header",
         element("p", "Batch Normalization report", class_="eyebrow"),
         element("h1", visible(report.source)),
-        element("p", *_chips(report), class_="chips"),
+        element("p", *_chips(report), class_="chips") if report.layers else None,
         element("dl", *terms, class_="facts"),
         _navigation(report),
     )
 
 
+def _facts(report: StatsReport) -> list[tuple[str, str]]:
+    facts = [("format", report.format), ("BN layers", f"{len(report.layers):,}" if report.layers else "none")]
+    if report.layers:
+        facts.append(("channels in all", f"{sum(row.channels for row in report.layers):,}"))
+        facts.append(("settings", settings_line(report.arrays)))
+    return facts
+
+
 def _chips(report: StatsReport) -> list[Html]:
-    counted = {severity: count for severity, count in report.count().items() if count}
-    if not counted:
-        return [element("span", "✓ no findings", class_="chip ok")] if report.layers else []
-    return [
-        element("span", f"{MARKS[severity][0]} {count} {severity}{'s' * (count > 1)}", class_=f"chip {severity}")
-        for severity, count in counted.items()
-    ]
+    chips = [count_chip(severity, count) for severity, count in report.count().items() if count]
+    return chips or [element("span", "✓ no findings", class_="chip ok")]
 
 
 def _navigation(report: StatsReport) -> Html:
@@ -99,14 +101,12 @@ def _navigation(report: StatsReport) -> Html:
 
 
 def _footer() -> Html:
+    explained = (
+        "Gain is γ/√(var + ε), BN’s factor in inference. Momentum is Flax’s: the weight of the old running value, "
+        "1 − PyTorch’s. Variances are drawn on a logarithmic scale."
+    )
     return element(
         "footer",
-        element(
-            "p",
-            join(
-                "Gain is γ/√(var + ε), the factor that BN multiplies with in inference. Momentum is Flax’s: the weight "
-            ),
-            join("of the old running value, 1 − PyTorch’s. Variances are drawn on a logarithmic scale."),
-        ),
+        element("p", explained),
         element("p", f"Written by bncli {bncli.__version__} inspect-stats."),
     )

@@ -1,4 +1,4 @@
-// Makes the heads of the table of layers buttons that sort it. Without scripts the table is as it was written.
+// Turns the headings of the table of layers into buttons that sort it. Without scripts the table keeps its order.
 "use strict";
 
 const collator = new Intl.Collator(undefined, { numeric: true });
@@ -35,7 +35,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
       heads.forEach((each) => each.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", order);
       sort(table, column, order === "ascending");
-      table.caption.textContent = `Sorted by ${button.textContent}, ${order}.`;
+      table.caption.querySelector(".order").textContent = `Sorted by ${button.textContent}, ${order}.`;
     });
   });
 }

@@ -1,6 +1,6 @@
-"""Plots as inline SVG, without text in them: they are stretched to the width there is.
+"""Plots as inline SVG. They contain no text, because they are stretched to the available width.
 
-Colours are classes of the style sheet, so that a plot follows the reader's light or dark.
+Colours are classes of the style sheet, so that a plot follows the reader's light or dark mode.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from itertools import pairwise
 
 import numpy as np
 
-from bncli.cli.render.stats.blocks import counts
 from bncli.cli.render.stats.html.markup import NOTHING, Html, element, join
+from bncli.cli.render.stats.pictures import counts
 
 WIDTH, HEIGHT = 240, 60
 BINS = 30
-# Of a table's cell.
+# Of a picture in a table cell.
 SMALL_BINS = 14
 
 
 def histogram(values: np.ndarray, label: str, *, bins: int = BINS, with_median: bool = True) -> Html:
-    """The distribution of the finite values over their range, with a line at the median."""
+    """Draw the distribution of the finite values over their range, with a line at the median."""
     numbers = counts(values, bins)
     finite = values[np.isfinite(values)]
-    bars = Html("")
+    bars = NOTHING
     if finite.size:
         bars = element("path", d=_bars(numbers / numbers.max()), class_="bars")
     median = _median_line(finite) if with_median else NOTHING
@@ -32,7 +32,7 @@ def histogram(values: np.ndarray, label: str, *, bins: int = BINS, with_median: 
 
 
 def _bars(shares: np.ndarray) -> str:
-    """One path of bars side by side, a gap of a fifth between them."""
+    """Return one path of bars side by side, with gaps of a fifth between them."""
     step = WIDTH / len(shares)
     parts = []
     for number, share in enumerate(shares):
@@ -50,7 +50,10 @@ def _median_line(finite: np.ndarray) -> Html:
 
 
 def band(low: Sequence[float], middle: Sequence[float], high: Sequence[float], label: str) -> Html:
-    """A median over equally spaced points, in the band between two percentiles; gaps where they are not finite."""
+    """Draw a median over equally spaced points, in the band between two percentiles.
+
+    There is a gap at each point that is not finite.
+    """
     values = np.array([low, middle, high], float)
     finite = values[np.isfinite(values)]
     if finite.size == 0:
@@ -68,14 +71,14 @@ def band(low: Sequence[float], middle: Sequence[float], high: Sequence[float], l
 
 
 def _heights(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """SVG's y, downwards, with a margin for the line's width."""
+    """Return y coordinates, which point down in SVG, with a margin for the line's width."""
     span = high - low
     shares = (values - low) / span if np.isfinite(span) and span > 0 else np.where(np.isfinite(values), 0.5, np.nan)
     return 2 + (1 - shares) * (HEIGHT - 4)
 
 
 def _finite_runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """(start, stop) of each run of True."""
+    """Return (start, stop) of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(int)))
     return [(int(start), int(stop)) for start, stop in list(pairwise(edges))[::2]]
 
@@ -84,15 +87,15 @@ def _points(x: np.ndarray, y: np.ndarray) -> str:
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
 
 
-def columns(values: Sequence[float], titles: Sequence[str], marked: int | None, limit: float, label: str) -> Html:
-    """One column a value, those from ``marked`` on in another colour, and a line at ``limit``.
+def columns(values: Sequence[float], titles: Sequence[str], *, marked: int | None, limit: float, label: str) -> Html:
+    """Draw one column per value, those from ``marked`` on in another colour, and a line at ``limit``.
 
     Args:
-        values: heights; what is not finite reaches the top.
-        titles: shown when the pointer rests on a column.
-        marked: the number of the first one to mark; None for none.
-        limit: in the values' unit.
-        label: what the plot shows, for those who do not see it.
+        values: the heights; one that is not finite reaches the top.
+        titles: one per column, shown when the pointer rests on it.
+        marked: the number of the first column to mark; None for none.
+        limit: the height of the line, in the unit of the values.
+        label: a description for readers who cannot see the plot.
     """
     array = np.array(values, float)
     top = max(float(array[np.isfinite(array)].max(initial=0.0)), limit) * 1.08
@@ -103,7 +106,7 @@ def columns(values: Sequence[float], titles: Sequence[str], marked: int | None, 
         column = element("title", title)
         kind = "bars marked" if marked is not None and number >= marked else "bars"
         x, width = number * step + 0.1 * step, 0.8 * step
-        # The whole height answers to the pointer, however small the column is.
+        # The whole height reacts to the pointer, however small the column is.
         hit = element("rect", x=f"{x:.2f}", y=0, width=f"{width:.2f}", height=HEIGHT, class_="hit")
         rect = element(
             "rect", x=f"{x:.2f}", y=f"{HEIGHT - height:.1f}", width=f"{width:.2f}", height=f"{height:.1f}", class_=kind
@@ -115,7 +118,7 @@ def columns(values: Sequence[float], titles: Sequence[str], marked: int | None, 
 
 
 def share_bar(share: float, label: str) -> Html:
-    """A horizontal bar of 0 to 1."""
+    """Draw a horizontal bar of 0 to 1."""
     width = f"{100 * min(max(share, 0.0), 1.0):.2f}"
     track = element("rect", width=100, height=8, rx=1, class_="track")
     return element(

@@ -7,103 +7,88 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from bncli.cli.render.stats.blocks import short, visible
-from bncli.cli.render.stats.findings import MARKS
+from bncli.cli.render.stats.findings import MARKS, severity_count
 from bncli.cli.render.stats.html import svg
 from bncli.cli.render.stats.html.markup import NOTHING, Html, element, join
-from bncli.cli.render.stats.html.sections import anchor, section
-from bncli.cli.render.stats.layers import plotted
+from bncli.cli.render.stats.html.parts import TITLES, layer_anchor, section
+from bncli.cli.render.stats.html.rows import LayerRow, layer_rows
+from bncli.cli.render.stats.names import prefix_note, prefix_to_drop
+from bncli.cli.render.stats.quantities import Quantity, drawn_values, largest_gain, summary_of
+from bncli.cli.render.words import short, visible
 from bncli.inspection.findings import SEVERITIES
 from bncli.inspection.report import worst_first
 
 if TYPE_CHECKING:
-    from bncli.inspection import Finding, StatsReport
-    from bncli.inspection.history import LayerHistory
-    from bncli.inspection.layers import BatchNormArrays, LayerStats
+    from bncli.inspection import StatsReport
     from bncli.inspection.live_report import LayerLive
 
-# More layers than this come the worst first.
+# More layers than this are listed with the worst first.
 MANY_LAYERS = 20
-# Names longer than this get a wider column.
+# Longer names get a wider column.
 LONG_NAME = 20
-TITLES = {"bias": "β bias", "gain": "gain", "mean": "mean", "scale": "γ scale", "var": "var"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Column:
     """One column of the table of layers.
 
     Attributes:
-        title: its head.
-        cell: what stands in it.
-        value: what it is sorted by; None comes last.
-        ascending: whether the least is the first thing to look for.
+        title: its heading.
+        cell: the content of a cell.
+        value: the value to sort by; None comes last.
+        detail: a second line of the heading.
+        ascending: True if the first click sorts from the lowest value.
     """
 
     title: str
     cell: Callable[[LayerRow], str]
     value: Callable[[LayerRow], float | str | None]
+    detail: str = ""
     ascending: bool = False
 
 
-@dataclass(frozen=True)
-class LayerRow:
-    """All that is known of one layer.
-
-    Attributes:
-        number: its place in the network.
-        stats: its summary.
-        arrays: its numbers.
-        findings: on it, the gravest first.
-        live: on data.
-        history: over the epochs.
-    """
-
-    number: int
-    stats: LayerStats
-    arrays: BatchNormArrays
-    findings: tuple[Finding, ...]
-    live: LayerLive | None
-    history: LayerHistory | None
-
-
-def layer_rows(report: StatsReport) -> list[LayerRow]:
-    """In the order of the network."""
-    live = {layer.name: layer for layer in report.data.layers} if report.data is not None else {}
-    history = {layer.name: layer for layer in report.history or ()}
-    pairs = zip(report.layers, report.arrays, strict=True)
-    return [
-        LayerRow(number, row, arrays, report.of_layer(row.name), live.get(row.name), history.get(row.name))
-        for number, (row, arrays) in enumerate(pairs)
-    ]
-
-
 def layers_section(report: StatsReport) -> Html:
-    """The table of layers; the script makes its heads buttons that sort it."""
+    """Return the table of layers; the script turns its headings into buttons that sort it."""
     if not report.layers:
         return NOTHING
     rows = layer_rows(report)
+    prefix = prefix_to_drop([row.stats.name for row in rows])
+    columns = _columns(prefix, with_data=report.data is not None)
     many = len(rows) > MANY_LAYERS
     order = worst_first(report) if many else range(len(rows))
-    columns = [*_COLUMNS, *(_DATA_COLUMNS if report.data is not None else ())]
-    head = element("tr", *map(_head, columns))
     body = element("tbody", *(_table_row(rows[number], columns) for number in order))
-    caption = element("caption", "The worst layers first." if many else "In the order of the network.")
-    longest = max(len(row.stats.name) for row in rows)
-    kind = "layers long" if longest > LONG_NAME else "layers"
-    table = element("table", caption, element("thead", head), body, class_=kind, data_sortable=True)
-    return section(
-        "layers",
-        "Table",
-        element("div", table, class_="scroll", tabindex=0, role="region", aria_label="Table of BN layers"),
+    longest = max(len(row.stats.name) - len(prefix) for row in rows)
+    table = element(
+        "table",
+        element("caption", *_caption(many=many, prefix=prefix)),
+        element("thead", element("tr", *map(_head, columns))),
+        body,
+        class_="layers long" if longest > LONG_NAME else "layers",
+        data_sortable=True,
     )
+    scroll = element("div", table, class_="scroll", tabindex=0, role="region", aria_label="Table of BN layers")
+    return section("layers", "Table", scroll)
+
+
+def _caption(*, many: bool, prefix: str) -> tuple[str, ...]:
+    order = element("span", "The worst layers first." if many else "In the order of the network.", class_="order")
+    note = prefix_note(visible(prefix))
+    return (order, f" {note[0].upper()}{note[1:]}") if prefix else (order,)
+
+
+def _columns(prefix: str, *, with_data: bool) -> Sequence[Column]:
+    number, name, *others = _COLUMNS
+    name = replace(name, cell=lambda row: _name_cell(row, prefix))
+    return [number, name, *others, *(_DATA_COLUMNS if with_data else ())]
 
 
 def _head(column: Column) -> Html:
-    return element("th", column.title, scope="col", data_order="ascending" if column.ascending else None)
+    detail = (" ", element("small", column.detail)) if column.detail else ()
+    order = "ascending" if column.ascending else None
+    return element("th", column.title, *detail, scope="col", data_order=order)
 
 
 def _table_row(row: LayerRow, columns: Sequence[Column]) -> Html:
@@ -113,51 +98,51 @@ def _table_row(row: LayerRow, columns: Sequence[Column]) -> Html:
 
 
 def _sortable(column: Column, row: LayerRow) -> str:
+    """Return the value to sort by as text; "" for None and NaN."""
     value = column.value(row)
     return "" if value is None or value != value else visible(str(value))
 
 
-def _median(name: str) -> Callable[[LayerRow], float | None]:
+def _numeric(title: str, value: Callable[[LayerRow], float | None], detail: str = "") -> Column:
+    return Column(title=title, cell=lambda row: short(value(row)), value=value, detail=detail)
+
+
+def _median(quantity: Quantity) -> Callable[[LayerRow], float | None]:
     def value(row: LayerRow) -> float | None:
-        summary = getattr(row.stats, name)
+        summary = summary_of(row.stats, quantity)
         return None if summary is None else summary.median
 
     return value
 
 
-def _numeric(title: str, value: Callable[[LayerRow], float | None]) -> Column:
-    return Column(title, lambda row: short(value(row)), value)
+def _median_column(quantity: Quantity) -> Column:
+    return _numeric(TITLES[quantity], _median(quantity), "median")
 
 
-def _pictured(name: str) -> Column:
-    """The median beside a small picture of the distribution."""
-    value = _median(name)
+def _pictured(quantity: Quantity) -> Column:
+    """Return the column of a median beside a small picture of the distribution."""
+    value = _median(quantity)
 
     def cell(row: LayerRow) -> str:
-        drawn = plotted(row.arrays, name)
+        drawn = drawn_values(row.arrays, quantity)
         if drawn is None:
             return "–"
-        label = f"distribution of {TITLES[name]}"
+        label = f"distribution of {TITLES[quantity]}"
         picture = svg.histogram(drawn, label, bins=svg.SMALL_BINS, with_median=False)
         return element("div", picture, element("span", short(value(row))), class_="pictured")
 
-    return Column(TITLES[name], cell, value)
-
-
-def _largest_gain(row: LayerRow) -> float | None:
-    low, high = row.stats.gain.min, row.stats.gain.max
-    return None if low is None or high is None else max(abs(low), abs(high))
+    return Column(title=TITLES[quantity], cell=cell, value=value, detail="median")
 
 
 def _findings_cell(row: LayerRow) -> str:
-    """A chip for each severity with its count; which findings, the layer's plots say."""
+    """Return a chip per severity with its count; the codes are in its tooltip."""
     counted = Counter(finding.severity for finding in row.findings)
     codes = ", ".join(visible(finding.code) for finding in row.findings)
     chips = (
         element(
             "span",
             element("span", f"{MARKS[severity][0]} {count}", aria_hidden="true"),
-            element("span", f"{count} {severity}{'s' * (count > 1)}", class_="unseen"),
+            element("span", severity_count(severity, count), class_="unseen"),
             class_=f"chip {severity}",
             title=codes,
         )
@@ -166,27 +151,29 @@ def _findings_cell(row: LayerRow) -> str:
     return join(*(join(chip, " ") for chip in chips))
 
 
-def _gravity(row: LayerRow) -> int:
-    """Greater for a graver finding, then for more of them."""
-    gravest = min((SEVERITIES.index(finding.severity) for finding in row.findings), default=len(SEVERITIES))
-    return 1000 * (len(SEVERITIES) - gravest) + len(row.findings)
+def _severity_rank(row: LayerRow) -> int:
+    """Return a number that grows with the severity of the worst finding, then with the number of findings."""
+    worst = min((SEVERITIES.index(finding.severity) for finding in row.findings), default=len(SEVERITIES))
+    return 1000 * (len(SEVERITIES) - worst) + len(row.findings)
 
 
-def _name_cell(row: LayerRow) -> str:
-    return element("a", visible(row.stats.name), href=f"#{anchor(row.number)}", class_="name")
+def _name_cell(row: LayerRow, prefix: str = "") -> str:
+    name, anchor = row.stats.name, layer_anchor(row.number)
+    title = visible(name) if prefix else None
+    return element("a", visible(name.removeprefix(prefix)), href=f"#{anchor}", class_="name", title=title)
 
 
 _COLUMNS = (
-    Column("#", lambda row: str(row.number + 1), lambda row: row.number, ascending=True),
-    Column("BN layer", _name_cell, lambda row: row.stats.name, ascending=True),
-    Column("findings", _findings_cell, _gravity),
-    Column("C", lambda row: f"{row.stats.channels:,}", lambda row: row.stats.channels),
-    _numeric("mean", _median("mean")),
+    Column(title="#", cell=lambda row: str(row.number + 1), value=lambda row: row.number, ascending=True),
+    Column(title="BN layer", cell=_name_cell, value=lambda row: row.stats.name, ascending=True),
+    Column(title="findings", cell=_findings_cell, value=_severity_rank),
+    Column(title="C", cell=lambda row: f"{row.stats.channels:,}", value=lambda row: row.stats.channels),
+    _median_column("mean"),
     _pictured("var"),
     _pictured("scale"),
-    _numeric("β bias", _median("bias")),
-    _numeric("gain ≤", _largest_gain),
-    _numeric("dead", lambda row: len(row.stats.dead_channels)),
+    _median_column("bias"),
+    _numeric("|gain|", lambda row: largest_gain(row.stats), "largest"),
+    _numeric("dead", lambda row: len(row.stats.dead_channels), "channels"),
 )
 
 
@@ -195,7 +182,7 @@ def _live(number: Callable[[LayerLive], float]) -> Callable[[LayerRow], float | 
 
 
 _DATA_COLUMNS = (
-    _numeric("mean off by", _live(lambda live: live.drift.distance)),
-    _numeric("std ratio", _live(lambda live: live.drift.std_ratio)),
-    _numeric("output gap", _live(lambda live: live.output_gap)),
+    _numeric("mean", _live(lambda live: live.drift.distance), "off by"),
+    _numeric("std", _live(lambda live: live.drift.std_ratio), "running/true"),
+    _numeric("output", _live(lambda live: live.output_gap), "gap"),
 )

@@ -1,4 +1,4 @@
-"""Pictures in characters, short names and short numbers."""
+"""Pictures made of characters, plurals, short names and short numbers."""
 
 import math
 
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from bncli.cli.render.stats.blocks import BARS, counts, curves, histogram, level, short, shorten, visible
+from bncli.cli.render.stats.pictures import BARS, counts, curves, histogram, level
+from bncli.cli.render.words import MIN_NAME, counted, distinct_width, short, shorten, visible
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,35 @@ def test_shorten_keeps_to_the_width_and_both_ends(text, width):
 
 def test_shorten():
     assert shorten("encoder.stages.2.blocks.14.norm.bn", 20) == "encode…ks.14.norm.bn"
+
+
+def test_distinct_width_keeps_names_apart():
+    names = [f"ResNetBlock_{block}/BatchNorm_{layer}" for block in range(9) for layer in range(3)]
+    width = distinct_width(names)
+    assert width < len(names[0])
+    assert len({shorten(name, width) for name in names}) == len(names)
+    assert distinct_width(["BatchNorm_0", "BatchNorm_1"]) == len("BatchNorm_0")
+    assert distinct_width(["a" * 50]) == MIN_NAME
+    assert distinct_width([]) == 0
+
+
+@given(st.lists(st.text("ab_/01", max_size=30)))
+def test_names_of_the_distinct_width_are_as_different_as_the_names(names):
+    width = distinct_width(names)
+    assert len({shorten(name, width) for name in names}) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "text"),
+    [
+        (1, ("channel",), "1 channel"),
+        (0, ("channel",), "0 channels"),
+        (1294, ("image",), "1,294 images"),
+        (8, ("info", "info"), "8 info"),
+    ],
+)
+def test_counted(count, words, text):
+    assert counted(count, *words) == text
 
 
 def test_what_would_drive_the_terminal_is_spelled_out():

@@ -1,0 +1,51 @@
+"""Print a result on stdout, as text or as one JSON document."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from rich.console import Console, RenderableType
+
+T = TypeVar("T")
+
+
+def emit(
+    result: T, *, as_json: bool, to_json: Callable[[T], dict[str, object]], to_text: Callable[[T], RenderableType]
+) -> None:
+    """Print the result on stdout, as one JSON document or as text."""
+    if as_json:
+        _print_json(to_json(result))
+    else:
+        _print_text(to_text(result))
+
+
+def _print_json(document: dict[str, object]) -> None:
+    only_ascii = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
+    print(json.dumps(_without_nan(document), ensure_ascii=only_ascii, allow_nan=False))
+
+
+def _without_nan(value: object) -> object:
+    """Replace NaN and infinity by None: JSON has no such numbers, and many readers refuse them."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _print_text(text: RenderableType) -> None:
+    """Print the text; in a file or a pipe, lines end with their last character that is not a blank."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # γ and bars as "?" rather than an error, if the encoding lacks them
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(text)
+        return
+    with console.capture() as captured:
+        console.print(text)
+    print("\n".join(line.rstrip() for line in captured.get().split("\n")), end="")
