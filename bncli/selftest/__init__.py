@@ -1,13 +1,14 @@
-"""Whether the installed jaxlib computes what it should, on this machine.
+"""Checks that the installed jaxlib computes the right numbers on this machine.
 
 Some releases did not: jaxlib 0.10.2 sums squares 0.8 % too low under ``jit`` (jax#39103) and ends the process in
-another sum (jax#40412). A network trained by such a jaxlib looks merely a little worse. In this order::
+another sum (jax#40412). A network trained by such a jaxlib is only a little worse, so nobody notices. Read in this
+order::
 
-    reference.py  a convolution and BN with their gradients, in NumPy and float64
-    checks.py     what is computed by jaxlib and compared: QUICK before training, FULL by `bncli doctor`
-    apart.py      checks in a process of their own, which may crash
-    memory.py     a quick form that passed is not run again for the same versions and hardware
-    report.py     before training: refuse or go on; for `bncli doctor`: everything
+    reference.py   a convolution and BN with their gradients, in NumPy and float64
+    checks.py      the computations and their expected results: QUICK before training, FULL for `bncli doctor`
+    apart.py       checks in a process of their own, which may crash
+    remembered.py  the quick checks that passed are not repeated for the same versions and hardware
+    report.py      before training: refuse or continue; for `bncli doctor`: every outcome
 """
 
 from bncli.selftest.checks import FULL, QUICK, Check, Outcome, run_check

@@ -1,7 +1,7 @@
-"""What is computed by jaxlib, and what it is compared with.
+"""Computations by jaxlib, and the results they are compared with.
 
 Letters: B batch, H W image, C channels. A check returns pairs (computed, expected) by name; the driver takes the
-largest relative difference. To add one: write the function, and add a row to QUICK or FULL.
+largest relative difference. To add a check: write the function, and add a row to QUICK or FULL.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
 from bncli.frameworks.linen import Network, Variables, as_network
 from bncli.models.cnn import CNN
@@ -25,15 +26,16 @@ from bncli.ops.normalization import batch_normalize
 from bncli.process import flags
 from bncli.selftest import reference
 
-Pairs = Mapping[str, tuple[Any, Any]]  # place -> (computed, expected), two arrays of one shape
+Pairs = Mapping[str, tuple[ArrayLike, ArrayLike]]  # place -> (computed, expected), two arrays of one shape
+Result = TypeVar("Result")  # a pytree of arrays
 
 EPSILON = 1e-5
-# Convolutions of a GPU may go by transforms that round more (Winograd), and a healthy device must not be refused.
+# A GPU may compute convolutions by transforms that round more (Winograd), and a sound device must not be refused.
 ROOM_OFF_CPU = 10.0
-# [B, H, W, C]: of as many pixels as bring oneDNN in, where training uses it.
+# [B, H, W, C]: with enough pixels for oneDNN, if training uses it.
 IMAGES_SHAPE = (8, 16, 16, 4)
 NUM_FEATURES, NUM_CLASSES = 8, 10
-# What ``layer_step`` returns, in its order.
+# The outputs of ``layer_step``, in order.
 _LAYER_PLACES = (
     *("the output", "the mean", "the variance"),
     *(f"the gradient of {what}" for what in ("the images", "the kernel", "the scale", "the bias")),
@@ -45,10 +47,10 @@ class Check:
     """One row of the table.
 
     Attributes:
-        name: what is checked.
-        measure: computes.
-        tolerance: largest relative difference that rounding explains on a CPU, with room; jax#39103 is 8e-3.
-        only_cpu: whether the fault it looks for is one of XLA's CPU backend.
+        name: the computation that is checked.
+        measure: computes the pairs.
+        tolerance: largest relative difference that rounding explains on a CPU, with a margin; jax#39103 is 8e-3.
+        only_cpu: True if only XLA's CPU backend can have the fault.
     """
 
     name: str
@@ -59,16 +61,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check came to.
+    """The outcome of a check.
 
     Attributes:
-        name: of the check.
-        difference: largest |computed − expected|, relative to the largest |expected| of that array; None where
-            nothing was computed.
-        tolerance: the most that passes.
-        place: where the difference is largest.
-        seconds: that the check took, compilation included.
-        error: why nothing was computed.
+        name: name of the check.
+        difference: largest |computed − expected|, relative to the largest |expected| of that array; None if nothing
+            was computed.
+        tolerance: largest difference that passes.
+        place: the array with the largest difference.
+        seconds: time for the check, compilation included.
+        error: reason why nothing was computed.
     """
 
     name: str
@@ -80,19 +82,19 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is within the tolerance; NaN is not."""
+        """True if the difference is within the tolerance; NaN is not."""
         return self.difference is not None and self.difference <= self.tolerance
 
     @property
     def finding(self) -> str:
-        """The figure with its place, or the error."""
+        """The difference with its place, or the error."""
         if self.difference is None:
             return self.error or "nothing was computed"
         return f"off by {self.difference:.2g} in {self.place}, allowed {self.tolerance:.0e}"
 
 
 def run_check(check: Check) -> Outcome:
-    """The outcome of a check; a program that cannot be compiled or run has failed it."""
+    """The outcome of a check; a program that cannot be compiled or run fails it."""
     begin = time.perf_counter()
     tolerance = check.tolerance * (1.0 if jax.default_backend() == "cpu" else ROOM_OFF_CPU)
     try:
@@ -104,19 +106,20 @@ def run_check(check: Check) -> Outcome:
     return Outcome(check.name, differences[place], tolerance, place, time.perf_counter() - begin)
 
 
-def relative_difference(computed: Any, expected: Any) -> float:  # noqa: ANN401 - arrays of NumPy or JAX
+def relative_difference(computed: ArrayLike, expected: ArrayLike) -> float:
     """max |computed − expected| / max |expected|, in float64."""
     computed, expected = np.asarray(computed, np.float64), np.asarray(expected, np.float64)
     assert computed.shape == expected.shape, f"{computed.shape} is not {expected.shape}"
     return float(np.max(np.abs(computed - expected)) / max(np.max(np.abs(expected)), np.finfo(np.float32).tiny))
 
 
-def compiled(step: Callable[..., Any], arguments: Sequence[Any]) -> Any:  # noqa: ANN401 - whatever ``step`` returns
-    """``step(*arguments)`` by a program compiled as a training step on such images is."""
+def compiled(step: Callable[..., Result], arguments: Sequence[object]) -> Result:
+    """``step(*arguments)``, compiled with the options of a training step on such images."""
     options = flags.step_compiler_options(precision="float32", image_shape=IMAGES_SHAPE[1:])
-    # A GPU or TPU rounds the factors of products to fewer bits unless told otherwise; here errors are looked for.
+    # By default a GPU or TPU rounds the factors of a product to fewer bits, which would hide errors.
     with jax.default_matmul_precision(None if jax.default_backend() == "cpu" else "highest"):
-        return flags.compile_step(jax.jit(step), arguments, options)(*arguments)
+        result: Result = flags.compile_step(jax.jit(step), arguments, options)(*arguments)
+    return result
 
 
 def sums_of_squares(rows: jax.Array) -> jax.Array:
@@ -138,7 +141,7 @@ def check_sums_of_squares(*sizes: int) -> Pairs:
 def layer_step(
     images: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array, gradient: jax.Array
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    """(y, mean, var) of a 3×3 convolution with BN in train mode, and its gradients from that of y.
+    """(y, mean, var) of a 3×3 convolution with BN in train mode, and the gradients for a given gradient of y.
 
     Args:
         images: [B, H, W, C].
@@ -179,7 +182,7 @@ def _layer_reference(
     bias: reference.Array,
     gradient: reference.Array,
 ) -> dict[str, reference.Array]:
-    """What ``layer_step`` returns, by place."""
+    """The outputs of ``layer_step``, by place."""
     done = reference.normalize(reference.conv(images, kernel), scale, bias, EPSILON)
     to_x, to_scale, to_bias = reference.normalize_gradients(done, scale, gradient)
     to_images, to_kernel = reference.conv_gradients(images, kernel, to_x)
@@ -188,7 +191,7 @@ def _layer_reference(
 
 
 def check_batch_statistics() -> Pairs:
-    """BN of 65,536 values a channel, which are summed by several threads, against NumPy in float64."""
+    """BN of 65,536 values per channel, which several threads sum, against NumPy in float64."""
     x = np.random.default_rng(0).normal(1, 2, (64, 32, 32, 8)).astype(np.float32)
     scale, bias = np.linspace(0.5, 2, 8, dtype=np.float32), np.linspace(-1, 1, 8, dtype=np.float32)
     y, mean, var = compiled(lambda x, scale, bias: batch_normalize(x, scale, bias, None, EPSILON), (x, scale, bias))
@@ -197,13 +200,13 @@ def check_batch_statistics() -> Pairs:
 
 
 def check_eval_mode() -> Pairs:
-    """The logits of a small ``cnn`` by running statistics: compiled, against one operation after the other."""
+    """The logits of a small ``cnn`` with running statistics: compiled, against one operation at a time."""
     network, variables, images, _ = _small_network()
     return {"the logits": _both_ways(network.logits, variables, images)}
 
 
 def check_train_mode() -> Pairs:
-    """Loss, gradients and new BN statistics of a small ``cnn``: compiled, against one operation after the other."""
+    """Loss, gradients and new BN statistics of a small ``cnn``: compiled, against one operation at a time."""
     network, variables, images, labels = _small_network()
 
     def step(
@@ -221,25 +224,25 @@ def check_train_mode() -> Pairs:
     return {place: (computed[place], expected[place]) for place in expected}
 
 
-def _by_place(outputs: tuple[jax.Array, Variables], gradients: Variables) -> dict[str, Any]:
-    """What a training step returns, by what it is: "the gradient of Conv_0/kernel"."""
+def _by_place(outputs: tuple[jax.Array, Variables], gradients: Variables) -> dict[str, jax.Array]:
+    """The outputs of a training step by name, such as "the gradient of Conv_0/kernel"."""
     loss, batch_stats = outputs
     return {"the loss": loss, **_named("the new", batch_stats), **_named("the gradient of", gradients)}
 
 
-def _named(what: str, tree: Variables) -> dict[str, Any]:
+def _named(what: str, tree: Variables) -> dict[str, jax.Array]:
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {f"{what} {jax.tree_util.keystr(path, simple=True, separator='/')}": leaf for path, leaf in leaves}
 
 
 @functools.cache
-def _small_network() -> tuple[Network, Variables, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(a ``cnn`` of few channels, variables of which none is 0 or 1, images, labels)."""
+def _small_network() -> tuple[Network, Variables, np.ndarray, np.ndarray]:
+    """(a ``cnn`` with few channels, variables without zeros and ones, images, labels)."""
     module = CNN(
         num_classes=NUM_CLASSES,
         norm=BatchNorm,
         bn_placement="pre",
-        dropout=0.0,  # its random bits, one operation after the other, would take six of seven seconds
+        dropout=0.0,  # one operation at a time, its random bits would take six of seven seconds
         kernel_init=INITIALIZERS["he"],
         features=(4, 8),
     )
@@ -254,8 +257,8 @@ def _small_network() -> tuple[Network, Variables, np.ndarray[Any, Any], np.ndarr
     return network, variables, images, labels
 
 
-def _both_ways(step: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:  # noqa: ANN401 - pytrees
-    """``step(*arguments)`` compiled as one program, and one operation after the other."""
+def _both_ways(step: Callable[..., Result], *arguments: object) -> tuple[Result, Result]:
+    """``step(*arguments)`` compiled as one program, and run one operation at a time."""
     on_device = jax.device_put(arguments)
     with jax.disable_jit(), jax.default_matmul_precision(None if jax.default_backend() == "cpu" else "highest"):
         expected = step(*on_device)
@@ -263,9 +266,9 @@ def _both_ways(step: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:  #
 
 
 def check_sums_of_high_rank() -> Pairs:
-    """Σ a b over one axis of 7 and 8, which ended the process or never ended.
+    """Σ a b over one of 7 or 8 axes, which crashed or hung the process.
 
-    The first two were those of jaxlib 0.10.2 (jax#40412), the third that of 0.10.2 and 0.11.0 (jax#39257).
+    The first two failed in jaxlib 0.10.2 (jax#40412), the third in 0.10.2 and 0.11.0 (jax#39257).
     """
     rng = np.random.default_rng(0)
     pairs = {}

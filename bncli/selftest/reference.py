@@ -1,22 +1,21 @@
-"""A convolution and BN with their gradients, by the textbook, in NumPy: what jaxlib is compared with.
+"""A textbook convolution and BN with their gradients, in NumPy: the reference for jaxlib.
 
-Letters: B batch, H W image, C input and O output channels, k kernel size (odd). Images NHWC, kernels HWIO. Everything
-is computed in the type of the arguments: float64 makes it a reference.
+Letters: B batch, H W image, C input and O output channels, k kernel size (odd). Images are NHWC, kernels HWIO. All
+computations use the dtype of the arguments; float64 makes them a reference.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array = NDArray[np.floating]
 
 
 def conv(images: Array, kernel: Array) -> Array:
-    """Σ over the kernel of shifted images times its elements, stride 1, zeros around: [B, H, W, O].
+    """The convolution with stride 1 and zero padding: Σ over (i, j) of shifted images times kernel[i, j], [B, H, W, O].
 
     Args:
         images: [B, H, W, C].
@@ -27,9 +26,9 @@ def conv(images: Array, kernel: Array) -> Array:
 
 
 def conv_gradients(images: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
-    """The gradients of images and kernel from that of the output, [B, H, W, O].
+    """The gradients with respect to images and kernel, given the gradient of the output [B, H, W, O].
 
-    That of the images is the convolution of ``gradient`` with the kernel turned around.
+    The gradient of the images is the convolution of ``gradient`` with the flipped kernel.
     """
     to_images = conv(gradient, kernel[::-1, ::-1].swapaxes(2, 3))
     rows = gradient.reshape(-1, gradient.shape[-1])  # [B H W, O]
@@ -39,7 +38,7 @@ def conv_gradients(images: Array, kernel: Array, gradient: Array) -> tuple[Array
 
 
 def _patches(images: Array, size: int) -> list[list[Array]]:
-    """[i][j] -> what the kernel's element (i, j) sees, [B, H, W, C]."""
+    """[i][j] -> the pixels [B, H, W, C] that the kernel's element (i, j) multiplies."""
     _, height, width, _ = images.shape
     padded = np.pad(images, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
     return [[padded[:, i : i + height, j : j + width] for j in range(size)] for i in range(size)]
@@ -47,7 +46,7 @@ def _patches(images: Array, size: int) -> list[list[Array]]:
 
 @dataclass(frozen=True)
 class Normalized:
-    """What BN makes of a batch x [B, H, W, C].
+    """The outputs of BN for a batch x [B, H, W, C].
 
     Attributes:
         y: γ x̂ + β, like x.
@@ -74,7 +73,7 @@ def normalize(x: Array, scale: Array, bias: Array, epsilon: float) -> Normalized
 
 
 def normalize_gradients(done: Normalized, scale: Array, gradient: Array) -> tuple[Array, Array, Array]:
-    """The gradients of x, γ and β from that of y: dx = γ/√(σ² + ε) · (g − ⟨g⟩ − x̂ ⟨g x̂⟩) (section 3)."""
+    """The gradients of x, γ and β, given the gradient g of y: dx = γ/√(σ² + ε) · (g − ⟨g⟩ − x̂ ⟨g x̂⟩) (section 3)."""
     axes = tuple(range(gradient.ndim - 1))
     mean_gradient, mean_product = gradient.mean(axis=axes), (gradient * done.unit).mean(axis=axes)
     to_x = scale * done.rstd * (gradient - mean_gradient - done.unit * mean_product)

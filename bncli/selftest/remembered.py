@@ -1,7 +1,7 @@
-"""What is remembered of the quick form: that it passed, for these versions on this hardware with these flags.
+"""The memory that the quick checks passed, for these versions on this hardware with these flags.
 
-A file of JSON each in the user's cache. One that is missing, damaged or of another machine is no memory, and a cache
-that cannot be written costs the time of the checks, no more.
+Each pass is a JSON file in the user's cache. A file that is missing, damaged or of another machine counts as no pass,
+and a cache that cannot be written only costs the time of the checks.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bncli.process import cache
+from bncli.process.cache import is_private, private_folder, user_cache
 from bncli.process.hardware import hardware, versions
 from bncli.selftest.checks import Outcome
 
 Key = Mapping[str, str]
 
+_FOLDER = "selftest"
 _PACKAGES = ("bncli", "jax", "jaxlib", "python")
 
 
 def current_key() -> Key:
-    """What the result of a check may depend on."""
+    """Everything that the outcome of a check may depend on."""
     import jax
 
     found, installed = hardware(), versions()
@@ -39,33 +40,32 @@ def current_key() -> Key:
 
 
 def has_passed(key: Key) -> bool:
-    """Whether the quick form is remembered to have passed under ``key``."""
+    """True if the quick checks are known to have passed under ``key``."""
     try:
-        stored = json.loads(_path(key).read_bytes())
+        stored = json.loads((user_cache() / _FOLDER / _file_name(key)).read_bytes())
     except (OSError, ValueError):
         return False
-    return isinstance(stored, dict) and stored.get("key") == dict(key)
+    return is_private(_FOLDER) and isinstance(stored, dict) and stored.get("key") == dict(key)
 
 
 def remember(key: Key, outcomes: Sequence[Outcome]) -> None:
-    """Writes down that all ``outcomes`` passed under ``key``."""
+    """Record that all ``outcomes`` passed under ``key``."""
     assert all(outcome.passed for outcome in outcomes)
-    path = _path(key)
     document = json.dumps({"key": dict(key), "checks": [asdict(outcome) for outcome in outcomes]}, indent=1)
+    name = _file_name(key)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.parent.chmod(0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        folder = private_folder(_FOLDER)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=name)
     except OSError:
         return  # a read-only home only costs time
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(document)
-        Path(temporary).replace(path)
+        Path(temporary).replace(folder / name)
     except OSError:
-        Path(temporary).unlink(missing_ok=True)  # the disk is full, say
+        Path(temporary).unlink(missing_ok=True)  # for example, the disk is full
 
 
-def _path(key: Key) -> Path:
+def _file_name(key: Key) -> str:
     digest = hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()
-    return cache.user_cache() / "selftest" / f"{digest[:16]}.json"
+    return f"{digest[:16]}.json"

@@ -1,4 +1,4 @@
-"""What is made of the outcomes: before training, an error or a warning; for ``bncli doctor``, all of them."""
+"""The use of the outcomes: an error or a warning before training, and the whole list for ``bncli doctor``."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import jax
 
 from bncli.errors import RuntimeCheckError
 from bncli.process import jaxlib
-from bncli.selftest import remembered as memory
+from bncli.selftest import remembered
 from bncli.selftest.apart import run_apart
 from bncli.selftest.checks import FULL, QUICK, Outcome, run_check
 
 
 def check_before_training(*, allow_bad_jaxlib: bool = False) -> tuple[str, ...]:
-    """Runs the quick form, unless it is remembered to have passed; about 0.3 s.
+    """Run the quick checks, unless they passed before; about 0.3 s.
 
     Args:
-        allow_bad_jaxlib: whether to go on with a jaxlib that is known to be bad or fails.
+        allow_bad_jaxlib: continue with a jaxlib that is known to be bad or fails a check.
 
     Returns:
-        Warnings, where one is gone on with.
+        Warnings about such a jaxlib.
 
     Raises:
-        RuntimeCheckError: a check failed; a jaxlib that is known to be bad is refused by ``configure``.
+        RuntimeCheckError: a check failed. (``configure`` refuses a jaxlib that is known to be bad.)
     """
     fault = jaxlib.known_fault()
     if fault is not None:
-        return (fault,)  # allowed, or this process would not be configured
-    key = memory.current_key()
-    if memory.has_passed(key):
+        return (fault,)  # the user allowed it, or ``configure`` would have refused it
+    key = remembered.current_key()
+    if remembered.has_passed(key):
         return ()
     outcomes = [run_check(check) for check in QUICK]
     failed = failures(outcomes)
     if not failed:
-        memory.remember(key, outcomes)
+        remembered.remember(key, outcomes)
         return ()
     message = f"jaxlib {key['jaxlib']} computes wrong numbers here: {'; '.join(failed)}"
     if allow_bad_jaxlib:
@@ -43,14 +43,14 @@ def check_before_training(*, allow_bad_jaxlib: bool = False) -> tuple[str, ...]:
 
 
 def failures(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
-    """The checks that failed, each with its figure."""
+    """The failed checks, each with its difference or error."""
     return tuple(f"{outcome.name}: {outcome.finding}" for outcome in outcomes if not outcome.passed)
 
 
 def examine() -> tuple[Outcome, ...]:
-    """The outcomes of the full form, which takes about 10 s.
+    """The outcomes of the full checks, which take about 10 s.
 
-    On a CPU in a process of its own, which a bad jaxlib may end. A TPU takes no second process.
+    On a CPU they run in a process of their own, which a bad jaxlib may crash. A TPU admits no second process.
     """
     if jax.default_backend() == "cpu":
         return run_apart(FULL)
