@@ -1,1 +1,1 @@
-"""The process that JAX runs in: XLA flags, caches, hardware, devices and memory."""
+"""The process that JAX runs in: XLA flags, caches, hardware, devices, memory, and processes beside it."""

@@ -1,4 +1,4 @@
-"""Folders of the user's cache that are the user's alone: what is kept there is believed, or run."""
+"""Private folders in the user's cache. bncli trusts or runs what it keeps there, so nobody else may write to them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _OTHERS_WRITE = 0o022
 
 
 def user_cache() -> Path:
-    """The user's cache directory for bncli; not created."""
+    """The user's cache directory for bncli; it may not exist."""
     cache = os.environ.get("XDG_CACHE_HOME")
-    # The XDG specification has relative paths ignored.
+    # The XDG specification says to ignore relative paths.
     base = Path(cache) if cache and Path(cache).is_absolute() else Path.home() / ".cache"
     return base / "bncli"
 
 
 def private_folder(*names: str) -> Path:
-    """The folder ``names`` in the user's cache, made where it is missing; from the cache down for its owner alone.
+    """Create the folder ``names`` in the user's cache if it is missing, and close every folder on the way to others.
 
-    ``mkdir`` gives a folder it makes on the way the usual mode, so each is made by itself.
+    Each folder is made by itself, because ``mkdir`` creates missing parents with the usual mode.
 
     Raises:
-        OSError: it cannot be made, or belongs to somebody else.
+        OSError: a folder cannot be created, or belongs to somebody else.
     """
     folder = user_cache()
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def private_folder(*names: str) -> Path:
 
 
 def is_private(*names: str) -> bool:
-    """Whether the folder ``names`` in the user's cache is there, and nobody else can have put anything into it."""
+    """True if the folder ``names`` exists in the user's cache and nobody else can write to it."""
     folders = [user_cache().joinpath(*names[:length]) for length in range(len(names) + 1)]
     try:
         for folder in folders:

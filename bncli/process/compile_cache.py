@@ -1,4 +1,4 @@
-"""The cache of compiled programs: kept between runs in a folder that only its owner can write, since they are code."""
+"""The cache of compiled programs. They are code, so they are kept in a folder that only its owner can write to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bncli.process.cache import private_folder
 
 
 def use_compile_cache() -> None:
-    """Keep compiled programs in the user's cache; without one that can be written to, compile each time."""
+    """Keep compiled programs in the user's cache; if it cannot be written to, compile every time."""
     import jax
 
     try:
@@ -23,11 +23,11 @@ def use_compile_cache() -> None:
 
 @dataclass(frozen=True)
 class CompileCache:
-    """Where compiled programs are kept between runs.
+    """The place of compiled programs between runs.
 
     Attributes:
-        directory: a path or, if the user has set it so, a URL; None where programs are not kept.
-        usable: whether it can be written to, as far as this machine can tell.
+        directory: a path or, if the user has set one, a URL; None if programs are not kept.
+        usable: True if it can be written to, as far as this machine can tell.
     """
 
     directory: str | None
@@ -35,12 +35,12 @@ class CompileCache:
 
 
 def compile_cache() -> CompileCache:
-    """The compile cache of this process, once it is configured."""
+    """The compile cache of this process, after ``configure``."""
     import jax
 
     directory: str | None = jax.config.jax_compilation_cache_dir
     if directory is None or "://" in directory:
         return CompileCache(directory, usable=directory is not None)
-    place = Path(directory).absolute()  # JAX makes it when it first keeps something
+    place = Path(directory).absolute()  # JAX creates it with the first program it keeps
     there = next(parent for parent in (place, *place.parents) if parent.exists())
     return CompileCache(directory, usable=there.is_dir() and os.access(there, os.W_OK | os.X_OK))

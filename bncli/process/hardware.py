@@ -13,18 +13,18 @@ _PACKAGES = ("bncli", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "num
 
 
 def versions() -> dict[str, str]:
-    """What a run depended on, by package name; also ``python``."""
+    """The versions of the packages that a run depends on, by name; also of ``python``."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a speed was measured on.
+    """The hardware that a speed was measured on.
 
     Attributes:
-        cpu: its model.
-        cores: that this process may use.
-        devices: JAX's, each by its kind.
+        cpu: model of the CPU.
+        cores: number of cores that this process may use.
+        devices: the kind of each JAX device.
     """
 
     cpu: str
@@ -40,7 +40,7 @@ def hardware() -> Hardware:
 
 
 def _cpu_model() -> str:
-    """The CPU's name; where Linux does not tell, what Python knows, which may only be its architecture."""
+    """The CPU's model as Linux reports it; elsewhere Python's answer, which may be only the architecture."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:

@@ -9,17 +9,18 @@ from bncli.errors import RuntimeCheckError
 # Versions whose CPU backend is known to compute wrong numbers or to crash (jax#39103, jax#40412).
 _BAD_ON_CPU = ("0.10.2", "0.11.0", "0.11.1", "0.11.2")
 # The remedy for a jaxlib that is known to be bad, or fails the self-test.
-OTHER_JAX = "pip install 'jax>=0.10.0,!=0.10.2,!=0.11.*'; bncli train --allow-bad-jaxlib trains all the same"
+OTHER_JAX = "pip install 'jax>=0.10.0,!=0.10.2,!=0.11.*'; bncli train --allow-bad-jaxlib trains anyway"
 
 
 def refuse_bad_jaxlib(version: str, *, backend: str) -> None:
+    """Raise RuntimeCheckError if this version of jaxlib is known to be faulty on this backend."""
     fault = _known_fault(version, backend)
     if fault is not None:
         raise RuntimeCheckError(fault, remedy=OTHER_JAX)
 
 
 def known_fault() -> str | None:
-    """What is known to be wrong with the installed jaxlib on this backend; None where nothing is."""
+    """The known fault of the installed jaxlib on this backend; None if there is none."""
     import jax
 
     return _known_fault(importlib.metadata.version("jaxlib"), jax.default_backend())

@@ -1,4 +1,4 @@
-"""Refusing a data set that does not fit, before a long decode ends in the process being killed."""
+"""Refuse a data set that does not fit into memory before a long decode ends with the process being killed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from bncli.errors import DataError
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
-# What the rest of the run needs beside the images: Python, JAX, the compiler, the model.
+# The memory for the rest of the run: Python, JAX, the compiler, the model.
 _RESERVE_BYTES = 256 << 20
 
 
 def available_memory() -> int | None:
-    """The bytes this process may still use: of the machine, or of its container if that is less; None if unknown."""
+    """The bytes this process may still use, of the machine or of its container; None if unknown."""
     limits = [limit for limit in (_machine_available(), _container_available()) if limit is not None]
     return min(limits, default=None)
 
 
 def require_memory(num_bytes: int, *, what: str, remedy: str) -> None:
-    """Raises DataError, with ``remedy``, where ``num_bytes`` for ``what`` do not fit into the available memory."""
+    """Raise DataError, with ``remedy``, if ``num_bytes`` for ``what`` do not fit into the available memory."""
     available = available_memory()
     if available is not None and num_bytes > available - _RESERVE_BYTES:
         raise DataError(
@@ -28,7 +28,7 @@ def require_memory(num_bytes: int, *, what: str, remedy: str) -> None:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """Such as ``1.5 GiB``."""
+    """The size in words, such as ``1.5 GiB``."""
     value = float(num_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
@@ -38,7 +38,7 @@ def format_bytes(num_bytes: int) -> str:
 
 
 def _machine_available() -> int | None:
-    """MemAvailable of Linux, which counts the caches it could drop; None elsewhere."""
+    """Linux's MemAvailable, which includes the caches that it could drop; None elsewhere."""
     try:
         lines = _MEMINFO.read_text().splitlines()
     except OSError:
@@ -50,7 +50,7 @@ def _machine_available() -> int | None:
 
 
 def _container_available() -> int | None:
-    """What a cgroup (version 2) leaves; None without one or without a limit."""
+    """The memory that a cgroup (version 2) leaves; None without one or without a limit."""
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = (_CGROUP / "memory.current").read_text().strip()

@@ -21,21 +21,21 @@ def make_mesh() -> jax.sharding.Mesh:
 
 
 def batch_sharding(mesh: jax.sharding.Mesh, *, axis: int = 0) -> jax.sharding.NamedSharding:
-    """Splits axis ``axis`` over the devices."""
+    """The sharding that splits axis ``axis`` over the devices."""
     import jax
 
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*[None] * axis, BATCH_AXIS))
 
 
 def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-    """The whole array on every device."""
+    """The sharding that puts the whole array on every device."""
     import jax
 
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
-    """Raises UsageError where the batch does not divide over the devices."""
+    """Raise UsageError unless the batch divides over the devices."""
     if batch_size % mesh.size:
         raise UsageError(
             f"--batch-size {batch_size} does not divide over {mesh.size} devices",

@@ -57,3 +57,11 @@ def test_a_link_to_a_private_folder_will_do(home, tmp_path):
     (home / "bncli").symlink_to(tmp_path / "disk")
     cache.private_folder("a")
     assert mode_of(tmp_path / "disk") == 0o700
+
+
+def test_the_cache_lies_where_the_user_wants_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.user_cache() == tmp_path / "bncli"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.user_cache() == tmp_path / ".cache" / "bncli"

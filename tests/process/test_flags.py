@@ -1,0 +1,148 @@
+"""XLA's flags and options: only those that were tried on the installed version, and the user's stay."""
+
+import importlib.metadata
+import os
+import platform
+
+import jax
+import numpy as np
+import pytest
+from support.processes import run_python
+
+from bncli.process import flags
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type"
+TRIED = "0.12.0.1"
+on_linux_x86 = pytest.mark.skipif(
+    (platform.system(), platform.machine()) != ("Linux", "x86_64"), reason="the flags are given on Linux x86-64 alone"
+)
+
+
+@pytest.fixture
+def flags_after(monkeypatch):
+    """XLA_FLAGS after ``_append_xla_flags`` for a jaxlib version, from XLA_FLAGS before."""
+
+    def flags_after(version, before):
+        if before is None:
+            monkeypatch.delenv("XLA_FLAGS", raising=False)
+        else:
+            monkeypatch.setenv("XLA_FLAGS", before)
+        flags.append_xla_flags(version)
+        return os.environ.get("XLA_FLAGS")
+
+    return flags_after
+
+
+@on_linux_x86
+@pytest.mark.parametrize("before", [None, "", "--xla_force_host_platform_device_count=2"])
+def test_a_tried_version_gets_its_flag_behind_what_is_there(flags_after, before):
+    expected = f"{before or ''} {FLAG}=LIBRARY_FUSION_TYPE_REDUCE".strip()
+    assert flags_after(TRIED, before) == expected
+    assert flags_after(TRIED, expected) == expected  # once
+
+
+@on_linux_x86
+def test_bfloat16_gets_none_of_the_kernels_that_return_nan(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    flags.append_xla_flags(TRIED, "bfloat16")
+    assert os.environ["XLA_FLAGS"] == f"{FLAG}="
+
+
+def test_a_flag_the_user_has_set_stays_theirs(flags_after):
+    assert flags_after(TRIED, f"{FLAG}=X --a=b") == f"{FLAG}=X --a=b"
+
+
+@pytest.mark.parametrize("version", ["0.9.0", "0.12.7", "99.0"])
+def test_a_version_that_was_not_tried_gets_no_flag(flags_after, version):
+    assert flags_after(version, None) is None
+    assert flags_after(version, "--a=b") == "--a=b"
+
+
+OPTIONS = {"precision": "float32", "image_shape": (32, 32, 3)}
+
+
+@on_linux_x86
+@pytest.mark.parametrize(
+    ("version", "changed", "given"),
+    [
+        (TRIED, {}, True),
+        (TRIED, {"image_shape": (8, 8, 1)}, False),  # nothing to win, and a compile cache to lose
+        (TRIED, {"precision": "bfloat16"}, False),
+        ("99.0", {}, False),
+    ],
+)
+def test_onednn_is_for_images_and_versions_where_it_pays(monkeypatch, version, changed, given):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert flags.step_compiler_options(**OPTIONS | changed) == ({flags._ONEDNN_FLAG: True} if given else {})
+
+
+def test_onednn_is_not_asked_for_where_the_user_has_decided(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: TRIED)
+    monkeypatch.setenv("XLA_FLAGS", f"--{flags._ONEDNN_FLAG}=false")
+    assert flags.step_compiler_options(**OPTIONS) == {}
+
+
+def test_a_program_by_onednn_computes_the_same_and_does_not_go_to_the_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    options = flags.step_compiler_options(**OPTIONS)
+    if not options:
+        pytest.skip("not with this jaxlib on this machine")
+    x, kernel = jax.random.normal(jax.random.key(0), (4, 16, 16, 8)), jax.random.normal(jax.random.key(1), (3, 3, 8, 8))
+
+    def gradients(x, kernel):
+        def loss(x, kernel):
+            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            return (jax.numpy.sin(y) ** 2).sum()
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(x, kernel)
+
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    compiled = flags.compile_step(jax.jit(gradients), (x, kernel), options)
+    assert "__onednn$convolution" in compiled.as_text()
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == before
+    for mine, plain in zip(*map(jax.tree.leaves, (compiled(x, kernel), jax.jit(gradients)(x, kernel))), strict=True):
+        # A sum of thousands is as exact as its terms are large.
+        np.testing.assert_allclose(mine, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+
+
+# A step with about 160 MiB of temporary memory and little to compute: 12 activations of 16 MiB, 8 of them kept.
+STEPS = """
+import json
+from pathlib import Path
+from bncli.process import configure, flags, heap
+configure.configure()
+import jax, jax.numpy as jnp
+
+def kib(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+def loss(kernels, x):
+    for kernel in kernels:
+        x = jnp.tanh(x @ kernel)
+    return (x * x).mean()
+
+@jax.jit
+def step(kernels, x):
+    return jax.tree.map(lambda kernel, grad: kernel - grad, kernels, jax.grad(loss)(kernels, x))
+
+kernels, x = [jnp.eye(64)] * 8, jnp.ones((1 << 16, 64))
+compiled = step.lower(kernels, x).compile()
+placed = flags.in_one_place(compiled)
+kept = []
+for _ in range(12):
+    before = kib("VmRSS") if not kept else before
+    kernels = placed(kernels, x)
+    kept.append(bytearray(1 << 16))  # as a loop keeps numbers and objects
+plan = compiled.memory_analysis().temp_size_in_bytes
+print(json.dumps({"glibc": heap.is_glibc(), "plan": plan, "grown": (kib("VmHWM") - before) * 1024}))
+"""
+
+
+def test_the_steps_temporary_memory_is_held_once():
+    seen = run_python(STEPS)
+    if not seen["glibc"]:
+        pytest.skip("another C library")
+    assert seen["plan"] > flags._MIN_PLACED_BYTES
+    assert seen["grown"] < 1.5 * seen["plan"]

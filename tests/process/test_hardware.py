@@ -1,0 +1,26 @@
+"""The versions and the hardware that a run depends on."""
+
+import os
+import platform
+
+import jax
+
+from bncli.process import hardware
+
+
+def test_versions_name_what_a_run_depends_on():
+    versions = hardware.versions()
+    assert versions["python"] == platform.python_version()
+    assert versions["jax"] == jax.__version__
+    assert {"bncli", "flax", "jaxlib", "numpy", "optax", "orbax-checkpoint"} < versions.keys()
+
+
+def test_hardware_is_this_machine(monkeypatch, tmp_path):
+    found = hardware.hardware()
+    assert found.cpu
+    assert 1 <= found.cores <= os.cpu_count()
+    assert found.devices == tuple(device.device_kind for device in jax.devices())
+    monkeypatch.setattr(hardware, "_CPUINFO", tmp_path / "cpuinfo")
+    assert hardware.hardware().cpu in (platform.processor(), platform.machine())
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some CPU: fast\nmodel name\t: Another\n")
+    assert hardware.hardware().cpu == "Some CPU: fast"

@@ -1,0 +1,28 @@
+"""The mesh holds every device along the batch, and a batch must divide over them."""
+
+import jax
+import numpy as np
+import pytest
+
+from bncli.errors import UsageError
+from bncli.process import mesh
+
+
+def test_the_mesh_holds_every_device_along_the_batch():
+    made = mesh.make_mesh()
+    assert made.axis_names == (mesh.BATCH_AXIS,)
+    assert made.size == jax.device_count()
+    x = np.arange(6 * made.size).reshape(2 * made.size, 3)
+    for sharding in (mesh.batch_sharding(made), mesh.replicated(made)):
+        np.testing.assert_array_equal(jax.device_put(x, sharding), x)
+    assert mesh.batch_sharding(made, axis=1).spec == jax.sharding.PartitionSpec(None, "batch")
+
+
+def test_a_batch_must_divide_over_the_devices():
+    class Mesh8:
+        size = 8
+
+    mesh.check_batch_size(16, Mesh8)
+    with pytest.raises(UsageError, match="--batch-size 12 does not divide over 8 devices") as caught:
+        mesh.check_batch_size(12, Mesh8)
+    assert caught.value.remedy == "Use a multiple of 8."
