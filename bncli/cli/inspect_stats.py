@@ -293,4 +293,7 @@ def _fail_on(severity: FailOn | None, findings: Iterable[Finding]) -> None:
     grave = {"error": ("error",), "warning": ("error", "warning"), None: ()}[severity]
     found = [finding for finding in findings if finding.severity in grave]
     if found:
-        raise CheckFailedError(f"{len(found)} findings of severity {severity} or above", remedy=found[0].remedy)
+        from bncli.cli.render.words import counted
+
+        message = f"{counted(len(found), 'finding')} of severity {severity} or above"
+        raise CheckFailedError(message, remedy=found[0].remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from bncli.cli.render.tables import Name, plain_table
+from bncli.cli.render.tables import FirstFitting, Name, plain_table
 from bncli.cli.render.words import counted, distinct_width
 
 if TYPE_CHECKING:
@@ -98,15 +99,19 @@ def _head(result: BenchResult) -> str:
     )
 
 
-def _warm_table(result: BenchResult) -> Table:
-    """Return one row per batch size and network, with a ratio if there are several networks."""
-    compared = ["speed", "p10–p90"] if len(result.networks) > 1 else []
+def _warm_table(result: BenchResult) -> RenderableType:
+    """Return one row per batch size and network; a narrow terminal leaves out the spread of the ratios."""
+    return FirstFitting([partial(_warm_form, result, with_spread=with_spread) for with_spread in (True, False)])
+
+
+def _warm_form(result: BenchResult, *, with_spread: bool) -> Table:
+    compared = (["speed", "p10–p90"] if with_spread else ["speed"]) if len(result.networks) > 1 else []
     table = plain_table("warm, ms", "batch", "median", "p10–p90", "images/s", *compared)
     room = _room(result)
     for number in range(len(result.networks[0].batches)):
         for network in result.networks:
             batch = network.batches[number]
-            ratio = _ratio(batch.ratio, is_first=network is result.networks[0]) if compared else []
+            ratio = _ratio(batch.ratio, is_first=network is result.networks[0])[: len(compared)]
             table.add_row(
                 Name(str(network.checkpoint), room=room),
                 str(batch.batch_size),

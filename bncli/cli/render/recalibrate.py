@@ -36,7 +36,7 @@ def recalibrate_text(result: RecalibrationResult) -> RenderableType:
     """Return each layer's drift before and after, and the effect on the accuracy."""
     before, after = result.before, result.after
     summary = Text.from_markup(
-        f"measured over {counted(result.num_examples, 'training image')} in {counted(result.runs, 'run')}\n"
+        f"measured over {counted(result.num_examples, 'training image')}, {counted(result.runs, 'run')}\n"
         f"[bold]validation accuracy {before.accuracy:.4f} → {after.accuracy:.4f}[/], "
         f"loss {before.loss:.4f} → {after.loss:.4f} on {counted(before.num_examples, 'image')}\n"
         f"{_output_line(result)}"

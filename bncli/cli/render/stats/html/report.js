@@ -35,7 +35,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
       heads.forEach((each) => each.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", order);
       sort(table, column, order === "ascending");
-      table.caption.querySelector(".order").textContent = `Sorted by ${button.textContent}, ${order}.`;
+      table.caption.textContent = `Sorted by ${button.textContent}, ${order}.`;
     });
   });
 }

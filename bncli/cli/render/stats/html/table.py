@@ -63,20 +63,20 @@ def layers_section(report: StatsReport) -> Html:
     longest = max(len(row.stats.name) - len(prefix) for row in rows)
     table = element(
         "table",
-        element("caption", *_caption(many=many, prefix=prefix)),
+        element("caption", "The worst layers first." if many else "In the order of the network."),
         element("thead", element("tr", *map(_head, columns))),
         body,
         class_="layers long" if longest > LONG_NAME else "layers",
         data_sortable=True,
     )
     scroll = element("div", table, class_="scroll", tabindex=0, role="region", aria_label="Table of BN layers")
-    return section("layers", "Table", scroll)
+    return section("layers", "Table", _prefix_line(prefix), scroll)
 
 
-def _caption(*, many: bool, prefix: str) -> tuple[str, ...]:
-    order = element("span", "The worst layers first." if many else "In the order of the network.", class_="order")
+def _prefix_line(prefix: str) -> Html:
+    """Return the sentence about the part of the names that the table leaves out."""
     note = prefix_note(visible(prefix))
-    return (order, f" {note[0].upper()}{note[1:]}") if prefix else (order,)
+    return element("p", f"{note[0].upper()}{note[1:]}", class_="about below-title") if prefix else NOTHING
 
 
 def _columns(prefix: str, *, with_data: bool) -> Sequence[Column]:
