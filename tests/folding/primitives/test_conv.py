@@ -1,4 +1,4 @@
-"""The map that a shift becomes at zero-padded borders; the identities themselves are in test_core.py."""
+"""The map that a shift becomes at zero-padded borders; the identities themselves are in test_fold.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lets nothing through, and the one exception."""
+"""Nonlinearities let nothing through, with one exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of each BN layer."""
+"""The table of a fold: the row of each BN layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a trace multiplies and adds known numbers."""
+"""Chains: runs of operations that multiply and add constants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two walks say where they meet; the walks themselves are in test_core.py."""
+"""Two walks that meet at one value, and the two sides of a chain; the walks themselves are in test_fold.py."""
 
 from __future__ import annotations
 
