@@ -250,11 +250,11 @@ def test_an_affine_moves_through_a_reshape_in_another_order():
     def channels_first(x):
         return lax.reshape(x, (x.shape[0], x.shape[3] * x.shape[1] * x.shape[2]), dimensions=(0, 3, 1, 2))
 
-    def rows_and_columns_swapped(x):
-        return lax.reshape(x, (x.shape[0], x.shape[1] * x.shape[2], x.shape[3]), dimensions=(0, 2, 1, 3))
+    def positions_merged(x):
+        return lax.reshape(x, (x.shape[0], x.shape[3], x.shape[1] * x.shape[2]), dimensions=(0, 3, 1, 2))
 
     check_forward(channels_first)
-    check_backward(rows_and_columns_swapped)
+    check_backward(positions_merged, axis=1)
 
 
 def test_channels_that_a_reshape_in_another_order_merges_with_the_batch_are_kept():
