@@ -67,7 +67,7 @@ def profile(case_name: str) -> dict[str, float]:
             for _ in range(STEPS):
                 step()
         (compiled,) = trainer.execution.programs.values()
-        found = by_kind(compiled.as_text(), Path(directory))
+        found = by_kind(compiled.program.as_text(), Path(directory))
     whole = statistics.median(seconds) * 1e3
     return {**found, REST: max(0.0, whole - sum(found.values())), "step": whole}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -167,4 +167,10 @@ def _arguments(
 def _norm_factory(config: ModelConfig, dtype: Dtype) -> NormFactory | None:
     if not config.bn:
         return None
-    return partial(BatchNorm, momentum=config.bn_momentum, epsilon=config.bn_epsilon, dtype=dtype)
+    return _batch_norm(config.bn_momentum, config.bn_epsilon, dtype)
+
+
+@lru_cache
+def _batch_norm(momentum: float, epsilon: float, dtype: Dtype) -> NormFactory:
+    """The same factory for the same settings, so that equal networks compare equal and share compiled programs."""
+    return partial(BatchNorm, momentum=momentum, epsilon=epsilon, dtype=dtype)

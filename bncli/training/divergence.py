@@ -1,78 +1,82 @@
-"""Where in the network a step first came to a value that is not finite."""
+"""The cause of a step that was not finite: the place in the network where the first such value appears."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from bncli.frameworks.linen import observing
-from bncli.training.state import TrainState
-from bncli.training.steps import DeviceSplit, StepSettings, all_finite, make_loss
+from bncli.training.state import ArrayTree, TrainState
+from bncli.training.steps import Examples, StepSettings, all_finite, make_loss
 
 
-def first_not_finite(
-    settings: StepSettings,
-    state: TrainState,
-    split: DeviceSplit,
-    epoch: jax.Array,
-    indices: jax.Array,
-    mask: jax.Array | None,
-) -> str:
-    """Names it, in the order in which a step computes: "the output of Conv_2", "the gradient of Dense_0/kernel".
+class _Finite(NamedTuple):
+    """Booleans: for each value of a step, True if it is finite."""
+
+    outputs: list[jax.Array]  # of the modules, in the order in which they finish
+    batch_stats: ArrayTree
+    loss: jax.Array
+    grads: ArrayTree
+
+
+def first_non_finite(settings: StepSettings, state: TrainState, examples: Examples) -> str:
+    """Name the value that is first not finite in a step: "the output of Conv_2", "the gradient of Dense_0/kernel".
 
     Args:
         settings: of the step.
-        state: the state before it.
-        split: the training images.
-        epoch: from 0.
-        indices: int32 [B], of the batch.
-        mask: bool [B], or None.
+        state: before the step.
+        examples: of the step.
     """
-    loss_of = make_loss(settings)
-    outputs: list[str] = []
-
-    def look(module: nn.Module, given: Any, made: Any) -> None:  # noqa: ANN401 - whatever a module takes and returns
-        outputs.append("/".join(module.path))
-        finite.append(all_finite(made))
-
-    finite: list[jax.Array] = []
-
-    def examine(state: TrainState) -> dict[str, Any]:
-        finite.clear()
-        outputs.clear()
-        with observing(look):
-            loss, (_, batch_stats) = loss_of(state.params, state, split, epoch, indices, mask)
-        grads, _ = jax.grad(loss_of, has_aux=True)(state.params, state, split, epoch, indices, mask)
-        return {
-            "outputs": list(finite),
-            "loss": jnp.isfinite(loss),
-            "batch_stats": jax.tree.map(all_finite, batch_stats),
-            "grads": jax.tree.map(lambda grad: all_finite(grad**2), grads),
-        }
-
-    found = jax.device_get(jax.jit(examine)(state))
-    for name, is_finite in zip(outputs, found["outputs"], strict=True):
+    names, finite = _examine(settings, state, examples)
+    for name, is_finite in zip(names, finite.outputs, strict=True):
         if not is_finite:
             return f"the output of {name}" if name else "the output of the network"
-    if bad := _paths(found["batch_stats"]):
-        return f"the running statistics of {min(bad, key=lambda path: _place(path, outputs))}"
-    if not found["loss"]:
+    if bad := _paths(finite.batch_stats):
+        return f"the running statistics of {min(bad, key=lambda path: _place(path, names))}"
+    if not finite.loss:
         return "the loss"
-    if bad := _paths(found["grads"]):  # they are computed from the loss back to the images
-        return f"the gradient of {max(bad, key=lambda path: _place(path, outputs))}"
+    if bad := _paths(finite.grads):  # gradients are computed from the loss back to the images
+        return f"the gradient of {max(bad, key=lambda path: _place(path, names))}"
     return "the optimizer's update"
 
 
-def _paths(tree: Any) -> list[str]:  # noqa: ANN401 - any pytree
+def _examine(settings: StepSettings, state: TrainState, examples: Examples) -> tuple[list[str], _Finite]:
+    """The paths of the modules in the order in which they finish, and which values of the step are finite."""
+    loss_of = make_loss(settings)
+    names: list[str] = []
+    outputs: list[jax.Array] = []
+
+    def look(module: nn.Module, given: object, made: object) -> None:
+        names.append("/".join(module.path))
+        outputs.append(all_finite(made))
+
+    def examine(state: TrainState) -> _Finite:
+        names.clear()
+        outputs.clear()
+        with observing(look):
+            loss, (_, batch_stats) = loss_of(state.params, state, examples)
+        grads, _ = jax.grad(loss_of, has_aux=True)(state.params, state, examples)
+        return _Finite(
+            outputs=list(outputs),
+            batch_stats=jax.tree.map(all_finite, batch_stats),
+            loss=jnp.isfinite(loss),
+            grads=jax.tree.map(lambda grad: all_finite(grad**2), grads),
+        )
+
+    finite: _Finite = jax.device_get(jax.jit(examine)(state))
+    return names, finite
+
+
+def _paths(tree: ArrayTree) -> list[str]:
     """The paths of the leaves that are False."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, is_finite in leaves if not is_finite]
 
 
-def _place(path: str, outputs: list[str]) -> int:
-    """When the module that owns an array is called."""
+def _place(path: str, names: list[str]) -> int:
+    """The place of the module that owns an array in the order of the calls."""
     owner = path.rpartition("/")[0]
-    return outputs.index(owner) if owner in outputs else -1
+    return names.index(owner) if owner in names else -1

@@ -1,4 +1,7 @@
-"""How the training step meets the devices: what one dispatch takes, compiled on first use, its batches as arrays.
+"""The training step on the devices: compiled on first use, and given one batch or several in each dispatch.
+
+A batch's way to the step: ``data/batches.py`` says which examples are in it, ``arguments`` puts their indices on the
+devices, and the step gathers the images from the split that lies there.
 
 Letters: N examples in the split, B batch size, S steps in one dispatch.
 """
@@ -6,148 +9,165 @@ Letters: N examples in the split, B batch size, S steps in one dispatch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from bncli.config.settings import TrainingConfig
-from bncli.data import Dataset
-from bncli.data.batches import Batch
-from bncli.process.flags import compile_step, in_one_place, is_kept, step_compiler_options
+from bncli.data import Split
+from bncli.data.batches import Batch, epoch_batches, epoch_order, example_keys, steps_per_epoch
+from bncli.process.flags import is_kept
 from bncli.process.mesh import batch_sharding, replicated
+from bncli.training.programs import CompiledStep, StepProgram, compiled_step
 from bncli.training.state import TrainState
-from bncli.training.steps import DeviceSplit, StepMetrics, TrainStep, scan_steps
+from bncli.training.steps import DeviceSplit, Examples, StepMetrics, StepSettings, gather
 
 # Steps in one dispatch where a scan over steps is fast (GPU and TPU).
 STEPS_PER_SCAN = 32
 
-# (split, epoch int32 [], indices int32 [B] or [S, B], mask bool of the same shape or None): what a step takes after
-# the state.
-StepArguments = tuple[DeviceSplit, jax.Array, jax.Array, jax.Array | None]
+# The arguments of a step after the state: (split, epoch int32 [], indices int32 [B] or [S, B], mask bool of the same
+# shape or None).
+StepArguments: TypeAlias = tuple[DeviceSplit, jax.Array, jax.Array, jax.Array | None]
+Tree = TypeVar("Tree")
 
 
 class StepExecution:
-    """A training step on the training split of a data set, which it holds on the devices.
+    """A training step together with the split that it trains on.
 
     Attributes:
-        programs: by S, what was compiled.
-        compile_seconds: that runs waited for it.
+        programs: the steps in use, by S.
+        compile_seconds: time that the run has waited for compilation.
     """
 
     def __init__(
-        self, train_step: TrainStep, *, training: TrainingConfig, dataset: Dataset, mesh: jax.sharding.Mesh
+        self,
+        settings: StepSettings,
+        split: Split,
+        *,
+        batch_size: int,
+        mesh: jax.sharding.Mesh,
+        deterministic: bool = False,
     ) -> None:
-        """Of a step that is not compiled yet; nothing is put on the devices before the first run."""
-        self.programs: dict[int, jax.stages.Compiled] = {}
-        self._placed: dict[int, Callable[..., Any]] = {}  # the same
+        """Nothing is compiled or put on the devices before the first run."""
+        self.programs: dict[int, CompiledStep] = {}
         self.compile_seconds = 0.0
-        self._train_step = train_step
-        self._training = training
-        self._dataset = dataset
-        self._mesh = mesh
-        self._split: DeviceSplit | None = None
-        self._ahead: Future[jax.stages.Compiled] | None = None
+        self.mesh = mesh
+        self._settings = settings
+        self._split = split
+        self._batch_size = batch_size
+        self._deterministic = deterministic
+        self._ahead: Future[CompiledStep] | None = None
 
-    def compile_ahead(self, state: TrainState) -> None:
-        """Begins to compile the step of a CPU on a thread; the first run waits for it. ``state``: shapes are enough.
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch."""
+        return steps_per_epoch(len(self._split), self._batch_size)
 
-        It helps where the interpreter is busy too, with imports and tracing; XLA's compiler lets go of it. A program
-        that is not kept in the compile cache is left to the first run: what is compiled beside it would not be either.
+    def compile_ahead(self) -> None:
+        """Start to compile the step of a CPU on a thread; the first run waits for it.
+
+        It helps while the interpreter is busy with imports and tracing, because XLA's compiler releases it. A program
+        that is not kept in the compile cache is left to the first run: programs compiled beside it would not be kept
+        either.
         """
-        if self._steps_per_dispatch == 1 and is_kept(self._compiler_options()):
+        program = self._program(1)
+        if self._steps_per_dispatch == 1 and is_kept(program.compiler_options):
             pool = ThreadPoolExecutor(1, thread_name_prefix="compile-step")
-            self._ahead = pool.submit(self._compile, 1, state)
+            self._ahead = pool.submit(compiled_step, program)
             pool.shutdown(wait=False)
 
-    def groups(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
-        """Batches by what one dispatch takes: one on a CPU, several where a scan over steps is fast.
-
-        What is left over goes one by one, so that there are at most two programs to compile.
-        """
-        size = self._steps_per_dispatch
-        while group := list(islice(batches, size)):
-            yield from [group] if len(group) == size else [[batch] for batch in group]
+    def groups(self, epoch: int, *, start: int = 0) -> Iterator[list[Batch]]:
+        """The batches of an epoch from step ``start`` on, grouped as they are dispatched."""
+        return grouped(islice(self._batches(epoch), start, None), self._steps_per_dispatch)
 
     def run(self, state: TrainState, epoch: int, group: Sequence[Batch]) -> tuple[TrainState, StepMetrics]:
-        """(state, metrics) after the steps of one group; compiles on first use, and takes the given state's memory.
+        """(state, metrics) after the steps of one group. It compiles on first use, and reuses the given state's memory.
 
         Args:
             state: replicated on the mesh.
-            epoch: from 0: it seeds the augmentation.
+            epoch: from 0; it seeds the augmentation.
             group: S batches.
         """
         if len(group) not in self.programs:
             start = time.perf_counter()
-            self.programs[len(group)] = self._program(len(group), state)
+            self.programs[len(group)] = self._compiled(len(group))
             self.compile_seconds += time.perf_counter() - start
-            self._placed[len(group)] = in_one_place(self.programs[len(group)])
-        stepped: tuple[TrainState, StepMetrics] = self._placed[len(group)](state, *self.arguments(epoch, group))
-        return stepped
+        return self.programs[len(group)].run(state, *self.arguments(epoch, group))
 
     def arguments(self, epoch: int, group: Sequence[Batch]) -> StepArguments:
-        """What the step takes after the state, on the devices; stacked where the group is more than one batch."""
+        """The step's arguments after the state, on the devices; stacked if the group has more than one batch."""
         one = len(group) == 1
-        sharding = batch_sharding(self._mesh, axis=0 if one else 1)
+        sharding = batch_sharding(self.mesh, axis=0 if one else 1)
 
         def put(arrays: list[np.ndarray]) -> jax.Array:
-            return jax.device_put(arrays[0] if one else np.stack(arrays), sharding)  # [B] or [S, B]
+            placed: jax.Array = jax.device_put(arrays[0] if one else np.stack(arrays), sharding)  # [B] or [S, B]
+            return placed
 
         return (
-            self._split_on_devices(),
-            jax.device_put(np.int32(epoch), replicated(self._mesh)),
+            self._on_devices,
+            jax.device_put(np.int32(epoch), replicated(self.mesh)),
             put([batch.indices for batch in group]),
             put([batch.real for batch in group]) if self._has_padding else None,
         )
 
-    def _program(self, num_steps: int, state: TrainState) -> jax.stages.Compiled:
+    def examples(self, epoch: int, step: int) -> Examples:
+        """The examples of one batch, the ``step``-th of the epoch from 0, as the step sees them."""
+        batch = next(islice(self._batches(epoch), step, None))
+        split, number, indices, mask = self.arguments(epoch, [batch])
+        return gather(split, indices, mask, keys=example_keys(jax.random.key(self._settings.seed), number, indices))
+
+    def put(self, tree: Tree) -> Tree:
+        """A state or a part of one on the devices, whole on each."""
+        placed: Tree = jax.device_put(tree, replicated(self.mesh))
+        return placed
+
+    def scalar(self, value: np.generic | bool) -> jax.Array:
+        """A number on the devices, to take the place of one in the state."""
+        placed: jax.Array = jax.device_put(jnp.asarray(value), replicated(self.mesh))
+        return placed
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        return epoch_batches(epoch_order(self._settings.seed, epoch, len(self._split)), self._batch_size)
+
+    def _compiled(self, num_steps: int) -> CompiledStep:
         if num_steps == 1 and self._ahead is not None:
             return self._ahead.result()
-        return self._compile(num_steps, state)
+        return compiled_step(self._program(num_steps))
 
-    def _compile(self, num_steps: int, state: TrainState) -> jax.stages.Compiled:
-        step = self._train_step if num_steps == 1 else scan_steps(self._train_step)
-        arguments = (self._as_replicated(state), *self._abstract_arguments(num_steps))
-        return compile_step(jax.jit(step, donate_argnums=0), arguments, self._compiler_options())
-
-    def _compiler_options(self) -> dict[str, bool]:
-        return step_compiler_options(
-            precision=self._training.precision,
-            image_shape=self._dataset.image_shape,
-            deterministic=self._training.deterministic,
+    def _program(self, num_steps: int) -> StepProgram:
+        images, labels = self._split.images, self._split.labels
+        return StepProgram(
+            settings=self._settings,
+            split=DeviceSplit(
+                jax.ShapeDtypeStruct(images.shape, images.dtype), jax.ShapeDtypeStruct(labels.shape, labels.dtype)
+            ),
+            batch_size=self._batch_size,
+            num_steps=num_steps,
+            has_padding=self._has_padding,
+            mesh=self.mesh,
+            deterministic=self._deterministic,
         )
-
-    def _abstract_arguments(self, num_steps: int) -> tuple[Any, ...]:
-        """Shapes, dtypes and places of ``arguments``."""
-        one = num_steps == 1
-        shape = (self._training.batch_size,) if one else (num_steps, self._training.batch_size)
-        sharding = batch_sharding(self._mesh, axis=0 if one else 1)
-        train = self._dataset.train
-        return (
-            DeviceSplit(self._as_replicated(train.images), self._as_replicated(train.labels)),
-            self._as_replicated(np.int32(0)),
-            jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding),
-            jax.ShapeDtypeStruct(shape, bool, sharding=sharding) if self._has_padding else None,
-        )
-
-    def _as_replicated(self, tree: Any) -> Any:  # noqa: ANN401 - any pytree of what has a shape and a dtype
-        sharding = replicated(self._mesh)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
-
-    @property
-    def _steps_per_dispatch(self) -> int:
-        return 1 if self._mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
-
-    def _split_on_devices(self) -> DeviceSplit:
-        if self._split is None:
-            train = self._dataset.train
-            self._split = DeviceSplit(*jax.device_put((train.images, train.labels), replicated(self._mesh)))
-        return self._split
 
     @property
     def _has_padding(self) -> bool:
-        """Whether some batch of an epoch is padded; then each gets a mask, so that there is one program to compile."""
-        return len(self._dataset.train) % self._training.batch_size != 0
+        """True if some batch of an epoch is padded. Then each batch has a mask, so that one program serves all."""
+        return len(self._split) % self._batch_size != 0
+
+    @property
+    def _steps_per_dispatch(self) -> int:
+        return 1 if self.mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
+
+    @cached_property
+    def _on_devices(self) -> DeviceSplit:
+        return DeviceSplit(*jax.device_put((self._split.images, self._split.labels), replicated(self.mesh)))
+
+
+def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """The batches in groups of ``size``. A remainder goes one by one, so that there are at most two programs."""
+    while group := list(islice(batches, size)):
+        yield from [group] if len(group) == size else [[batch] for batch in group]

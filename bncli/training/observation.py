@@ -1,14 +1,14 @@
-"""How each layer's pre-activation and running statistics move over the epochs: the figure of the 2015 paper.
+"""Percentiles of each layer's outputs and running statistics over the epochs: the figure of the 2015 paper.
 
-Ioffe & Szegedy 2015 (arXiv 1502.03167), figure 1(b, c): percentiles of what one sigmoid is given, over training, with
-and without BN. Here of every layer, always on the same images.
+Ioffe & Szegedy 2015 (arXiv 1502.03167), figure 1(b, c): percentiles of the inputs of one sigmoid over training, with
+and without BN. Here for every layer, always on the same images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -17,14 +17,17 @@ import numpy as np
 
 from bncli.frameworks.linen import Network, Variables, observing
 from bncli.measure.moments import layer_statistics
+from bncli.process.shared_programs import shared
 
-# The paper's: a median, and a standard deviation to either side of it were it Gaussian.
+# The paper's: for a Gaussian, the median and one standard deviation to either side of it.
 PERCENTILES = (15.0, 50.0, 85.0)
-# Images that are always looked at, and values of a layer that are sorted: a fraction of a second an epoch.
+# Images that each observation uses, and values of a layer that it sorts: a fraction of a second an epoch.
 IMAGES = 64
 VALUES = 2**15
 
-Percentiles = tuple[float, float, float]
+Percentiles: TypeAlias = tuple[float, float, float]
+# Layer -> (its place in the forward pass, percentiles of its output).
+Observed: TypeAlias = Mapping[str, tuple[int, jax.Array]]
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class LayerRow:
 
     Attributes:
         name: path of the layer.
-        output: percentiles of what it hands on over images, positions and channels, in train mode.
-        mean: percentiles of its running means over channels; None where it is no BN layer.
-        var: of its running variances.
+        output: percentiles of its output over images, positions and channels, in train mode.
+        mean: percentiles of its running means over channels; None if it is not a BN layer.
+        var: percentiles of its running variances.
     """
 
     name: str
@@ -45,20 +48,20 @@ class LayerRow:
 
 
 class LayerObserver:
-    """Looks at a network on the same images again and again.
+    """Observes the layers of a network, always on the same images.
 
-    It sees the outputs of the BN layers, or, in a network without BN, those of its convolutions and dense layers: what
-    the nonlinearities are given.
+    It observes the outputs of the BN layers or, in a network without BN, of the convolutions and dense layers: in both
+    cases the inputs of the nonlinearities.
     """
 
     def __init__(self, network: Network, images: jax.Array) -> None:
-        """Of normalised ``images`` [B, H, W, C]."""
+        """Observe with normalised ``images`` [B, H, W, C]."""
         self._images = images
-        self._percentiles = jax.jit(lambda variables, images: _outputs(network, variables, images))
+        self._percentiles = _jitted_outputs(network)
 
     def __call__(self, variables: Variables) -> list[LayerRow]:
         """One row for each layer, in the order of the forward pass."""
-        found: Mapping[str, Any] = jax.device_get(self._percentiles(variables, self._images))
+        found: Mapping[str, tuple[int, np.ndarray]] = jax.device_get(self._percentiles(variables, self._images))
         names = sorted(found, key=lambda name: found[name][0])
         return [_row(name, found[name][1], variables) for name in names]
 
@@ -75,12 +78,19 @@ def _three(values: np.ndarray) -> Percentiles:
     return low, middle, high
 
 
-def _outputs(network: Network, variables: Variables, images: jax.Array) -> dict[str, tuple[int, jax.Array]]:
-    """Layer -> (its place in the forward pass, percentiles of its output)."""
+@shared
+def _jitted_outputs(network: Network) -> Callable[[Variables, jax.Array], Observed]:
+    jitted: Callable[[Variables, jax.Array], Observed] = jax.jit(
+        lambda variables, images: _outputs(network, variables, images)
+    )
+    return jitted
+
+
+def _outputs(network: Network, variables: Variables, images: jax.Array) -> Observed:
     kinds: tuple[type[nn.Module], ...] = (nn.BatchNorm,) if variables.get("batch_stats") else (nn.Conv, nn.Dense)
     found: dict[str, tuple[int, jax.Array]] = {}
 
-    def look(module: nn.Module, given: Any, made: Any) -> None:  # noqa: ANN401 - whatever a module takes and returns
+    def look(module: nn.Module, given: object, made: jax.Array) -> None:
         if isinstance(module, kinds):
             found.setdefault("/".join(module.path), (len(found), _percentiles(made)))
 
@@ -90,9 +100,9 @@ def _outputs(network: Network, variables: Variables, images: jax.Array) -> dict[
 
 
 def _percentiles(x: jax.Array) -> jax.Array:
-    """Of some of the values, evenly spaced: sorting all of a large layer would take longer than its forward pass."""
+    """Percentiles of evenly spaced values: sorting all of a large layer would take longer than its forward pass."""
     flat = x.reshape(-1)
     stride = max(1, flat.size // VALUES)
-    # An even stride would meet the same channels again and again.
+    # An even stride would take the same channels again and again.
     some = flat[:: stride + (stride > 1 and stride % 2 == 0)]
     return jnp.percentile(some.astype(jnp.float32), jnp.asarray(PERCENTILES))

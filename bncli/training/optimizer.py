@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import optax
 
 from bncli.config.settings import OptimizerConfig
 
-# A warm-up takes at most this share of the schedule, so that a run of one epoch is more than its warm-up.
+# A warm-up takes at most this share of the schedule, so that a run of one epoch is not all warm-up.
 MAX_WARMUP_SHARE = 0.25
 # "step" multiplies the rate by 0.1 at these shares of the schedule (He et al. 2015, section 4.2).
 STEP_DECAY_AT = (0.5, 0.75)
@@ -20,9 +19,9 @@ STEP_DECAY_AT = (0.5, 0.75)
 def create_learning_rate_fn(config: OptimizerConfig, *, steps_per_epoch: int, epochs: int) -> optax.Schedule:
     """The learning rate as a function of the step.
 
-    The schedule's length is ``schedule_epochs`` or, where that is not given, ``epochs``; past its end the rate stays
-    at its last value. Where a run is extended and ``schedule_epochs`` was not given, the schedule is stretched over
-    the new length, and the rate at the point of extension jumps up accordingly.
+    The schedule is ``schedule_epochs`` long or, if that is None, ``epochs``. After its end the rate stays at its last
+    value. If a run without ``schedule_epochs`` is extended, the schedule is stretched over the new length, and the
+    rate at the point of extension jumps up accordingly.
     """
     total = steps_per_epoch * (config.schedule_epochs or epochs)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), int(total * MAX_WARMUP_SHARE))
@@ -35,7 +34,7 @@ def _cosine(peak: float, warmup: int, total: int) -> optax.Schedule:
 
 
 def _one_cycle(peak: float, warmup: int, total: int) -> optax.Schedule:
-    """Up for 30 % of the schedule, its own warm-up, then down (Smith & Topin 2017, arXiv 1708.07120)."""
+    """Up for 30 % of the schedule, which replaces the warm-up, then down (Smith & Topin 2017, arXiv 1708.07120)."""
     return optax.cosine_onecycle_schedule(max(total, 2), peak)
 
 
@@ -63,12 +62,13 @@ _SCHEDULES: Mapping[str, Callable[[float, int, int], optax.Schedule]] = {
 
 
 def create_optimizer(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer: clipping, then SGD with Nesterov momentum and L2, or AdamW."""
+    """Gradient clipping, then SGD with Nesterov momentum and L2, or AdamW."""
     mask = None if config.decay_all else decayed
 
     def rate(step: jax.Array) -> jax.Array:
         # Behind a barrier, or XLA computes the schedule, a cosine, in each kernel that updates an array.
-        return jax.lax.optimization_barrier(jnp.asarray(learning_rate(step)))
+        value: jax.Array = jax.lax.optimization_barrier(jnp.asarray(learning_rate(step)))
+        return value
 
     if config.name == "adamw":
         update = optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)
@@ -82,6 +82,6 @@ def create_optimizer(config: OptimizerConfig, learning_rate: optax.Schedule) -> 
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
 
 
-def decayed(params: Any) -> Any:  # noqa: ANN401 - any pytree
-    """A pytree like ``params``: True for kernels, False for what has one axis (biases; scale and bias of BN)."""
+def decayed(params: optax.Params) -> optax.Params:
+    """A pytree like ``params``: True for kernels, False for arrays of one axis (biases; scale and bias of BN)."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

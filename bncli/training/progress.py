@@ -1,17 +1,19 @@
-"""How far a run is: within an epoch, after one, and at a save."""
+"""The progress of a run: within an epoch, after one, and in a save."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from bncli.training.state import TrainState
 
 
 @dataclass(frozen=True)
 class StepProgress:
-    """Where the run is; averages over the epoch so far."""
+    """A step that is done; averages are over the epoch so far."""
 
     epoch: int  # from 1
     step: int  # steps of this epoch done
@@ -23,7 +25,7 @@ class StepProgress:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something went wrong, and the run goes on."""
+    """Something went wrong, and the run continues."""
 
     message: str
 
@@ -54,14 +56,14 @@ class Best:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far the run is: the JSON part of a save.
+    """The progress of a run: the JSON part of a save.
 
     Attributes:
-        steps_into_epoch: batches of the epoch under way that are done; 0 between epochs.
-        best: None before the first epoch's end.
+        steps_into_epoch: batches of the current epoch that are done; 0 between epochs.
+        best: None before the end of the first epoch.
         history: one result per finished epoch.
-        skipped: the steps that were left out, from 1, since they came to values that are not finite.
-        rollbacks: how often the run went back to a save for that.
+        skipped: the steps that were skipped because they were not finite, from 1.
+        rollbacks: how often the run went back to a save because a step was not finite.
     """
 
     steps_into_epoch: int = 0
@@ -76,12 +78,12 @@ class RunProgress:
         return len(self.history)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is stored."""
+        """The progress as it is stored."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RunProgress:
-        """From what was stored."""
+        """The progress from its stored form."""
         best = document["best"]
         return cls(
             steps_into_epoch=document["steps_into_epoch"],
@@ -92,6 +94,24 @@ class RunProgress:
         )
 
 
+@dataclass(frozen=True)
+class Position:
+    """A point of a run: the training state, and the progress that has led there."""
+
+    state: TrainState
+    progress: RunProgress
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done, skipped ones included; waits for the device."""
+        return int(self.state.step)
+
+    @property
+    def updates(self) -> int:
+        """Steps that have moved the weights: the learning-rate schedule counts those."""
+        return self.step - len(self.progress.skipped)
+
+
 def better(best: Best | None, result: EpochResult, step: int) -> Best:
     """The best epoch after one more, ``result``, which ended at optimizer step ``step``."""
     if best is not None and _rank(best) >= _rank(result):
@@ -100,26 +120,38 @@ def better(best: Best | None, result: EpochResult, step: int) -> Best:
 
 
 def _rank(epoch: Best | EpochResult) -> tuple[float, float]:
-    """Larger is better; a loss that is NaN, which compares with nothing, is the worst."""
+    """Larger is better; a loss of NaN, which compares with nothing, is the worst."""
     return epoch.val_accuracy, -math.inf if math.isnan(epoch.val_loss) else -epoch.val_loss
 
 
-class Throughput:
-    """Images per second since the first step was through, so that compilation does not count."""
+class EpochClock:
+    """Wall time and images of the current epoch; compilation does not count."""
 
-    def __init__(self) -> None:
-        """No step is through."""
-        self._start: float | None = None
+    def __init__(self, compile_seconds: Callable[[], float]) -> None:
+        """Start.
+
+        Args:
+            compile_seconds: the time that the run has waited for compilation so far.
+        """
+        self._compile_seconds = compile_seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Start again, with a new epoch."""
         self._images = 0
+        self._compiled_before = self._compile_seconds()
+        self._start = time.perf_counter()
 
     def count(self, images: int) -> None:
-        """One more step, or group of them, is through."""
-        if self._start is None:
-            self._start = time.perf_counter()
-        else:
-            self._images += images
+        """Add the images of a step."""
+        self._images += images
 
-    def rate(self) -> float:
-        """Images per second; 0 before a second step is through."""
-        elapsed = time.perf_counter() - (self._start or 0.0)
-        return self._images / elapsed if self._images else 0.0
+    @property
+    def seconds(self) -> float:
+        """Time since the start, without compilation."""
+        return time.perf_counter() - self._start - (self._compile_seconds() - self._compiled_before)
+
+    @property
+    def images_per_second(self) -> float:
+        """Images over seconds."""
+        return self._images / self.seconds

@@ -1,12 +1,12 @@
-"""What a run saves, and when: in the background, so that the device goes on with the next steps."""
+"""The saves of a run: when they are due, written in the background while the device trains on, and restored."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,38 @@ from bncli.config.settings import TrainingConfig
 from bncli.errors import BncliWarning, CheckpointError
 from bncli.frameworks.linen import Variables
 from bncli.training.observation import LayerRow
-from bncli.training.progress import Best, RunProgress
+from bncli.training.progress import Best, Notice, Position, RunProgress
+from bncli.training.run_log import RunLog
 from bncli.training.state import TrainState
 
 
 @dataclass
 class RunSaver:
-    """Writes the saves of one run.
+    """Writes the saves of one run, and its log.
 
     Attributes:
-        out: the checkpoint directory.
-        settings: how many saves are kept, how often within an epoch, what a failed one means.
+        log: of the run; its directory is the checkpoint directory.
+        settings: how many saves are kept, how often one is due within an epoch, what a failed one means.
+        scored: the variables of a state that readers of its save take.
         last_step: optimizer steps at the last save.
-        best: the best epoch of those whose save is written.
+        best: the best epoch whose save is written.
     """
 
-    out: Path
+    log: RunLog
     settings: TrainingConfig
+    scored: Callable[[TrainState], Variables]
     last_step: int = 0
     best: Best | None = None
     _saver: checkpoint.BackgroundSaver = field(default_factory=checkpoint.BackgroundSaver)
     _last_time: float = field(default_factory=time.monotonic)
 
+    @property
+    def out(self) -> Path:
+        """The checkpoint directory."""
+        return self.log.out
+
     def is_due(self, step: int) -> bool:
-        """Whether ``--save-every`` asks for a save within the epoch, at optimizer step ``step``."""
+        """True if ``--save-every`` asks for a save within the epoch, at optimizer step ``step``."""
         every = self.settings.save_every
         if every is None or step <= self.last_step:
             return False
@@ -48,32 +56,25 @@ class RunSaver:
             return time.monotonic() - self._last_time >= int(every[:-1])
         return step - self.last_step >= int(every)
 
-    def start(
-        self, state: TrainState, scored: Variables, progress: RunProgress, *, layers: Iterable[LayerRow] | None = None
-    ) -> None:
-        """Begins to write a save. The one before must have been waited for: its failure changes what is the best.
+    def start(self, position: Position, *, layers: Sequence[LayerRow] | None = None) -> None:
+        """Start to write a save. ``wait`` for the previous one first: its failure changes which epoch is the best.
 
         Args:
-            state: of the run; it is copied, since the next step takes its memory.
-            scored: what readers are to take.
-            progress: how far the run is.
-            layers: after an epoch, what each layer hands on.
+            position: of the run; its state is copied, since the next step reuses its memory.
+            layers: after an epoch, one row a layer.
         """
-        step = int(state.step)
-        variables, optimizer = jax.device_put(split_state(state, scored=scored), may_alias=False)
-        row = None if layers is None else {"epoch": progress.epochs_done, "layers": [asdict(layer) for layer in layers]}
+        step, progress = position.step, position.progress
+        arrays = split_state(position.state, scored=self.scored(position.state))
+        variables, optimizer = jax.device_put(arrays, may_alias=False)
 
         def write() -> None:
-            # Before the save: a row too many is dropped on resume, one too few would be lost.
-            if row is not None:
-                checkpoint.append_layers(self.out, row)
-            document = progress.to_json()
-            checkpoint.save(self.out, step, variables=variables, optimizer=optimizer, progress=document)
-            self.best = progress.best  # its save is written: this one, or one before
-            checkpoint.write_metrics(self.out, document["history"])
-            best_step = progress.best.step if progress.best else None
-            with suppress(OSError):  # a save too many does no harm, and the next time it goes
-                checkpoint.prune(self.out, keep=self.settings.keep, best_step=best_step)
+            # Before the save: resuming drops a surplus row, but could not make up a missing one.
+            if layers is not None:
+                self.log.append_layers(progress.epochs_done, layers)
+            checkpoint.save(self.out, step, variables=variables, optimizer=optimizer, progress=progress.to_json())
+            self.best = progress.best  # its save is written: this one or an earlier one
+            self.log.write_history(progress.history)
+            self._prune()
 
         self._saver.submit(write)
         self.last_step, self._last_time = step, time.monotonic()
@@ -83,17 +84,50 @@ class RunSaver:
         return self._saver.failure()
 
     def wait(self) -> CheckpointError | None:
-        """Waits for the save under way; its error, if it had one."""
+        """Wait for the current save; return its error, if it failed."""
         return self._saver.wait()
 
+    def tolerate(self, error: CheckpointError) -> Notice:
+        """The notice of a failed save, if ``--on-save-error`` lets the run continue.
 
-def restore(out: Path, step: int, like: TrainState) -> tuple[TrainState, RunProgress]:
-    """A save as the state and progress of a run. What was saved after it is removed: the run comes there again.
+        Raises:
+            CheckpointError: ``error``, if the run is to end.
+        """
+        if self.settings.on_save_error == "stop":
+            raise error
+        return Notice(f"{error.message}; the training goes on")
+
+    def save_now(self, position: Position) -> Position:
+        """Save a position, unless its step is saved already, and wait; return it with the best epoch that is on disk.
+
+        Raises:
+            CheckpointError: the save could not be written.
+        """
+        if self.wait() is not None:
+            position = replace(position, progress=replace(position.progress, best=self.best))
+        if position.step not in checkpoint.complete_steps(self.out):
+            self.start(position)
+            if error := self.wait():
+                raise error
+        return position
+
+    def rewind(self, position: Position) -> None:
+        """Continue from an earlier position: the log forgets what lies after it."""
+        self.last_step, self.best = position.step, position.progress.best
+        self.log.rewind(position.progress)
+
+    def _prune(self) -> None:
+        with suppress(OSError):  # a surplus save does no harm, and the next save tries again
+            checkpoint.prune(self.out, keep=self.settings.keep, best_step=self.best.step if self.best else None)
+
+
+def restore(out: Path, step: int, like: TrainState) -> Position:
+    """Restore a save, and remove the saves after it: the run will reach those steps again.
 
     Args:
         out: the checkpoint directory.
         step: which save.
-        like: a state of this network and optimizer, whose places the restored one takes.
+        like: a state of this network and optimizer; the restored one takes its shapes and shardings.
 
     Raises:
         CheckpointError: the save is damaged, or of another network or optimizer.
@@ -102,11 +136,11 @@ def restore(out: Path, step: int, like: TrainState) -> tuple[TrainState, RunProg
     state = join_state(*checkpoint.restore_training(out, step, variables=variables, optimizer=rest))
     progress = RunProgress.from_json(checkpoint.read_progress(out, step))
     checkpoint.drop_after(out, step)
-    return state, replace(progress, best=_best_on_disk(out, progress.best))
+    return Position(state, replace(progress, best=_best_on_disk(out, progress.best)))
 
 
 def _best_on_disk(out: Path, best: Best | None) -> Best | None:
-    """The best epoch, if its save is there and whole; the run is scored by another one if not."""
+    """The best epoch if its save is undamaged; None otherwise, and a later epoch becomes the best."""
     if best is None:
         return None
     try:
@@ -118,11 +152,11 @@ def _best_on_disk(out: Path, best: Best | None) -> Best | None:
 
 
 def split_state(state: TrainState, *, scored: Variables) -> tuple[Variables, dict[str, Any]]:
-    """(variables, the rest) of a state: the two array items of a save, apart so that a reader takes the first alone.
+    """(variables, everything else): the two array items of a save, apart so that a reader loads the first alone.
 
     Args:
         state: of a run.
-        scored: what readers are to take: the trained variables, or where there is a moving average that one.
+        scored: the variables for readers: the trained ones or, with EMA, the averaged ones.
     """
     rest = {
         "halted": state.halted,

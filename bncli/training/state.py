@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ from bncli.frameworks.linen import Network, Variables
 _INIT_STREAM = 0x696E6974
 _DROPOUT_STREAM = 0x64726F70
 
+ArrayTree: TypeAlias = Mapping[str, "ArrayTree | jax.Array"]
+
 
 @struct.dataclass
 class EpochMetrics:
-    """Sums over the examples of the epoch under way; in the state so that an epoch can be resumed in its middle."""
+    """Sums over the examples of the current epoch. They are part of the state, so a run can resume within an epoch."""
 
     loss_sum: jax.Array  # float32 []
     num_correct: jax.Array  # int32 []
@@ -27,26 +29,26 @@ class EpochMetrics:
 
     @classmethod
     def zero(cls) -> EpochMetrics:
-        """No example seen yet."""
+        """The sums before the first example."""
         return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 @struct.dataclass
 class TrainState:
-    """What a training step reads and writes."""
+    """The input and output of a training step."""
 
     step: jax.Array  # int32 [], optimizer steps done
-    params: Mapping[str, Any]
-    batch_stats: Mapping[str, Any]  # empty where the network has no BN
+    params: ArrayTree
+    batch_stats: ArrayTree  # empty if the network has no BN
     opt_state: optax.OptState
     metrics: EpochMetrics
-    halted: jax.Array  # bool [], a step came to values that are not finite: the state is that before it, and stays so
+    halted: jax.Array  # bool [], a step was not finite: this is the state before it, and later steps keep it
     rate_scale: jax.Array  # float32 [], factor of the learning rate: 1, halved by each rollback
-    ema: Mapping[str, Any] = struct.field(default_factory=dict)  # moving average of params; empty where none is kept
+    ema: ArrayTree = struct.field(default_factory=dict)  # moving average of params; empty without EMA
 
     @property
     def variables(self) -> Variables:
-        """What is trained: params, and their batch_stats."""
+        """The trained params and their batch_stats."""
         return {"batch_stats": self.batch_stats, "params": self.params}
 
 
@@ -61,11 +63,11 @@ def create_train_state(
     """The state before the first step: a pure function of the seed.
 
     Args:
-        network: to be trained.
-        optimizer: whose state starts here.
+        network: the network to train.
+        optimizer: its initial state becomes part of the result.
         image_shape: (H, W, C).
-        seed: of the initial weights.
-        keep_ema: whether a moving average of the parameters is kept.
+        seed: determines the initial weights.
+        keep_ema: keep a moving average of the parameters.
     """
     variables = network.init(jax.random.fold_in(jax.random.key(seed), _INIT_STREAM), image_shape)
     return TrainState(
@@ -76,23 +78,24 @@ def create_train_state(
         metrics=EpochMetrics.zero(),
         halted=jnp.zeros((), bool),
         rate_scale=jnp.ones((), jnp.float32),
-        ema=jax.tree.map(jnp.copy, variables["params"]) if keep_ema else {},  # not the same buffers: they are donated
+        ema=jax.tree.map(jnp.copy, variables["params"]) if keep_ema else {},  # copies, because buffers are donated
     )
 
 
-def moving_average(ema: Mapping[str, Any], params: Mapping[str, Any], *, step: jax.Array, decay: float) -> Any:  # noqa: ANN401 - a pytree
-    """``ema`` one step on: decay · ema + (1 − decay) · params, with a smaller decay in the first steps.
+def moving_average(ema: ArrayTree, params: ArrayTree, *, step: jax.Array, decay: float) -> ArrayTree:
+    """The moving average after one more step: decay · ema + (1 − decay) · params.
 
-    The decay of step t is min(decay, (1 + t) / (10 + t)), so that the initial weights are soon forgotten
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that the average soon forgets the initial weights
     (TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``).
     """
     t = step.astype(jnp.float32)
     share = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
-    return jax.tree.map(lambda old, new: old + share * (new - old), ema, params)
+    averaged: ArrayTree = jax.tree.map(lambda old, new: old + share * (new - old), ema, params)
+    return averaged
 
 
 def dropout_key(seed_key: jax.Array, step: jax.Array) -> jax.Array:
     """The dropout key of one step."""
-    with jax.ensure_compile_time_eval():  # it is the same in all steps
+    with jax.ensure_compile_time_eval():  # the stream's key is the same in all steps
         stream_key = jax.random.fold_in(seed_key, _DROPOUT_STREAM)
     return jax.random.fold_in(stream_key, step)

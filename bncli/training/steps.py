@@ -1,37 +1,55 @@
-"""The training step: a pure function, compiled once.
+"""The training step: a pure function of the state and one batch.
 
-Letters: N examples in the split, B batch size, K classes.
+``train_on`` takes a batch as arrays, wherever they come from. ``train_step`` takes a batch as indices into a split on
+the devices, and gathers its arrays inside the same program.
+
+Letters: N examples in the split, B batch size, S steps in one dispatch, H W C an image, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bncli.config.settings import Preprocessing
-from bncli.data import Augmentation
-from bncli.data.augment import augment, normalize
+from bncli.config.settings import OptimizerConfig
+from bncli.data import Augmentation, Preprocessor
+from bncli.data.augment import augment
 from bncli.data.batches import example_keys
 from bncli.frameworks.linen import Network, Variables
 from bncli.measure.eval_step import smoothed_cross_entropy
-from bncli.training.state import EpochMetrics, TrainState, dropout_key, moving_average
+from bncli.training.optimizer import create_learning_rate_fn, create_optimizer
+from bncli.training.state import ArrayTree, EpochMetrics, TrainState, dropout_key, moving_average
 
-# A dense layer's kernel has two, a convolution's four.
+# A dense layer's kernel has two axes, a convolution's four.
 _KERNEL_AXES = 2
 
 
 @struct.dataclass
 class DeviceSplit:
-    """A split on the device, whole on each one."""
+    """A split in the devices' memory, whole on each device."""
 
     images: jax.Array  # uint8 [N, H, W, C]
     labels: jax.Array  # int32 [N]
+
+
+class Examples(NamedTuple):
+    """The arrays of one batch."""
+
+    images: jax.Array  # uint8 [B, H, W, C]
+    labels: jax.Array  # int32 [B]
+    keys: jax.Array  # [B], typed PRNG keys for the augmentation
+    mask: jax.Array | None  # bool [B], False for padding; None if no example is padding
+
+    @property
+    def weights(self) -> jax.Array:
+        """1.0 for each example that counts, 0.0 for padding: float32 [B]."""
+        return jnp.ones(self.labels.shape, jnp.float32) if self.mask is None else self.mask.astype(jnp.float32)
 
 
 @struct.dataclass
@@ -43,101 +61,123 @@ class StepMetrics:
     halted: jax.Array  # bool [], see TrainState
 
 
-LossFn = Callable[..., tuple[jax.Array, tuple[jax.Array, Variables]]]
-TrainStep = Callable[[TrainState, DeviceSplit, jax.Array, jax.Array, jax.Array | None], tuple[TrainState, StepMetrics]]
+# (params, state, examples) -> (loss [], (logits [B, K], batch_stats))
+LossFn: TypeAlias = Callable[[ArrayTree, TrainState, Examples], tuple[jax.Array, tuple[jax.Array, Variables]]]
+# (state, images, labels, keys, mask) -> (state, metrics); for the shapes see Examples
+TrainOn: TypeAlias = Callable[
+    [TrainState, jax.Array, jax.Array, jax.Array, jax.Array | None], tuple[TrainState, StepMetrics]
+]
+# (state, split, epoch int32 [], indices int32 [B], mask bool [B] or None) -> (state, metrics)
+TrainStep: TypeAlias = Callable[
+    [TrainState, DeviceSplit, jax.Array, jax.Array, jax.Array | None], tuple[TrainState, StepMetrics]
+]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """What the training step depends on beside its arguments."""
+    """Everything besides its arguments that the training step depends on. Equal settings make equal programs."""
 
     network: Network
-    optimizer: optax.GradientTransformation
-    preprocessing: Preprocessing
+    optimizer: OptimizerConfig
+    steps_per_epoch: int
+    schedule_epochs: int  # length of the learning-rate schedule
+    preprocessor: Preprocessor
     augmentation: Augmentation
-    label_smoothing: float
-    precision: str
     seed: int
     ema_decay: float | None = None
 
+    def learning_rate(self) -> optax.Schedule:
+        """The learning rate as a function of the step."""
+        return create_learning_rate_fn(
+            self.optimizer, steps_per_epoch=self.steps_per_epoch, epochs=self.schedule_epochs
+        )
+
+    def make_optimizer(self) -> optax.GradientTransformation:
+        """The optimizer with its learning-rate schedule."""
+        return create_optimizer(self.optimizer, self.learning_rate())
+
 
 def make_train_step(settings: StepSettings) -> TrainStep:
-    """``train_step(state, split, epoch, indices, mask) -> (state, metrics)``, not yet compiled.
+    """Make ``train_step(state, split, epoch, indices, mask) -> (state, metrics)``, not yet compiled.
 
-    One optimizer step on the examples ``indices`` int32 [B] of the split; where ``mask`` bool [B] is given, examples
-    with False are padding and count neither in the loss nor in the BN statistics. The examples are augmented by keys
-    that depend on (seed, epoch, example) alone.
-
-    A step whose loss, or anything it would leave in the state, is not finite leaves the state as it was, and ``halted``
-    set: so do all steps after it. The device decides, since it is several steps ahead of the host.
+    Like ``train_on``, for the examples ``indices`` of a split on the devices. They are augmented by keys that depend on
+    (seed, epoch, example) alone.
     """
-    loss_of = make_loss(settings)
+    train_on = make_train_on(settings)
+    seed_key = jax.random.key(settings.seed)
 
     def train_step(
         state: TrainState, split: DeviceSplit, epoch: jax.Array, indices: jax.Array, mask: jax.Array | None
     ) -> tuple[TrainState, StepMetrics]:
-        labels, weights = split.labels[indices], _weights(indices, mask)
-        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (logits, batch_stats)), grads = value_and_grad(state.params, state, split, epoch, indices, mask)
-        updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, jax.tree.map(lambda update: update * state.rate_scale, updates))
-        metrics = _accumulate(state.metrics, loss, logits, labels, weights)
-        new_state = TrainState(
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            metrics=metrics,
-            halted=state.halted,
-            rate_scale=state.rate_scale,
-            ema={}
-            if settings.ema_decay is None
-            else moving_average(state.ema, params, step=state.step, decay=settings.ema_decay),
-        )
-        # Of these alone: what else is in the new state is finite where they and the old state are. Adam has squares.
-        watched = (loss, batch_stats, jax.tree.map(lambda update, grad: update + 0 * grad**2, updates, grads))
-        # Behind a barrier, or XLA combines it anew in the kernel of each array below: 57 of them in the `cnn`.
-        goes_on = jax.lax.optimization_barrier(all_finite(watched) & ~state.halted)
-        kept = jax.tree.map(lambda new, old: jnp.where(goes_on, new, old), new_state, state)
-        kept = kept.replace(halted=~goes_on)
-        return kept, _averages(kept)
+        return train_on(state, *gather(split, indices, mask, keys=example_keys(seed_key, epoch, indices)))
 
     return train_step
 
 
+def gather(split: DeviceSplit, indices: jax.Array, mask: jax.Array | None, *, keys: jax.Array) -> Examples:
+    """The examples ``indices`` int32 [B] of a split."""
+    return Examples(split.images[indices], split.labels[indices], keys, mask)
+
+
+def make_train_on(settings: StepSettings) -> TrainOn:
+    """Make ``train_on(state, images, labels, keys, mask) -> (state, metrics)``, not yet compiled.
+
+    It does one optimizer step. Padding counts neither in the loss nor in the BN statistics.
+
+    If the loss or anything in the new state is not finite, the step returns the old state with ``halted`` set. All
+    later steps then do the same. The device decides, because it runs several steps ahead of the host.
+    """
+    loss_and_grads = jax.value_and_grad(make_loss(settings), has_aux=True)
+    optimizer = settings.make_optimizer()
+
+    def train_on(
+        state: TrainState, images: jax.Array, labels: jax.Array, keys: jax.Array, mask: jax.Array | None
+    ) -> tuple[TrainState, StepMetrics]:
+        examples = Examples(images, labels, keys, mask)
+        (loss, (logits, batch_stats)), grads = loss_and_grads(state.params, state, examples)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, jax.tree.map(lambda update: update * state.rate_scale, updates))
+        new_state = state.replace(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            metrics=_accumulate(state.metrics, loss, logits, examples),
+            ema=_average_weights(state, params, settings.ema_decay),
+        )
+        # Checking these suffices: if they and the old state are finite, so is the new state. `grad**2` covers Adam's
+        # second moment.
+        watched = (loss, batch_stats, jax.tree.map(lambda update, grad: update + 0 * grad**2, updates, grads))
+        kept = _unless_halted(state, new_state, is_finite=all_finite(watched))
+        return kept, _averages(kept)
+
+    return train_on
+
+
 def make_loss(settings: StepSettings) -> LossFn:
-    """``loss(params, state, split, epoch, indices, mask) -> (loss [], (logits [B, K], batch_stats))`` of one step."""
+    """Make ``loss(params, state, examples) -> (loss [], (logits [B, K], batch_stats))`` of one step."""
     seed_key = jax.random.key(settings.seed)
 
-    def loss_fn(
-        params: Variables,
-        state: TrainState,
-        split: DeviceSplit,
-        epoch: jax.Array,
-        indices: jax.Array,
-        mask: jax.Array | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
-        images = augment(split.images[indices], example_keys(seed_key, epoch, indices), settings.augmentation)
-        inputs = normalize(
-            images, settings.preprocessing.mean, settings.preprocessing.std, dtype=jnp.dtype(settings.precision)
-        )
+    def loss(params: ArrayTree, state: TrainState, examples: Examples) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
+        images = augment(examples.images, examples.keys, settings.augmentation)
         logits, batch_stats = settings.network.train_logits(
             {"params": params, "batch_stats": state.batch_stats},
-            inputs,
-            mask=mask,
+            settings.preprocessor(images),
+            mask=examples.mask,
             dropout_key=dropout_key(seed_key, state.step),
         )
-        losses = smoothed_cross_entropy(logits, split.labels[indices], settings.label_smoothing)  # [B]
-        weights = _weights(indices, mask)
+        losses = smoothed_cross_entropy(logits, examples.labels, settings.optimizer.label_smoothing)  # [B]
+        weights = examples.weights
         return jnp.sum(losses * weights) / jnp.sum(weights), (logits, batch_stats)
 
-    return loss_fn
+    return loss
 
 
-def all_finite(tree: Any) -> jax.Array:  # noqa: ANN401 - any pytree
-    """Whether no float in the pytree is NaN or infinite: bool []."""
+def all_finite(tree: object) -> jax.Array:
+    """True if no float in the pytree is NaN or infinite: bool []."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    # As one vector: ResNet-18's step, with a reduction for each of its biases and statistics, compiled for 4 s longer.
+    # One vector for all small arrays: with a reduction for each bias and statistic, ResNet-18's step compiled 4 s
+    # longer.
     vectors = [leaf.astype(jnp.float32).ravel() for leaf in leaves if leaf.ndim < _KERNEL_AXES]
     whole = [jnp.concatenate(vectors)] if vectors else []
     whole += [leaf for leaf in leaves if leaf.ndim >= _KERNEL_AXES]
@@ -145,9 +185,9 @@ def all_finite(tree: Any) -> jax.Array:  # noqa: ANN401 - any pytree
 
 
 def scan_steps(train_step: TrainStep) -> TrainStep:
-    """``train_step`` over stacked batches, ``indices`` and ``mask`` [S, B]: one dispatch for S steps, for GPU and TPU.
+    """Make a step over stacked batches, ``indices`` and ``mask`` [S, B]: one dispatch for S steps, for GPU and TPU.
 
-    On a CPU a step inside a scan runs up to 50 times slower than a call of its own; there the loop makes calls.
+    On a CPU a step inside a scan runs up to 50 times slower than a call of its own, so the loop makes calls there.
     """
 
     def steps(
@@ -162,21 +202,27 @@ def scan_steps(train_step: TrainStep) -> TrainStep:
     return steps
 
 
-def _accumulate(
-    metrics: EpochMetrics, loss: jax.Array, logits: jax.Array, labels: jax.Array, weights: jax.Array
-) -> EpochMetrics:
+def _average_weights(state: TrainState, params: ArrayTree, decay: float | None) -> ArrayTree:
+    return {} if decay is None else moving_average(state.ema, params, step=state.step, decay=decay)
+
+
+def _unless_halted(state: TrainState, new_state: TrainState, *, is_finite: jax.Array) -> TrainState:
+    """The new state, or the old one with ``halted`` set if this or an earlier step was not finite."""
+    # Behind a barrier, or XLA recomputes the condition in the kernel of each array below: 57 of them in the `cnn`.
+    goes_on = jax.lax.optimization_barrier(is_finite & ~state.halted)
+    kept = jax.tree.map(lambda new, old: jnp.where(goes_on, new, old), new_state, state)
+    return kept.replace(halted=~goes_on)
+
+
+def _accumulate(metrics: EpochMetrics, loss: jax.Array, logits: jax.Array, examples: Examples) -> EpochMetrics:
+    weights = examples.weights
     num_examples = jnp.sum(weights)
-    correct = (jnp.argmax(logits, axis=-1) == labels) & (weights > 0)
+    correct = (jnp.argmax(logits, axis=-1) == examples.labels) & (weights > 0)
     return EpochMetrics(
         loss_sum=metrics.loss_sum + loss * num_examples,
         num_correct=metrics.num_correct + jnp.sum(correct, dtype=jnp.int32),
         num_examples=metrics.num_examples + num_examples.astype(jnp.int32),
     )
-
-
-def _weights(indices: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """How much each example counts: float32 [B]."""
-    return jnp.ones(indices.shape, jnp.float32) if mask is None else mask.astype(jnp.float32)
 
 
 def _averages(state: TrainState) -> StepMetrics:

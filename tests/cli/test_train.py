@@ -57,9 +57,8 @@ def test_resumed_run_ends_in_the_bytes_of_an_uninterrupted_one(tmp_path):
 
 
 def test_interrupt_saves_and_says_how_to_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "stop_requested", True)  # as if Ctrl-C came during compilation
-    original = Trainer.__init__
-    monkeypatch.setattr(Trainer, "__init__", lambda self, **fields: original(self, **fields, stop_requested=True))
+    original = Trainer.__init__  # as if Ctrl-C came during compilation
+    monkeypatch.setattr(Trainer, "__init__", lambda self, **fields: original(self, **fields, stop_code=130))
     result = invoke("train", "--epochs", 1, "--out", tmp_path / "ckpt", *TINY)
     assert result.exit_code == 130
     assert "--resume" in result.stderr

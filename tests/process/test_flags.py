@@ -7,7 +7,6 @@ import platform
 import jax
 import numpy as np
 import pytest
-from support.processes import run_python
 
 from bncli.process import flags
 
@@ -107,42 +106,3 @@ def test_a_program_by_onednn_computes_the_same_and_does_not_go_to_the_cache(monk
 
 
 # A step with about 160 MiB of temporary memory and little to compute: 12 activations of 16 MiB, 8 of them kept.
-STEPS = """
-import json
-from pathlib import Path
-from bncli.process import configure, flags, heap
-configure.configure()
-import jax, jax.numpy as jnp
-
-def kib(name):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-def loss(kernels, x):
-    for kernel in kernels:
-        x = jnp.tanh(x @ kernel)
-    return (x * x).mean()
-
-@jax.jit
-def step(kernels, x):
-    return jax.tree.map(lambda kernel, grad: kernel - grad, kernels, jax.grad(loss)(kernels, x))
-
-kernels, x = [jnp.eye(64)] * 8, jnp.ones((1 << 16, 64))
-compiled = step.lower(kernels, x).compile()
-placed = flags.in_one_place(compiled)
-kept = []
-for _ in range(12):
-    before = kib("VmRSS") if not kept else before
-    kernels = placed(kernels, x)
-    kept.append(bytearray(1 << 16))  # as a loop keeps numbers and objects
-plan = compiled.memory_analysis().temp_size_in_bytes
-print(json.dumps({"glibc": heap.is_glibc(), "plan": plan, "grown": (kib("VmHWM") - before) * 1024}))
-"""
-
-
-def test_the_steps_temporary_memory_is_held_once():
-    seen = run_python(STEPS)
-    if not seen["glibc"]:
-        pytest.skip("another C library")
-    assert seen["plan"] > flags._MIN_PLACED_BYTES
-    assert seen["grown"] < 1.5 * seen["plan"]

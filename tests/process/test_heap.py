@@ -1,9 +1,13 @@
-"""The heap keeps what it was told to, and holds a step's temporary memory once."""
+"""The heap keeps freed memory, and holds a step's temporary memory once."""
 
 import json
+import platform
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from bncli.process import heap
@@ -76,3 +80,61 @@ def test_the_pages_of_a_hole_go_back_where_the_next_step_will_lie_elsewhere():
 def test_a_step_that_moves_each_time_does_not_cost_a_trim_each_time():
     seen = run_python(MOVES)
     assert 3 < seen["trims"] <= 3 + seen["steps"] / 50 + 1
+
+
+STEPS = """
+import json
+from pathlib import Path
+from bncli.process import configure, heap
+configure.configure()
+import jax, jax.numpy as jnp
+
+def kib(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+def loss(kernels, x):
+    for kernel in kernels:
+        x = jnp.tanh(x @ kernel)
+    return (x * x).mean()
+
+@jax.jit
+def step(kernels, x):
+    return jax.tree.map(lambda kernel, grad: kernel - grad, kernels, jax.grad(loss)(kernels, x))
+
+kernels, x = [jnp.eye(64)] * 8, jnp.ones((1 << 16, 64))
+compiled = step.lower(kernels, x).compile()
+placed = heap.in_one_place(compiled, compiled)
+kept = []
+for _ in range(12):
+    before = kib("VmRSS") if not kept else before
+    kernels = placed(kernels, x)
+    kept.append(bytearray(1 << 16))  # as a loop keeps numbers and objects
+plan = compiled.memory_analysis().temp_size_in_bytes
+print(json.dumps({"plan": plan, "grown": (kib("VmHWM") - before) * 1024}))
+"""
+
+
+def test_the_steps_temporary_memory_is_held_once():
+    seen = run_python(STEPS)
+    assert seen["plan"] > heap._MIN_PLACED_BYTES
+    assert seen["grown"] < 1.5 * seen["plan"]
+
+
+@pytest.mark.parametrize(
+    ("libc", "places"),
+    [(("glibc", "2.36"), True), (("glibc", "2.39"), False), (("glibc", "3.0"), False), (("", ""), False)],
+)
+def test_only_an_older_glibc_needs_a_place(monkeypatch, libc, places):
+    step = jax.jit(lambda x: x @ x.T).lower(jnp.ones((8, 8))).compile()
+    monkeypatch.setattr(heap, "_MIN_PLACED_BYTES", 0)
+    monkeypatch.setattr(platform, "libc_ver", lambda: libc)
+    placed = heap.in_one_place(step, step)
+    assert (placed is not step) == places
+    np.testing.assert_array_equal(placed(jnp.ones((8, 8))), np.full((8, 8), 8.0))
+
+
+def test_a_small_step_lies_anywhere(monkeypatch):
+    step = jax.jit(lambda x: x + 1).lower(1.0).compile()
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    assert heap.in_one_place(step, step) is step

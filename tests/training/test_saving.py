@@ -10,8 +10,9 @@ from support.tiny import run_config, train
 
 from bncli import checkpoint
 from bncli.errors import BncliWarning, CheckpointError, TrainingInterruptedError
-from bncli.training import loop, run, saving
-from bncli.training.progress import Best, EpochResult, Notice, RunProgress
+from bncli.training import evaluation, run, saving
+from bncli.training.progress import Best, EpochResult, Notice, Position, RunProgress
+from bncli.training.run_log import RunLog
 from bncli.training.saving import RunSaver
 
 
@@ -42,13 +43,17 @@ def test_saves_within_epochs_change_nothing_and_each_can_be_gone_on_from(straigh
     assert rows_of(out) == [1, 2, 3]
 
 
+def saver_of(out, **training):
+    return RunSaver(RunLog(out), config_of(**training).training, scored=lambda state: state.variables)
+
+
 def test_seconds_are_of_the_clock(tmp_path):
-    saver = RunSaver(tmp_path, config_of(save_every="60s").training)
+    saver = saver_of(tmp_path, save_every="60s")
     assert not saver.is_due(5)
     saver._last_time -= 61
     assert saver.is_due(5)
     assert not saver.is_due(0)  # nothing was done since the last
-    assert not RunSaver(tmp_path, config_of().training).is_due(10**6)
+    assert not saver_of(tmp_path).is_due(10**6)
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_last_save(straight, dataset, tmp_path, full_disk):
@@ -129,13 +134,13 @@ def test_a_lost_save_is_never_the_best_of_a_later_one(dataset, tmp_path, full_di
     config = config_of(on_save_error="continue", save_every="3")
     trainer = run.create_trainer(config, dataset, out)
     run.start(trainer, overwrite=False)
-    evaluate, scores = loop.score, iter([0.9, 0.1, 0.2])
+    score, scores = evaluation.score, iter([0.9, 0.1, 0.2])
 
     def scored(*args, **kwargs):
-        return replace(evaluate(*args, **kwargs), accuracy=next(scores))
+        return replace(score(*args, **kwargs), accuracy=next(scores))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "score", scored)
+        patch.setattr(evaluation, "score", scored)
         events = trainer.epochs()
         with full_disk():
             for event in events:
@@ -167,11 +172,11 @@ def test_a_failed_save_is_not_the_best_however_often_is_asked(straight, dataset,
     trainer = run.create_trainer(config_of(on_save_error="continue"), dataset, tmp_path / "ckpt")
     run.start(trainer, overwrite=False)
     saver, first, second = trainer.saver, *(Best(epoch, 11 * epoch, 1.0, 0.0) for epoch in (1, 2))
-    saver.start(trainer.state, trainer.state.variables, RunProgress(best=first))
+    saver.start(Position(trainer.state, RunProgress(best=first)))
     assert saver.wait() is None
     assert saver.best == first
     with full_disk():
-        saver.start(trainer.state, trainer.state.variables, RunProgress(best=second))
+        saver.start(Position(trainer.state, RunProgress(best=second)))
         assert "File too large" in saver.wait().message
     assert (saver.failure(), saver.wait(), saver.best) == (None, None, first)
 

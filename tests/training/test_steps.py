@@ -12,11 +12,11 @@ from support.tiny import MLP
 from bncli.checkpoint import sha256_tree
 from bncli.config.settings import ModelConfig, OptimizerConfig, Preprocessing
 from bncli.data import Augmentation, Preprocessor
+from bncli.data.batches import example_keys
 from bncli.measure.eval_step import make_eval_step, smoothed_cross_entropy
 from bncli.models import build_network
-from bncli.training.optimizer import create_optimizer
 from bncli.training.state import create_train_state
-from bncli.training.steps import DeviceSplit, StepSettings, make_train_step, scan_steps
+from bncli.training.steps import DeviceSplit, StepSettings, make_train_on, make_train_step, scan_steps
 
 SHAPE = (8, 8, 1)
 PREPROCESSING = Preprocessing(size=SHAPE[:2], channels=1, mean=(0.3,), std=(0.2,))
@@ -27,22 +27,29 @@ def split(dataset):
     return DeviceSplit(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
 
 
-def start(*, dropout=0.0, label_smoothing=0.0, augmentation=None):
-    """(first state, jitted train step)."""
+def settings_of(*, dropout=0.0, label_smoothing=0.0, augmentation=None):
+    """(the first state, the settings of the step)."""
     network = build_network(ModelConfig(**MLP, dropout=dropout), num_classes=3, image_shape=SHAPE)
-    optimizer = create_optimizer(OptimizerConfig(), lambda step: 0.1)
-    step = make_train_step(
-        StepSettings(
-            network=network,
-            optimizer=optimizer,
-            preprocessing=PREPROCESSING,
-            augmentation=augmentation or Augmentation.none(),
-            label_smoothing=label_smoothing,
-            precision="float32",
-            seed=0,
-        )
+    optimizer = OptimizerConfig(
+        learning_rate=0.1, schedule="constant", warmup_epochs=0, label_smoothing=label_smoothing
     )
-    return create_train_state(network, optimizer, image_shape=SHAPE, seed=0), jax.jit(step)
+    settings = StepSettings(
+        network=network,
+        optimizer=optimizer,
+        steps_per_epoch=10,
+        schedule_epochs=1,
+        preprocessor=Preprocessor(PREPROCESSING, "float32"),
+        augmentation=augmentation or Augmentation.none(),
+        seed=0,
+    )
+    state = create_train_state(network, settings.make_optimizer(), image_shape=SHAPE, seed=0)
+    return state, settings
+
+
+def start(**changes):
+    """(the first state, the jitted train step)."""
+    state, settings = settings_of(**changes)
+    return state, jax.jit(make_train_step(settings))
 
 
 def assert_close(actual, expected):
@@ -57,6 +64,15 @@ def test_a_step_is_a_function_of_its_arguments(split):
     assert int(first[0].step) == 1
     other_epoch = step(state, split, 2, indices, None)  # other augmentation
     assert sha256_tree(first) != sha256_tree(other_epoch)
+
+
+def test_arrays_from_anywhere_train_like_those_gathered_from_the_split(split):
+    state, settings = settings_of(dropout=0.3, augmentation=Augmentation(max_shift=1, horizontal_flip=True))
+    indices, mask = jnp.array([5, 3, 9, 20, 7, 1, 40, 41], jnp.int32), jnp.arange(8) < 6
+    gathered = jax.jit(make_train_step(settings))(state, split, 1, indices, mask)
+    keys = example_keys(jax.random.key(settings.seed), 1, indices)
+    streamed = jax.jit(make_train_on(settings))(state, split.images[indices], split.labels[indices], keys, mask)
+    assert sha256_tree(streamed) == sha256_tree(gathered)
 
 
 def test_each_step_drops_other_units(split):

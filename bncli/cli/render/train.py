@@ -28,7 +28,7 @@ def run_lines(trainer: Trainer) -> str:
     bn = f"BN {config.model.bn_placement}-activation" if trainer.state.batch_stats else "no BN"
     device = jax.devices()[0].device_kind
     return (
-        f"{config.model.name}, {bn}, {num_params:,} parameters, on {trainer.mesh.size} × {device}\n"
+        f"{config.model.name}, {bn}, {num_params:,} parameters, on {trainer.execution.mesh.size} × {device}\n"
         f"{data.name}: {len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test images"
     )
 

@@ -1,0 +1,90 @@
+"""The evaluation of a run: which variables of its state are scored and saved, on which batches, looking at what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from bncli.data import Preprocessor, Split
+from bncli.frameworks.linen import Network, Variables
+from bncli.measure.eval_step import EvalStep, make_eval_step
+from bncli.measure.score import EvalResult, score
+from bncli.process.shared_programs import shared
+from bncli.training.observation import LayerObserver, LayerRow
+from bncli.training.state import ArrayTree, TrainState
+from bncli.training.steps import all_finite
+
+
+class EvalProgram(NamedTuple):
+    """Everything that a compiled evaluation step depends on."""
+
+    network: Network
+    preprocessor: Preprocessor
+
+
+@shared
+def jitted_eval_step(program: EvalProgram) -> EvalStep:
+    """The evaluation step of a network in eval mode, jitted."""
+    step = make_eval_step(
+        lambda variables, images, mask: program.network.logits(variables, images), program.preprocessor
+    )
+    jitted: EvalStep = jax.jit(step)
+    return jitted
+
+
+@dataclass
+class Evaluation:
+    """Scores the network of a run.
+
+    Attributes:
+        network: the network that is trained.
+        eval_step: jitted.
+        class_names: [K].
+        batch_size: examples per evaluation step.
+        mesh: the devices.
+        observe: reads the layers.
+        with_statistics: gives averaged weights the BN statistics that belong to them.
+    """
+
+    network: Network
+    eval_step: EvalStep
+    class_names: tuple[str, ...]
+    batch_size: int
+    mesh: jax.sharding.Mesh
+    observe: LayerObserver
+    with_statistics: Callable[[Variables], Variables]
+    _averaged: tuple[ArrayTree, Variables] | None = None  # the last moving average, and the variables made of it
+
+    def variables(self, state: TrainState) -> Variables:
+        """The variables that a state is scored and saved by: the trained ones or, with EMA, the averaged ones."""
+        if not state.ema:
+            return state.variables
+        if self._averaged is None or self._averaged[0] is not state.ema:
+            self._averaged = state.ema, self._average(state)
+        return self._averaged[1]
+
+    def score(self, variables: Variables, split: Split) -> EvalResult:
+        """The result of the network with these variables on a whole split."""
+        return score(
+            self.eval_step,
+            variables,
+            split,
+            class_names=self.class_names,
+            batch_size=self.batch_size,
+            mesh=self.mesh,
+        )
+
+    def layers(self, variables: Variables) -> list[LayerRow]:
+        """One row for each layer, in the order of the forward pass."""
+        return self.observe(variables)
+
+    def _average(self, state: TrainState) -> Variables:
+        averaged: Variables = {"batch_stats": state.batch_stats, "params": state.ema}
+        with np.errstate(over="ignore", invalid="ignore"):
+            measured = self.with_statistics(averaged)
+        # Weights on their way to infinity have statistics beyond it, which no save may hold.
+        return measured if bool(all_finite(measured)) else averaged

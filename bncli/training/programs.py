@@ -1,0 +1,128 @@
+"""The programs of a training, compiled: the first state and the training step.
+
+Trainings of one process that need the same program share it: a second one with equal settings compiles nothing.
+
+Letters: N examples in the split, B batch size, S steps in one dispatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from bncli.process.flags import compile_step, once_compiler_options, step_compiler_options
+from bncli.process.heap import in_one_place
+from bncli.process.mesh import batch_sharding, replicated
+from bncli.process.shared_programs import shared
+from bncli.training.state import TrainState, create_train_state
+from bncli.training.steps import DeviceSplit, StepSettings, TrainStep, make_train_step, scan_steps
+
+Tree = TypeVar("Tree")
+
+
+class InitialState:
+    """Makes the state before the first step; traced once, compiled at the first call."""
+
+    def __init__(self, settings: StepSettings) -> None:
+        def make() -> TrainState:
+            return create_train_state(
+                settings.network,
+                settings.make_optimizer(),
+                image_shape=settings.preprocessor.image_shape,
+                seed=settings.seed,
+                keep_ema=settings.ema_decay is not None,
+            )
+
+        self._traced = jax.jit(make, compiler_options=once_compiler_options()).trace()
+
+    def __call__(self) -> TrainState:
+        """The state before the first step."""
+        state: TrainState = self._compiled()
+        return state
+
+    @property
+    def shapes(self) -> TrainState:
+        """The shape and dtype of each array of the state."""
+        shapes: TrainState = self._traced.out_info
+        return shapes
+
+    @cached_property
+    def _compiled(self) -> Callable[[], TrainState]:
+        return self._traced.lower().compile()
+
+
+initial_state = shared(InitialState)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepProgram:
+    """Everything that a compiled step depends on.
+
+    Attributes:
+        settings: of the step.
+        split: shape and dtype of the images and the labels.
+        batch_size: B.
+        num_steps: S.
+        has_padding: each batch comes with a mask.
+        mesh: the devices.
+        deterministic: on a GPU, only algorithms that give the same bytes each time.
+    """
+
+    settings: StepSettings
+    split: DeviceSplit
+    batch_size: int
+    num_steps: int
+    has_padding: bool
+    mesh: jax.sharding.Mesh
+    deterministic: bool
+
+    @property
+    def compiler_options(self) -> dict[str, bool]:
+        """XLA's options for the step."""
+        return step_compiler_options(
+            precision=self.settings.preprocessor.precision,
+            image_shape=self.settings.preprocessor.image_shape,
+            deterministic=self.deterministic,
+        )
+
+    def abstract_arguments(self) -> tuple[object, ...]:
+        """Shapes, dtypes and shardings of the state and of the ``StepArguments``."""
+        one = self.num_steps == 1
+        shape = (self.batch_size,) if one else (self.num_steps, self.batch_size)
+        sharding = batch_sharding(self.mesh, axis=0 if one else 1)
+        mask = jax.ShapeDtypeStruct(shape, bool, sharding=sharding) if self.has_padding else None
+        return (
+            self._replicated(initial_state(self.settings).shapes),
+            self._replicated(self.split),
+            self._replicated(jax.ShapeDtypeStruct((), np.int32)),
+            jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding),
+            mask,
+        )
+
+    def _replicated(self, tree: Tree) -> Tree:
+        sharding = replicated(self.mesh)
+        placed: Tree = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+        return placed
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A compiled step: the program, and the function that runs it."""
+
+    program: jax.stages.Compiled
+    run: TrainStep
+
+
+@shared
+def compiled_step(program: StepProgram) -> CompiledStep:
+    """Compile a step, unless an equal one is compiled already. The state it is given gives up its memory."""
+    step = make_train_step(program.settings)
+    step = step if program.num_steps == 1 else scan_steps(step)
+    jitted = jax.jit(step, donate_argnums=0)
+    compiled = compile_step(jitted, program.abstract_arguments(), program.compiler_options)
+    return CompiledStep(compiled, in_one_place(compiled, compiled))
