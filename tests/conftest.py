@@ -2,10 +2,14 @@
 
 import gc
 import shutil
+import sys
+import threading
 from contextlib import contextmanager
 
 import pytest
 from hypothesis import settings
+
+from bncli.cli import save_errors
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("bncli", deadline=None, print_blob=True)
@@ -56,9 +60,12 @@ def orbax_leftovers():
 
 
 @pytest.fixture
-def full_disk():
+def full_disk(monkeypatch):
     """Inside, no file can grow beyond 200 kB."""
     resource = pytest.importorskip("resource")  # POSIX alone
+    for module, hook in ((threading, "excepthook"), (sys, "unraisablehook")):
+        monkeypatch.setattr(module, hook, getattr(module, hook))  # so that it comes back
+    save_errors.report_once()
 
     @contextmanager
     def full_disk():

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 
 import bncli
-from bncli.cli import bench, data, doctor, evaluate, fold, inspect_stats, predict, recalibrate, train, verify
+from bncli.cli import (
+    bench,
+    data,
+    doctor,
+    evaluate,
+    fold,
+    inspect_stats,
+    predict,
+    recalibrate,
+    save_errors,
+    train,
+    verify,
+)
 from bncli.errors import BncliError
 
 app = typer.Typer(
@@ -74,4 +86,5 @@ app.add_typer(data_app, name="data")
 
 def main() -> None:
     """The console script."""
+    save_errors.report_once()
     app()

@@ -1,4 +1,4 @@
-"""Which examples make up a batch: pure functions of (seed, epoch, step), so that a resumed run sees the same ones.
+"""Batches: their examples are pure functions of (seed, epoch, step), so that a resumed run sees the same ones.
 
 Letters: N examples, B batch size, r = N mod B.
 """
@@ -13,27 +13,27 @@ import numpy as np
 
 from bncli.errors import ConfigError
 
-# Folded into the seed's key, so that the order of an epoch and the keys of its examples come from unrelated
-# streams. Any two numbers would do; these spell "ordr" and "exmp".
+# Folded into the seed's key, so that the order of an epoch and the keys of its examples come from unrelated streams
+# ("ordr", "exmp").
 _ORDER_STREAM = 0x6F726472
 _EXAMPLE_STREAM = 0x65786D70
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The examples of one step. ``mask`` is None when all are real; else False marks the padding."""
+    """The examples of one step. ``mask`` is False for padding, and None if there is no padding."""
 
     indices: np.ndarray  # int32 [B]
     mask: np.ndarray | None  # bool [B]
 
     @property
     def real(self) -> np.ndarray:
-        """The mask, bool [B], made up where all are real."""
+        """The mask as an array, bool [B]: all True if there is no padding."""
         return np.ones(len(self.indices), bool) if self.mask is None else self.mask
 
     @property
     def num_real(self) -> int:
-        """How many of the examples count."""
+        """Number of examples that are not padding."""
         return len(self.indices) if self.mask is None else int(self.mask.sum())
 
 
@@ -45,7 +45,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """The order of the examples in one epoch, int32 [N]: a permutation that depends on (seed, epoch, N) only."""
-    # The default implementation of keys is a user's setting; the order must not be.
+    # Users can change JAX's default implementation of keys; the order must not depend on it.
     key = jax.random.key(seed, impl="threefry2x32")
     epoch_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER_STREAM), epoch)
     return np.asarray(jax.random.permutation(epoch_key, num_examples), dtype=np.int32)
@@ -56,10 +56,10 @@ def example_keys(seed_key: jax.Array, epoch: jax.Array | int, indices: jax.Array
 
     Args:
         seed_key: the run's typed key, ``jax.random.key(seed)``.
-        epoch: the epoch, which may be traced.
-        indices: int32 [B], the examples' places in the data set.
+        epoch: from 0; it may be traced.
+        indices: int32 [B], the examples' places in the split.
     """
-    with jax.ensure_compile_time_eval():  # it is the same in all steps
+    with jax.ensure_compile_time_eval():  # the stream's key is the same in all steps
         stream_key = jax.random.fold_in(seed_key, _EXAMPLE_STREAM)
     epoch_key = jax.random.fold_in(stream_key, epoch)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(epoch_key, indices)
@@ -68,10 +68,10 @@ def example_keys(seed_key: jax.Array, epoch: jax.Array | int, indices: jax.Array
 def epoch_batches(order: np.ndarray, batch_size: int) -> Iterator[Batch]:
     """The batches of one training epoch, each example exactly once.
 
-    Where B divides N, all batches are full. Otherwise the last two share the B + r examples that are left,
-    ceil((B + r) / 2) and floor((B + r) / 2), because the BN statistics of a tiny last batch would be noise:
-    no batch holds fewer than B / 2 real examples, unless N < B. The rest of a batch is padding: real examples
-    from the start of the order, masked out, so that a model that takes no mask still sees real data.
+    If B divides N, all batches are full. Otherwise the last two batches share the remaining B + r examples:
+    ceil((B + r) / 2) and floor((B + r) / 2). The BN statistics of a tiny last batch would be noise; so no batch holds
+    fewer than B / 2 real examples, unless N < B. The rest of a batch is padding: real examples from the start of the
+    order, masked out, so that a model that takes no mask still sees real data.
 
     Args:
         order: int32 [N], the examples in the order to visit.
@@ -84,7 +84,7 @@ def epoch_batches(order: np.ndarray, batch_size: int) -> Iterator[Batch]:
 
 
 def eval_batches(num_examples: int, batch_size: int) -> Iterator[Batch]:
-    """The batches of one pass of evaluation: examples 0 … N-1 in order, the last batch padded and masked."""
+    """The batches of one evaluation: examples 0 … N-1 in order, the last batch padded and masked."""
     _check_sizes(num_examples, batch_size)
     order = np.arange(num_examples, dtype=np.int32)
     for start in range(0, num_examples, batch_size):
@@ -92,7 +92,7 @@ def eval_batches(num_examples: int, batch_size: int) -> Iterator[Batch]:
 
 
 def _epoch_sizes(num_examples: int, batch_size: int) -> list[int]:
-    """How many real examples each batch of an epoch holds."""
+    """The number of real examples in each batch of an epoch."""
     _check_sizes(num_examples, batch_size)
     full, rest = divmod(num_examples, batch_size)
     if rest == 0:
@@ -104,7 +104,7 @@ def _epoch_sizes(num_examples: int, batch_size: int) -> list[int]:
 
 
 def _padded(indices: np.ndarray, batch_size: int, *, padding: np.ndarray) -> Batch:
-    """A batch of ``indices``, filled up to ``batch_size`` from the start of ``padding``, around and around."""
+    """A batch of ``indices``, filled up to ``batch_size`` from the start of ``padding``, repeated as needed."""
     missing = batch_size - len(indices)
     if missing == 0:
         return Batch(indices=indices, mask=None)

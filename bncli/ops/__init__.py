@@ -1,17 +1,17 @@
-"""Where the speed of a training step lives: operations of the networks, with gradients that are cheap on a CPU.
+"""Operations of the networks with gradients that are cheap on a CPU: the speed of a training step comes from here.
 
-Each computes what its Flax counterpart computes; only the way to the gradient differs, and only where it was measured
-to pay: on a CPU. On GPU and TPU, and outside training, the networks run Flax's own operations; but inference on a CPU
-pads images smaller than their kernel beforehand. Read in this order::
+Each operation has the values of its Flax counterpart. Its gradient is computed in another way, and only on a CPU, where
+that was measured to pay. On GPU and TPU, and outside training, the networks run Flax's own operations; but inference on
+a CPU pads images smaller than their kernel beforehand. Read in this order::
 
-    convolution.py    a convolution whose weight gradient is taken in parts of the batch
+    convolution.py    a convolution whose weight gradient is computed in parts of the batch
     normalization.py  nn.BatchNorm with one reduction and one elementwise pass in its gradient
-    pooling.py        2×2 max-pooling that remembers where its maxima were
-    dropout.py        nn.Dropout at half of the random bits
+    pooling.py        2×2 max-pooling that remembers the places of its maxima
+    dropout.py        nn.Dropout with half of the random bits
     small_images.py   inference: convolutions of images smaller than the kernel
 
-About what each is worth, in ms of a step on 2 cores (AVX-512, JAX 0.12.0.1), added one after the other; batch 128. Each
-is the median of 8 to 15 steps of one run, and runs differ by a tenth; compared side by side they are in the README::
+The gain of each in ms of a step of 128 images, added one after the other (median of 8 to 15 steps of one run, 2 cores
+with AVX-512, JAX 0.12.0.1). Runs differ by a tenth::
 
     step                             cnn 32×32×3   resnet20 32×32×3
     Flax's own operations                  310            623

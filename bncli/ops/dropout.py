@@ -1,4 +1,4 @@
-"""``nn.Dropout`` with two decisions from each random word: random bits are 7 % of the `cnn`'s step on a CPU."""
+"""``nn.Dropout`` that draws two decisions from each random word: random bits are 7 % of the `cnn`'s step on a CPU."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ _LEVELS = 1 << 16
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout`` whose rate is rounded to a multiple of 2⁻¹⁶; what is kept is scaled by the rounded rate."""
+    """``nn.Dropout`` whose rate is rounded to a multiple of 2⁻¹⁶; kept values are scaled by the rounded rate."""
 
     @nn.compact
     def __call__(self, inputs: jax.Array, deterministic: bool | None = None, rng: jax.Array | None = None) -> jax.Array:
-        """Inputs with zeros at random places; see ``nn.Dropout``."""
+        """The inputs with zeros at random places; see ``nn.Dropout``."""
         off = nn.merge_param("deterministic", self.deterministic, deterministic)
         threshold = round(self.rate * _LEVELS)
         if off or threshold in (0, _LEVELS) or self.broadcast_dims or inputs.ndim == 0:
-            return super().__call__(inputs, deterministic, rng)
+            unchanged: jax.Array = super().__call__(inputs, deterministic, rng)
+            return unchanged
         key = self.make_rng(self.rng_collection) if rng is None else rng
-        # The decisions alone stay for the backward pass: one byte each, not the words they were made of.
+        # Only the decisions stay for the backward pass: one byte each, instead of the words that they were drawn from.
         kept = lax.optimization_barrier(_random_levels(key, inputs.shape) >= threshold)
         return jnp.where(kept, inputs * (_LEVELS / (_LEVELS - threshold)), jnp.zeros_like(inputs))
 
 
 def _random_levels(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform integers below 2¹⁶, uint32 of ``shape``; pairs share a word along the last axis, never over the batch."""
+    """Uniform integers below 2¹⁶, uint32 of ``shape``; pairs share a word of the last axis, never of two examples."""
     last = shape[-1]
     words_shape = (*shape[:-1], (last + 1) // 2)
-    # The same bits as of that shape; but XLA unrolls the generator's loop for each axis, which came to a third of the
-    # machine code of the `cnn`'s step on 8×8 images.
+    # Drawn flat, the bits are the same. XLA unrolls the generator's loop for each axis: a third of the machine code of
+    # the `cnn`'s step on 8×8 images.
     words = jax.random.bits(key, (math.prod(words_shape),), jnp.uint32).reshape(words_shape)
     return jnp.concatenate([words >> 16, words & (_LEVELS - 1)], axis=-1)[..., :last]

@@ -1,4 +1,4 @@
-"""2×2 max-pooling that remembers where each maximum was, one byte each, instead of looking for it again."""
+"""2×2 max-pooling that remembers the place of each maximum, one byte each, instead of searching for it again."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from jax import lax
 def max_pool_2x2(x: jax.Array) -> jax.Array:
     """Maximum over non-overlapping 2×2 windows, [B, H, W, C] -> [B, H//2, W//2, C].
 
-    An odd last row or column is dropped. Values and gradient are those of ``nn.max_pool(x, (2, 2), (2, 2))``: of equal
-    values the first, row by row, gets the gradient. That one's (``select_and_scatter``) takes 15 % of a step on a CPU.
+    An odd last row or column is dropped. Values and gradient equal those of ``nn.max_pool(x, (2, 2), (2, 2))``: of
+    equal values the first, row by row, gets the gradient. The gradient of ``nn.max_pool`` (``select_and_scatter``)
+    takes 15 % of a step on a CPU.
     """
     b, h, w, c = x.shape
-    # Not by indexing, which a symbolic batch size turns into a gather that no fold rule can look through.
+    # A slice, because indexing with a symbolic batch size becomes a gather, which no fold rule can look through.
     return _pool(lax.slice(x, (0, 0, 0, 0), (b, h // 2 * 2, w // 2 * 2, c)))
 
 
 @jax.custom_vjp
 def _pool(x: jax.Array) -> jax.Array:
-    """Of an even H and W. A reshape, which folding looks through."""
+    """The maximum for an even H and W, by a reshape, which folding can look through."""
     b, h, w, c = x.shape
     return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 

@@ -2,15 +2,19 @@
 
 Read in this order::
 
-    run.py          the way in: a trainer made, started or resumed, driven to its end, and the test split scored
-    loop.py         batches to the step, epochs to the validation split, state to the disk
-    steps.py        the training step and the evaluation step, pure functions
-    execution.py    the training step on the devices: compiled, given its batches
-    state.py        what is carried from one step to the next
+    run.py          the entry: make a trainer, start or resume it, score the test split at the end
+    loop.py         the training loop: batches to the step, epochs to the validation split, saves to the disk
+    execution.py    a batch's way to the step on the devices
+    steps.py        the training step, a pure function
+    state.py        the state that a step reads and writes
     optimizer.py    schedules and optimizers, all of them optax's
-    progress.py     what a run tells of itself: steps, epochs, the best of them
-    saving.py       saves in the background, and what is read back from them
-    divergence.py   what was not finite in a step
-    recovery.py     what a run does after such a step
-    observation.py  how the layers' outputs and statistics move over the epochs
+    programs.py     the compiled programs, shared between like trainings
+    evaluation.py   the variables that are scored and saved, and their score
+    recovery.py     after a step that was not finite: skip it, go back, or end the run
+    divergence.py   the cause of such a step
+    saving.py       saves in the background, and restoring them
+    run_log.py      metrics.jsonl and layers.jsonl
+    progress.py     the events and the progress of a run
+    observation.py  percentiles of the layers' outputs and statistics over the epochs
+    result.py       the result of a run
 """

@@ -143,9 +143,8 @@ class StepExecution:
         images, labels = self._split.images, self._split.labels
         return StepProgram(
             settings=self._settings,
-            split=DeviceSplit(
-                jax.ShapeDtypeStruct(images.shape, images.dtype), jax.ShapeDtypeStruct(labels.shape, labels.dtype)
-            ),
+            images=jax.ShapeDtypeStruct(images.shape, images.dtype),
+            labels=jax.ShapeDtypeStruct(labels.shape, labels.dtype),
             batch_size=self._batch_size,
             num_steps=num_steps,
             has_padding=self._has_padding,

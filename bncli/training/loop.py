@@ -8,8 +8,10 @@ sees that one step later and leaves the rest to ``recovery.py``.
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NoReturn, TypeAlias
@@ -70,14 +72,20 @@ class Trainer:
     train_seconds: float = 0.0
     stop_code: int | None = None
 
-    def epochs(self) -> Iterator[Event]:
+    def epochs(self) -> Generator[Event, None, None]:
         """Train to the end; yield progress within an epoch and a result after each. Everything is saved when it ends.
+
+        A script that leaves early must close the generator, which waits for the save in progress
+        (``contextlib.closing``): Python stops the threads of a save when the script ends.
 
         Raises:
             TrainingInterruptedError: a stop was requested; the state has been saved.
             BncliError: a step was not finite; the state before it has been saved.
             CheckpointError: a save failed; earlier ones are untouched.
         """
+        return _closed_at_exit(self._events())
+
+    def _events(self) -> Generator[Event, None, None]:
         try:
             yield from self._epochs()
             yield from self._ensure_saved()
@@ -244,6 +252,18 @@ class Trainer:
     def _patience_is_exhausted(self) -> bool:
         patience, best = self.config.training.patience, self.progress.best
         return patience is not None and best is not None and self.progress.epochs_done - best.epoch >= patience
+
+
+def _closed_at_exit(events: Generator[Event, None, None]) -> Generator[Event, None, None]:
+    """``events``, closed at the latest when the interpreter ends: later, the modules its clean-up needs are gone."""
+    reference = weakref.ref(events)
+
+    def close() -> None:
+        if (abandoned := reference()) is not None:
+            abandoned.close()
+
+    atexit.register(close)
+    return events
 
 
 @dataclass(frozen=True)

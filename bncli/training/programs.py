@@ -53,7 +53,8 @@ class InitialState:
 
     @cached_property
     def _compiled(self) -> Callable[[], TrainState]:
-        return self._traced.lower().compile()
+        compiled: Callable[[], TrainState] = self._traced.lower().compile()
+        return compiled
 
 
 initial_state = shared(InitialState)
@@ -65,7 +66,8 @@ class StepProgram:
 
     Attributes:
         settings: of the step.
-        split: shape and dtype of the images and the labels.
+        images: shape and dtype of the split's images.
+        labels: shape and dtype of its labels.
         batch_size: B.
         num_steps: S.
         has_padding: each batch comes with a mask.
@@ -74,7 +76,8 @@ class StepProgram:
     """
 
     settings: StepSettings
-    split: DeviceSplit
+    images: jax.ShapeDtypeStruct
+    labels: jax.ShapeDtypeStruct
     batch_size: int
     num_steps: int
     has_padding: bool
@@ -98,7 +101,7 @@ class StepProgram:
         mask = jax.ShapeDtypeStruct(shape, bool, sharding=sharding) if self.has_padding else None
         return (
             self._replicated(initial_state(self.settings).shapes),
-            self._replicated(self.split),
+            self._replicated(jax.eval_shape(DeviceSplit, self.images, self.labels)),
             self._replicated(jax.ShapeDtypeStruct((), np.int32)),
             jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding),
             mask,

@@ -9,7 +9,7 @@ Letters: N examples in the split, B batch size, S steps in one dispatch, H W C a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -137,7 +137,8 @@ def make_train_on(settings: StepSettings) -> TrainOn:
         (loss, (logits, batch_stats)), grads = loss_and_grads(state.params, state, examples)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, jax.tree.map(lambda update: update * state.rate_scale, updates))
-        new_state = state.replace(
+        new_state = replace(
+            state,
             step=state.step + 1,
             params=params,
             batch_stats=batch_stats,
@@ -210,8 +211,8 @@ def _unless_halted(state: TrainState, new_state: TrainState, *, is_finite: jax.A
     """The new state, or the old one with ``halted`` set if this or an earlier step was not finite."""
     # Behind a barrier, or XLA recomputes the condition in the kernel of each array below: 57 of them in the `cnn`.
     goes_on = jax.lax.optimization_barrier(is_finite & ~state.halted)
-    kept = jax.tree.map(lambda new, old: jnp.where(goes_on, new, old), new_state, state)
-    return kept.replace(halted=~goes_on)
+    kept: TrainState = jax.tree.map(lambda new, old: jnp.where(goes_on, new, old), new_state, state)
+    return replace(kept, halted=~goes_on)
 
 
 def _accumulate(metrics: EpochMetrics, loss: jax.Array, logits: jax.Array, examples: Examples) -> EpochMetrics:

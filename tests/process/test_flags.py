@@ -103,6 +103,3 @@ def test_a_program_by_onednn_computes_the_same_and_does_not_go_to_the_cache(monk
     for mine, plain in zip(*map(jax.tree.leaves, (compiled(x, kernel), jax.jit(gradients)(x, kernel))), strict=True):
         # A sum of thousands is as exact as its terms are large.
         np.testing.assert_allclose(mine, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
-
-
-# A step with about 160 MiB of temporary memory and little to compute: 12 activations of 16 MiB, 8 of them kept.

@@ -93,8 +93,10 @@ def _child(out: Path, resume: bool, more: Sequence[str], env: Mapping[str, str])
     os.environ.update(env)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(out.with_suffix(f".{name}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    from bncli.cli import save_errors
     from bncli.errors import BncliError
 
+    save_errors.report_once()
     try:
         sys.stdout.write(json.dumps(_train(out, resume, more)))
         sys.stdout.flush()

@@ -1,0 +1,42 @@
+"""A failed save is reported by its error alone; the errors of other threads are shown as ever."""
+
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from bncli.cli import save_errors
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The errors that the hooks let through."""
+    shown = []
+    for module, hook in ((threading, "excepthook"), (sys, "unraisablehook")):
+        monkeypatch.setattr(module, hook, lambda arguments: shown.append(arguments.exc_value))
+    save_errors.report_once()
+    return shown
+
+
+def raised_in(file, name, error):
+    """What a hook is given of an error raised by the function ``name`` of ``file``."""
+    source = f"def {name}(error):\n    raise error\n{name}(error)"
+    try:
+        exec(compile(source, file, "exec"), {"error": error})
+    except Exception as caught:
+        return SimpleNamespace(exc_value=caught, exc_traceback=caught.__traceback__.tb_next.tb_next)
+
+
+@pytest.mark.parametrize("hook", [threading, sys])
+def test_errors_of_a_save_are_silent_and_others_are_not(shown, hook):
+    show = threading.excepthook if hook is threading else sys.unraisablehook
+    closed, other = RuntimeError("Event loop is closed"), RuntimeError("Event loop is closed")
+    show(raised_in("/site-packages/orbax/checkpoint/x.py", "write", OSError("disk")))
+    show(raised_in("C:\\site-packages\\orbax\\x.py", "write", OSError("disk")))
+    show(raised_in("/lib/asyncio/base_events.py", "call_soon_threadsafe", closed))
+    assert shown == []
+    show(raised_in("/lib/asyncio/base_events.py", "call_soon", other))
+    show(raised_in("/home/me/script.py", "write", ValueError("mine")))
+    show(SimpleNamespace(exc_value=None, exc_traceback=None))
+    assert [str(error) for error in shown] == ["Event loop is closed", "mine", "None"]
