@@ -1,4 +1,4 @@
-"""``bncli bench``: its document, its text, and what it refuses."""
+"""``bncli bench``: its document, its text, and its usage errors."""
 
 import json
 from dataclasses import replace
@@ -100,7 +100,7 @@ def test_a_missing_checkpoint_is_named(ckpt, tmp_path):
 
 
 def network(name, kind, milliseconds, ratio):
-    """At batch 1 and 256, the latter 100 times as slow."""
+    """Batches of 1 and of 256; the latter take 100 times as long."""
     cold = ColdStart(1.04, 0.0761, (0.000307, 12.5), 200 << 20, 316 << 20)
     batches = [
         BatchTiming(size, 30, 12, Spread(*(factor * value for value in milliseconds)), Spread(*ratio))
@@ -123,7 +123,7 @@ RESULT = BenchResult(
 
 
 def text(result):
-    """As on a terminal of 80 columns; without the blanks at the ends of lines."""
+    """The text on a terminal of 80 columns, without blanks at the ends of lines."""
     console = Console(file=StringIO(), width=80, highlight=False)
     console.print(bench_text(result))
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())

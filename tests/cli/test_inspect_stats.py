@@ -189,7 +189,7 @@ def test_two_checkpoints_side_by_side(ckpt, repaired):
     assert result["only_in_a"] == result["only_in_b"] == result["other_channels"] == []
     rows = table(ckpt, repaired)
     assert [float(row["var_ratio"]) for row in rows] == [row["var_ratio"] for row in result["layers"]]
-    assert f"{ckpt} → {repaired}" in succeed("inspect-stats", ckpt, repaired).replace("\n", "")
+    assert f"{ckpt}→{repaired}" in "".join(succeed("inspect-stats", ckpt, repaired).split())
 
 
 def test_two_steps_of_a_run(ckpt):

@@ -19,7 +19,7 @@ EMPTY = {"meta", "br", "link", "img", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Every element with its attributes and its text; asserts that what is opened is closed, in order."""
+    """Every element with its attributes and its text; asserts that elements are closed in the right order."""
 
     def __init__(self, text):
         super().__init__()
@@ -52,12 +52,12 @@ class Page(HTMLParser):
 
     @property
     def words(self):
-        """What is read."""
+        """The text that a reader sees."""
         return " ".join(text for around, text in self.texts if around not in ("style", "script"))
 
 
 def everything(layers, **changes):
-    """A report with all that a report can have."""
+    """A report with every optional part."""
     report = make_report(layers, **changes)
     count = len(report.layers)
     report = report.with_data(make_live(report, gaps=np.linspace(0.1, 3, count)), ())
@@ -75,7 +75,7 @@ def page(resnet):
     return Page(stats_html(resnet))
 
 
-def test_it_needs_nothing_from_anywhere(resnet):
+def test_it_loads_nothing(resnet):
     page = Page(stats_html(resnet))
     for _, attributes in page.elements:
         assert not {"src", "srcset", "action", "data", "style"} & set(attributes)
@@ -89,7 +89,7 @@ def test_it_needs_nothing_from_anywhere(resnet):
     assert "http" not in stats_html(resnet).replace("http-equiv", "")
 
 
-def test_its_policy_lets_in_its_own_style_and_script_and_nothing_else(page):
+def test_its_policy_admits_its_own_style_and_script_only(page):
     (policy,) = (meta["content"] for meta in page.named("meta") if "http-equiv" in meta)
     rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
     assert rules["default-src"] == "'none'"
@@ -148,7 +148,7 @@ def test_it_can_be_used_without_eyes_pointer_or_script(page):
     (scroll,) = (attributes for attributes in page.named("div") if attributes.get("class") == "scroll")
     assert scroll["tabindex"] == "0"
     assert scroll["aria-label"]
-    assert page.named("button") == []  # the script makes them: without it nothing looks as if it could be pressed
+    assert page.named("button") == []  # the script makes them: without it nothing should look like a button
     headings = [int(tag[1]) for tag, _ in page.elements if tag in ("h1", "h2", "h3", "h4")]
     assert headings[0] == 1
     assert all(after - before <= 2 for before, after in pairwise(headings))

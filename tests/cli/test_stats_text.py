@@ -1,4 +1,4 @@
-"""What a terminal of 80 columns shows of a report."""
+"""A report on terminals of 40 to 200 columns."""
 
 from dataclasses import replace
 from io import StringIO
@@ -18,7 +18,7 @@ LAST = f"{PREFIX}layer4.2.bn3"
 
 
 def shown(renderable, width=80):
-    """The lines on a terminal; none may be longer than it."""
+    """The lines on a terminal; none may be wider than the terminal."""
     console = Console(file=StringIO(), width=width, highlight=False)
     console.print(renderable)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
@@ -39,7 +39,7 @@ def findings(count):
 
 @pytest.fixture(scope="module")
 def resnet():
-    """Long names, with a NaN and a variance that is almost 0."""
+    """A report with long names, a NaN and a variance close to 0."""
     planted = {"layer2_1_bn2": {"mean": {3: np.nan}}, "layer4_1_bn1": {"var": {7: 1e-9}, "mean": {7: 5.0}}}
     return make_report(resnet50_layers(PREFIX, **planted), source="resnet50.safetensors", notes=("ε is assumed",))
 

@@ -39,7 +39,7 @@ def _without_nan(value: object) -> object:
 
 
 def _print_text(text: RenderableType) -> None:
-    """Print the text; in a file or a pipe, lines end with their last character that is not a blank."""
+    """Print the text; in a file or a pipe without blanks at the ends of lines."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # γ and bars as "?" rather than an error, if the encoding lacks them
     console = Console(highlight=False)

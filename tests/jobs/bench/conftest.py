@@ -1,4 +1,4 @@
-"""One network in its three kinds, to be read only."""
+"""One network as trained and folded checkpoint and as ONNX file; read-only."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from bncli.jobs.fold import fold_checkpoint
 
 @pytest.fixture(scope="session")
 def kinds(trained, tmp_path_factory):
-    """Kind -> path."""
+    """Path by kind."""
     out = tmp_path_factory.mktemp("kinds") / "out"
     fold_checkpoint(bncli.load(trained.out), out, exports=("onnx",))
     return {"trained": trained.out, "folded": out, "onnx": out / "model.onnx"}
@@ -17,5 +17,5 @@ def kinds(trained, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def target(trained):
-    """What they take."""
+    """The input of the networks."""
     return read_target([trained.out])

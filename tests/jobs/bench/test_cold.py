@@ -1,4 +1,4 @@
-"""Cold starts: measured in a process of their own, whose errors are as good as this one's."""
+"""Cold starts are measured in a process of their own, whose errors reach the caller unchanged."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Other programs' share of the processor: all that was worked, less what this process did, on its own cores."""
+"""The load of other programs: all work of this process's cores minus the work of this process."""
 
 import os
 
@@ -12,14 +12,14 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="re
 
 
 def stat(*cores):
-    """Such a file; each core given by the seconds of user, nice, system, idle, iowait, irq, softirq, steal, guest."""
+    """A /proc/stat; each core by its seconds of user, nice, system, idle, iowait, irq, softirq, steal and guest."""
     rows = [f"cpu{number} " + " ".join(str(value * TICKS) for value in row) for number, row in enumerate(cores)]
     return "\n".join(["cpu  1 2 3 4 5 6 7 8 9", *rows, "intr 5 0 0", ""])
 
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """A function that sets what the system and the clocks say: (cores, own seconds, time)."""
+    """A function that sets the readings of the system and the clocks: (cores, own seconds, time)."""
 
     def say(cores, own, now):
         (tmp_path / "stat").write_text(stat(*cores))

@@ -1,4 +1,4 @@
-"""What is timed: every kind of network is the same function, and only comparable ones are compared."""
+"""The timed function: every kind of network computes the same, and only comparable networks are compared."""
 
 import json
 
@@ -49,7 +49,7 @@ def test_the_target_is_that_of_every_kind(kinds):
 
 
 def changed(directory, section, field, value):
-    """The checkpoint with another value in its ``config.json``."""
+    """A copy of the checkpoint with a changed value in its ``config.json``."""
     path = directory / "config.json"
     document = json.loads(path.read_text())
     place = document

@@ -1,4 +1,4 @@
-"""Networks side by side: the numbers of one result belong together."""
+"""The result of a comparison is consistent."""
 
 import numpy as np
 import pytest
@@ -33,24 +33,24 @@ def test_each_network_is_timed_at_each_batch_size(result, kinds, trained):
             assert batch.images_per_second == pytest.approx(batch.batch_size / batch.milliseconds.median * 1e3)
 
 
-def test_the_first_network_is_what_the_others_are_compared_with(result):
+def test_the_others_are_compared_with_the_first_network(result):
     for batch in result.networks[0].batches:
         assert (batch.ratio.p10, batch.ratio.median, batch.ratio.p90) == (1, 1, 1)
 
 
-def test_it_says_how_much_other_programs_disturbed(result):
+def test_the_load_of_other_programs_is_reported(result):
     assert tuple(entry.batch_size for entry in result.disturbances) == SIZES
     assert all(entry.other_cores is None or entry.other_cores >= 0 for entry in result.disturbances)
 
 
-def test_it_says_what_it_ran_on(result):
+def test_hardware_and_versions_are_reported(result):
     assert result.hardware.cores >= 1
     assert result.hardware.cpu
     assert len(result.hardware.devices) >= 1
     assert {"python", "jax", "jaxlib", "onnxruntime"} <= result.versions.keys()
 
 
-def test_one_network_has_nothing_to_be_faster_than(trained, target):
+def test_a_single_network_has_no_ranking(trained, target):
     result = bench([open_network(trained.out)], target, (2,), rounds=5)
     assert result.fastest == ()
     assert result.networks[0].cold is None

@@ -1,4 +1,4 @@
-"""Rounds, under a clock that only the networks move: what is measured is known."""
+"""Rounds under a fake clock that only the networks advance, so that every time is known."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ IMAGES = np.zeros((4, 2, 2, 1), np.float32)
 
 
 class Machine:
-    """A clock, and networks that each let it go on by so many seconds a call."""
+    """A clock, and networks that each advance it by a fixed number of seconds per call."""
 
     def __init__(self):
         self.now = 0.0

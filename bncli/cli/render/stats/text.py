@@ -59,7 +59,7 @@ class _View:
     by_channel: bool
 
     def blocks(self) -> Iterator[RenderableType]:
-        """Yield each block of the text that there is something to say in."""
+        """Yield the blocks of the text, without empty ones."""
         report = self.report
         yield from self._layers() if report.layers else [self._no_layers()]
         if report.data is not None:
