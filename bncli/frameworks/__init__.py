@@ -1,1 +1,1 @@
-"""How networks of each framework are called in train and eval mode, and where their BN statistics lie."""
+"""One module per framework: calls its networks in train and eval mode, and knows the place of their BN statistics."""

@@ -1,4 +1,4 @@
-"""The evaluation step: from images and labels to each example's loss and prediction. A pure function, compiled once.
+"""The evaluation step, from images and labels to each example's loss and prediction: a pure function, compiled once.
 
 Letters: B batch size, K classes.
 """
@@ -21,14 +21,14 @@ TOP_K = 5
 
 @struct.dataclass
 class ExampleOutcome:
-    """What the network made of each example of a batch."""
+    """The loss and prediction of each example in a batch."""
 
     loss: jax.Array  # float32 [B], cross-entropy in nats
     prediction: jax.Array  # int32 [B]
     in_top5: jax.Array  # bool [B]
 
 
-# (variables, normalised images [B, H, W, C], mask [B]) -> logits [B, K]
+# (variables, normalized images [B, H, W, C], mask [B]) -> logits [B, K]
 LogitsFn = Callable[[Variables, jax.Array, jax.Array], jax.Array]
 EvalStep = Callable[[Variables, jax.Array, jax.Array, jax.Array], ExampleOutcome]
 
@@ -37,7 +37,7 @@ def make_eval_step(logits_fn: LogitsFn, preprocessor: Preprocessor) -> EvalStep:
     """``eval_step(variables, images, labels, mask) -> ExampleOutcome``, not yet compiled.
 
     Args:
-        logits_fn: the network in eval mode, or by batch statistics.
+        logits_fn: the network in eval mode, or with batch statistics.
         preprocessor: turns uint8 ``images`` [B, H, W, C] into the network's input.
     """
 
@@ -61,6 +61,8 @@ def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: floa
     A share ``smoothing`` of the target is spread over all K classes (Szegedy et al. 2015, arXiv 1512.00567, section 7).
     """
     if smoothing == 0:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        exact: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return exact
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+    smoothed: jax.Array = optax.softmax_cross_entropy(logits, targets)
+    return smoothed

@@ -1,7 +1,7 @@
-"""What the inputs of each BN layer really are like: their mean and variance over data, in inference mode.
+"""The mean and variance of each BN layer's inputs over data, in inference mode.
 
-Sums are taken example by example on the device and pooled in float64 on the host, so that neither the batch size nor
-the number of devices shows in the result.
+The device sums each example by itself and the host pools the examples in float64, so the result depends neither on the
+batch size nor on the number of devices.
 
 Letters: B batch size, C channels of one layer, N examples.
 """
@@ -9,9 +9,9 @@ Letters: B batch size, C channels of one layer, N examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import flax.linen as nn
 import jax
@@ -23,9 +23,11 @@ from bncli.folding.trace.graph import trace
 from bncli.frameworks.linen import Variables, observing
 from bncli.ops import pad_small_images
 
-ApplyFn = Callable[[Variables, jax.Array], Any]
-ExampleMoments = tuple[jax.Array, jax.Array]  # mean and sum of squared deviations of each example, [B, C] both
-Recorded = dict[str, list[Any]]  # layer -> one entry for each of its calls
+ApplyFn: TypeAlias = Callable[[Variables, jax.Array], object]
+Example: TypeAlias = jax.Array | jax.ShapeDtypeStruct
+# Mean and sum of squared deviations of each example, both [B, C].
+ExampleMoments: TypeAlias = tuple[jax.Array, jax.Array]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Moments:
     """Mean and variance of one layer's inputs.
 
     Attributes:
-        count: values per channel that went in.
+        count: number of values per channel.
         mean: float64 [C].
         var: biased, as Flax keeps it; float64 [C].
     """
@@ -43,18 +45,18 @@ class Moments:
     var: np.ndarray
 
 
-# Statistics this near to those measured are final: what separates them is rounding in float32.
+# Statistics this close to the measured ones are final: float32 rounding explains the difference.
 ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a layer's running statistics are from those of its inputs.
+    """The distance of a layer's running statistics from the statistics of its inputs.
 
     Attributes:
         distance: √(mean over channels of (μ − μ')²/(σ'² + ε)), μ running, μ' and σ'² measured.
         std_ratio: running √(σ² + ε) over the measured one, geometric mean over channels.
-        worst_std_ratio: that of the channel where it is farthest from 1.
+        worst_std_ratio: the ratio of the channel that is farthest from 1.
     """
 
     distance: float
@@ -63,12 +65,12 @@ class Drift:
 
     @property
     def is_rounding(self) -> bool:
-        """Whether nothing but rounding separates the two."""
+        """True if rounding explains the distance."""
         return self.distance < ROUNDING and abs(math.log(self.worst_std_ratio)) < ROUNDING
 
 
 def drift(mean: np.ndarray, var: np.ndarray, moments: Moments, *, epsilon: float) -> Drift:
-    """The distance of running statistics [C] from measured ones; NaN where the running ones are."""
+    """The distance of running statistics [C] from measured ones; NaN if the running ones are."""
     measured = moments.var + epsilon
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = np.log((np.asarray(var, np.float64) + epsilon) / measured) / 2
@@ -79,8 +81,8 @@ def drift(mean: np.ndarray, var: np.ndarray, moments: Moments, *, epsilon: float
     )
 
 
-def batch_norm_stats(stats: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - a dict of mean and var
-    """The entry of layer ``name`` ("Block_1/BatchNorm_0") in a batch_stats tree."""
+def batch_norm_stats(stats: Variables, name: str) -> Variables:
+    """The mean and var of layer ``name`` ("Block_1/BatchNorm_0") in a batch_stats tree."""
     for part in name.split("/") if name else ():
         stats = stats[part]
     return stats
@@ -93,7 +95,7 @@ def layer_statistics(variables: Variables, name: str) -> tuple[np.ndarray, np.nd
 
 
 class Pool:
-    """Moments of many examples from those of each.
+    """Pools the moments of single examples.
 
     Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
     """
@@ -104,7 +106,7 @@ class Pool:
         self._deviations = np.zeros(())
 
     def add(self, means: np.ndarray, deviations: np.ndarray, *, count: int) -> None:
-        """Take in some examples: their means and sums of squared deviations [B, C], of ``count`` values each."""
+        """Add examples: their means and sums of squared deviations [B, C], of ``count`` values each."""
         means, deviations = means.astype(np.float64), deviations.astype(np.float64)
         mean = means.mean(axis=0)
         within = deviations.sum(axis=0) + count * ((means - mean) ** 2).sum(axis=0)
@@ -117,29 +119,29 @@ class Pool:
 
     @property
     def moments(self) -> Moments:
-        """Of all examples so far; there must be one."""
+        """The moments of all examples so far; there must be one."""
         return Moments(self._count, self._mean, self._deviations / self._count)
 
 
 class Observer:
-    """Runs a network in inference mode and looks at what reaches its BN layers.
+    """Runs a network in inference mode and measures the inputs of its BN layers.
 
     Attributes:
-        layers: the BN layers by path ("Block_1/BatchNorm_0"), in the order in which data meets them.
+        layers: the BN layers by path ("Block_1/BatchNorm_0"), in the order of the forward pass.
         levels: the same in groups; a layer's inputs depend on the statistics of earlier groups only.
         epsilons: each layer's ε.
     """
 
-    def __init__(self, apply_fn: ApplyFn, variables: Variables, example: jax.Array | jax.ShapeDtypeStruct) -> None:
-        """Finds the layers; nothing is computed.
+    def __init__(self, apply_fn: ApplyFn, variables: Variables, example: Example) -> None:
+        """Find the layers; nothing is computed.
 
         Args:
-            apply_fn: ``(variables, x) -> outputs`` in inference mode, by a linen module.
+            apply_fn: ``(variables, x) -> outputs`` of a linen module in inference mode.
             variables: its params and batch_stats.
             example: an input, or its shape and dtype; the batch size may differ.
 
         Raises:
-            ModelError: there is no BN layer, or one inside a loop (``nn.scan``), where it cannot be looked at.
+            ModelError: there is no BN layer, or one is inside a loop (``nn.scan``), where it cannot be observed.
         """
         self._apply_fn = apply_fn
         self._values_per_example: dict[str, list[int]] = {}
@@ -153,7 +155,7 @@ class Observer:
 
         Args:
             variables: params and batch_stats.
-            batches: inputs [B, ...], and how many of the examples count; those after them are padding.
+            batches: inputs [B, ...], and the number of real examples; the examples after those are padding.
         """
         pools = {name: Pool() for name in self.layers}
         for x, num_real in batches:
@@ -162,15 +164,15 @@ class Observer:
                     pools[name].add(np.asarray(mean)[:num_real], np.asarray(deviations)[:num_real], count=count)
         return {name: pool.moments for name, pool in pools.items()}
 
-    def _find_levels(self, variables: Variables, example: jax.Array | jax.ShapeDtypeStruct) -> list[list[str]]:
+    def _find_levels(self, variables: Variables, example: Example) -> list[list[str]]:
         if not self.layers:
             raise ModelError("the network has no BN layer", remedy="There is nothing to measure.")
         try:
             levels = _levels(self._example_moments, variables, example, self.layers)
             shapes = jax.eval_shape(lambda v, x: inputs_of_batch_norms(self._apply_fn, v, x), variables, example)
-        except jax.errors.JAXTypeError:  # what a value that is taken out of a loop raises; which one, varies
+        except jax.errors.JAXTypeError:  # the common class of what a value raises that leaves its loop
             raise ModelError(
-                "a BN layer stands in a loop (nn.scan, nn.vmap), where its inputs cannot be looked at",
+                "a BN layer is in a loop (nn.scan, nn.vmap), where its inputs cannot be observed",
                 remedy="Unroll the loop over layers.",
             ) from None
         for name, calls in shapes.items():
@@ -182,17 +184,17 @@ class Observer:
         return {name: [_example_moments(call) for call in calls] for name, calls in recorded.items()}
 
 
-def inputs_of_batch_norms(apply_fn: ApplyFn, variables: Variables, x: jax.Array) -> Recorded:
-    """The inputs of each BN layer's calls as [B, positions, C], channels last, B examples as in ``x``."""
-    return record_batch_norms(apply_fn, variables, x, lambda norm, given, made: _by_example(given, norm, len(x)))
+def inputs_of_batch_norms(apply_fn: ApplyFn, variables: Variables, x: jax.Array) -> dict[str, list[jax.Array]]:
+    """The inputs of each BN layer's calls as [B, positions, C], channels last, with the B examples of ``x``."""
+    return record_batch_norms(apply_fn, variables, x, lambda norm, inputs, outputs: _by_example(inputs, norm, len(x)))
 
 
-def _epsilons(apply_fn: ApplyFn, variables: Variables, example: Any) -> dict[str, float]:  # noqa: ANN401
-    """ε by layer, in the order of the calls, which a function under ``jit`` does not keep in what it returns."""
+def _epsilons(apply_fn: ApplyFn, variables: Variables, example: Example) -> dict[str, float]:
+    """ε by layer, in the order of the calls; the dict that a function under ``jit`` returns would lose that order."""
     found: dict[str, float] = {}
 
     def note(variables: Variables, x: jax.Array) -> None:
-        calls = record_batch_norms(apply_fn, variables, x, lambda norm, given, made: float(norm.epsilon))
+        calls = record_batch_norms(apply_fn, variables, x, lambda norm, inputs, outputs: float(norm.epsilon))
         found.update({name: epsilons[0] for name, epsilons in calls.items()})
 
     jax.eval_shape(note, variables, example)
@@ -200,14 +202,16 @@ def _epsilons(apply_fn: ApplyFn, variables: Variables, example: Any) -> dict[str
 
 
 def record_batch_norms(
-    apply_fn: ApplyFn, variables: Variables, x: jax.Array, look: Callable[[Any, Any, Any], Any]
-) -> Recorded:
-    """What ``look(module, input, output)`` says of each call of a BN layer inside ``apply_fn``."""
-    recorded: Recorded = {}
+    apply_fn: ApplyFn, variables: Variables, x: jax.Array, look: Callable[[nn.BatchNorm, jax.Array, jax.Array], T]
+) -> dict[str, list[T]]:
+    """The values of ``look(module, input, output)`` at each call of a BN layer inside ``apply_fn``, by layer."""
+    recorded: dict[str, list[T]] = {}
 
-    def record(module: nn.Module, given: Any, made: Any) -> None:  # noqa: ANN401 - whatever a module takes and returns
+    def record(module: nn.Module, inputs: object, outputs: object) -> None:
         if isinstance(module, nn.BatchNorm):
-            recorded.setdefault("/".join(module.path), []).append(look(module, given, made))
+            assert isinstance(inputs, jax.Array | np.ndarray)
+            assert isinstance(outputs, jax.Array)
+            recorded.setdefault("/".join(module.path), []).append(look(module, jnp.asarray(inputs), outputs))
 
     with observing(record):
         apply_fn(variables, x)
@@ -215,13 +219,13 @@ def record_batch_norms(
 
 
 def _by_example(x: jax.Array, norm: nn.BatchNorm, batch_size: int) -> jax.Array:
-    """A layer's input as [B, positions, C]; where time steps were merged into the batch, they are parted again."""
+    """A layer's input as [B, positions, C]; time steps that were merged into the batch are split off again."""
     given = (norm.axis,) if isinstance(norm.axis, int) else tuple(norm.axis)
     axes = tuple(axis % x.ndim for axis in given)
     if 0 in axes or x.shape[0] % batch_size:
         raise ModelError(
             f"{'/'.join(norm.path)}: the first axis of its input {x.shape} is not the batch",
-            remedy="Normalise over the batch axis first.",
+            remedy="Normalize over the batch axis first.",
         )
     moved = jnp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
     channels = int(np.prod([x.shape[axis] for axis in axes]))
@@ -235,8 +239,8 @@ def _example_moments(x: jax.Array) -> ExampleMoments:
     return mean, jnp.square(x - mean[:, None]).sum(axis=1)
 
 
-def _levels(function: ApplyFn, variables: Variables, example: Any, layers: tuple[str, ...]) -> list[list[str]]:  # noqa: ANN401
-    """The layers in groups, each layer behind all those whose statistics its inputs depend on."""
+def _levels(function: ApplyFn, variables: Variables, example: Example, layers: tuple[str, ...]) -> list[list[str]]:
+    """The layers in groups, each layer after all layers whose statistics its inputs depend on."""
     sources = _sources(function, variables, example)
     level: dict[str, int] = {}
     for name in layers:
@@ -244,8 +248,8 @@ def _levels(function: ApplyFn, variables: Variables, example: Any, layers: tuple
     return [[name for name in layers if level[name] == number] for number in range(max(level.values()) + 1)]
 
 
-def _sources(function: ApplyFn, variables: Variables, example: Any) -> dict[str, set[str]]:  # noqa: ANN401
-    """For each entry of a function's dict of outputs, the layers whose running statistics it is computed from."""
+def _sources(function: ApplyFn, variables: Variables, example: Example) -> dict[str, set[str]]:
+    """For each entry of a function's dict of outputs, the layers whose running statistics it depends on."""
     graph = trace(function, variables, example)
     reached: dict[int, frozenset[str]] = {
         value: frozenset(("/".join(path[1:-1]),)) for value, path in graph.leaves.items() if path[0] == "batch_stats"

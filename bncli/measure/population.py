@@ -1,44 +1,44 @@
 """Population statistics in place of running averages ("precise BN": Wu & Johnson 2021, arXiv 2105.07576, section 3).
 
-A layer's inputs depend on the statistics of the layers before it. So the network is run over the data once for each
-group of layers that do not depend on each other, in inference mode: in run k the groups before k have their final
-statistics, and what group k meets is what it will meet in use. After as many runs as there are groups the result is
-exact; after fewer it is an approximation, and one more run measures what is left.
+A layer's inputs depend on the statistics of the layers before it. So the network runs over the data once for each group
+of layers that do not depend on each other, in inference mode. In run k the groups before k have their final statistics,
+so the inputs of group k are its inputs in use. With as many runs as groups the result is exact. With fewer it is an
+approximation, and one more run measures the remaining drift.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from bncli.errors import UsageError
-from bncli.frameworks.linen import Network
+from bncli.frameworks.linen import Network, Variables
 from bncli.measure.moments import (
     ApplyFn,
     Drift,
     Moments,
     Observer,
-    Variables,
-    batch_norm_stats,
     drift,
     layer_statistics,
 )
 
-Batches = Iterable[tuple[jax.Array, int]]  # inputs [B, ...], and how many of them count: those after are padding
+# Inputs [B, ...], and the number of real ones; the inputs after those are padding.
+Batches: TypeAlias = Iterable[tuple[jax.Array, int]]
 
-# By default 200 batches: the estimate of a mean over 12,800 examples is off by 1 % of a standard deviation.
+# By default 200 batches: a mean estimated over 12,800 examples is off by 1 % of a standard deviation.
 BATCHES = 200
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class LayerDrift:
-    """One BN layer's statistics against those of its inputs, before and after."""
+    """The drift of one BN layer's statistics from those of its inputs, before and after."""
 
     name: str
     before: Drift
@@ -47,13 +47,13 @@ class LayerDrift:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """New statistics and how they were found.
+    """New statistics, and the measurement behind them.
 
     Attributes:
-        variables: as they were, with the new batch_stats.
-        layers: in the order of the forward pass.
-        num_examples: that were looked at.
-        runs: over them, the last one only to measure what is left.
+        variables: the variables with the new batch_stats.
+        layers: one entry per BN layer, in the order of the forward pass.
+        num_examples: number of examples measured.
+        runs: number of runs over them; the last one only measures the remaining drift.
     """
 
     variables: Variables
@@ -62,35 +62,39 @@ class Recalibration:
     runs: int
 
 
-def recalibrate(apply_fn: ApplyFn, variables: Variables, batches: Iterable[Any]) -> Variables:
-    """The variables with each BN layer's running statistics replaced by those of its inputs over all batches.
+def recalibrate(apply_fn: ApplyFn, variables: Variables, batches: Iterable[jax.Array | np.ndarray]) -> Variables:
+    """Replace each BN layer's running statistics by those of its inputs over all batches.
 
-    Also for averaged weights (EMA, SWA), which have no statistics of their own: pass those as ``params``.
+    This also gives averaged weights (EMA, SWA), which have no statistics of their own, the right ones: pass them as
+    ``params``.
 
     Args:
-        apply_fn: ``(variables, x) -> outputs`` in inference mode, by a linen module.
+        apply_fn: ``(variables, x) -> outputs`` of a linen module in inference mode.
         variables: {"params": …, "batch_stats": …}.
-        batches: inputs [B, ...] of any sizes; read several times, so a list or the like and no generator.
+        batches: inputs [B, ...] of any batch size; read several times, so pass a list, not a generator.
+
+    Returns:
+        The variables with the new batch_stats.
 
     Raises:
         UsageError: ``batches`` is empty or can be read only once.
         ModelError: the network has no BN layer, or one in a loop.
     """
     if iter(batches) is batches:
-        raise UsageError("batches can be read only once", remedy="Pass a list: the data are read once a layer.")
+        raise UsageError("batches can be read only once", remedy="Pass a list: the data are read once per layer.")
     return recalibrate_measured(apply_fn, variables, _Whole(batches)).variables
 
 
 def recalibrate_measured(
     apply_fn: ApplyFn, variables: Variables, batches: Batches, *, max_runs: int | None = None
 ) -> Recalibration:
-    """The same with the drift of each layer before and after.
+    """Recalibrate as ``recalibrate`` does, and measure the drift of each layer before and after.
 
     Args:
-        apply_fn: in inference mode.
+        apply_fn: the network in inference mode.
         variables: params and batch_stats.
-        batches: inputs, and how many of each count; read several times.
-        max_runs: at most so many runs; None for as many as are needed to be exact.
+        batches: inputs, and the number of real ones in each batch; read several times.
+        max_runs: largest number of runs; None for as many as an exact result needs.
 
     Raises:
         UsageError: there are no batches.
@@ -120,16 +124,16 @@ def recalibrate_measured(
 def batch_statistics_of(
     network: Network, image_shape: tuple[int, int, int], variables: Variables, batches: Batches
 ) -> Callable[[Variables], Variables]:
-    """A function that gives variables the statistics of ``batches``, found in one run whatever the depth.
+    """A function that replaces the statistics in variables by those of ``batches``, measured in one run.
 
-    Each layer normalises by its batch in that run, as in training, so that no layer waits for another's statistics.
-    Each batch being a sample, they are less exact than those of ``recalibrate``.
+    In that run each layer normalizes by its batch, as in training, so no layer waits for the statistics of another.
+    Since each batch is only a sample, the result is less exact than that of ``recalibrate``.
 
     Args:
-        network: whose variables they are.
+        network: the network of the variables.
         image_shape: (H, W, C).
-        variables: of the shapes that will be given.
-        batches: images, and how many of each count.
+        variables: variables of the shapes that the function will get.
+        batches: images, and the number of real ones in each batch.
     """
 
     def by_batch(variables: Variables, images: jax.Array) -> jax.Array:
@@ -140,16 +144,16 @@ def batch_statistics_of(
 
 
 def with_statistics(variables: Variables, moments: Mapping[str, Moments]) -> Variables:
-    """The variables with these means and variances as running statistics, in the dtypes they had."""
-    stats = jax.tree.map(lambda leaf: leaf, variables["batch_stats"])  # a copy of the dicts
+    """The variables with these means and variances as running statistics, in their original dtypes."""
+    stats = traverse_util.flatten_dict(variables["batch_stats"])
     for name, found in moments.items():
-        layer = batch_norm_stats(stats, name)
-        layer["mean"] = _like(layer["mean"], found.mean)
-        layer["var"] = _like(layer["var"], found.var)
-    return {**variables, "batch_stats": stats}
+        layer = tuple(name.split("/")) if name else ()
+        for statistic, new in (("mean", found.mean), ("var", found.var)):
+            stats[*layer, statistic] = _like(stats[*layer, statistic], new)
+    return {**variables, "batch_stats": traverse_util.unflatten_dict(stats)}
 
 
-def _like(old: Any, new: np.ndarray) -> Any:  # noqa: ANN401 - a JAX or NumPy array
+def _like(old: jax.Array | np.ndarray, new: np.ndarray) -> jax.Array | np.ndarray:
     array = new.reshape(np.shape(old)).astype(old.dtype)
     return jnp.asarray(array) if isinstance(old, jax.Array) else array
 
@@ -162,10 +166,10 @@ def _drifts(observer: Observer, variables: Variables, measured: Mapping[str, Mom
 
 
 class _Whole:
-    """Batches of which every example counts."""
+    """Batches without padding."""
 
-    def __init__(self, batches: Iterable[Any]) -> None:
+    def __init__(self, batches: Iterable[jax.Array | np.ndarray]) -> None:
         self._batches = batches
 
     def __iter__(self) -> Iterator[tuple[jax.Array, int]]:
-        return ((x, len(x)) for x in self._batches)
+        return ((jnp.asarray(x), len(x)) for x in self._batches)

@@ -1,4 +1,4 @@
-"""A network on a split: loss, accuracy, per-class accuracy and the confusion matrix.
+"""The score of a network on a split: loss, accuracy, per-class accuracy and the confusion matrix.
 
 Letters: N examples, B batch size, K classes.
 """
@@ -19,7 +19,7 @@ from bncli.frameworks.linen import Variables
 from bncli.measure.eval_step import EvalStep, ExampleOutcome, LogitsFn, make_eval_step
 from bncli.process.mesh import batch_sharding, check_batch_size, make_mesh, replicated
 
-# Enough to keep a device busy while the host collects, few enough that a large split is not all in flight.
+# Enough to keep a device busy while the host collects results, few enough to bound memory on a large split.
 BATCHES_AHEAD = 4
 
 
@@ -34,13 +34,13 @@ class ClassAccuracy:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """How a network did on a split.
+    """The score of a network on a split.
 
     Attributes:
         num_examples: N, each scored exactly once.
         loss: mean cross-entropy in nats.
-        accuracy: share of examples whose largest logit is the label's.
-        top5_accuracy: share whose label is among the five largest logits.
+        accuracy: share of examples whose largest logit is at the label.
+        top5_accuracy: share of examples whose label is among the five largest logits.
         per_class: one row per class, in label order.
         confusion: int64 [K, K], rows are labels, columns predictions.
         predictions: int32 [N].
@@ -69,11 +69,11 @@ def score_network(
     class_names: Sequence[str],
     batch_size: int,
 ) -> EvalResult:
-    """The result of a network over the whole split, on all devices.
+    """Score a network on the whole split, on all devices.
 
     Args:
-        logits_fn: the network in eval mode, or by batch statistics.
-        variables: its arrays, anywhere.
+        logits_fn: the network in eval mode, or with batch statistics.
+        variables: its arrays, on the host or a device.
         split: images of the network's size and channels.
         preprocessor: turns uint8 images into the network's input.
         class_names: [K].
@@ -98,9 +98,9 @@ def score(
     batch_size: int,
     mesh: jax.sharding.Mesh,
 ) -> EvalResult:
-    """The result of a compiled ``eval_step`` over the whole split, the last batch padded and its padding left out.
+    """Score a compiled ``eval_step`` on the whole split; the last batch is padded, and its padding does not count.
 
-    Sums are taken in float64 on the host, so that they do not depend on the batch size.
+    Sums are taken in float64 on the host, so they do not depend on the batch size.
     """
     outcomes = list(_outcomes(eval_step, variables, split, batch_size=batch_size, mesh=mesh))
     return summarize(
@@ -115,7 +115,7 @@ def score(
 def _outcomes(
     eval_step: EvalStep, variables: Variables, split: Split, *, batch_size: int, mesh: jax.sharding.Mesh
 ) -> Iterator[ExampleOutcome]:
-    """What the network made of each batch, on the host and without padding; a few batches ahead of the device."""
+    """The outcomes of each batch, on the host and without padding; the device runs a few batches ahead."""
     sharding = batch_sharding(mesh)
     pending: deque[tuple[ExampleOutcome, int]] = deque()
     for batch in eval_batches(len(split), batch_size):
@@ -128,7 +128,8 @@ def _outcomes(
 
 
 def _without_padding(outcome: ExampleOutcome, num_real: int) -> ExampleOutcome:
-    return jax.tree.map(lambda values: np.asarray(values)[:num_real], outcome)
+    unpadded: ExampleOutcome = jax.tree.map(lambda values: np.asarray(values)[:num_real], outcome)
+    return unpadded
 
 
 def summarize(
@@ -139,7 +140,7 @@ def summarize(
     labels: np.ndarray,
     class_names: Sequence[str],
 ) -> EvalResult:
-    """The result from what the network made of each example, all arrays [N]."""
+    """The result from the outcome of each example, all arrays [N]."""
     num_classes = len(class_names)
     confusion = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion, (labels, predictions), 1)
