@@ -15,17 +15,17 @@ from bncli.measure.score import EvalResult, score_network
 def evaluate_checkpoint(
     checkpoint: Checkpoint, split: Split, *, class_names: Sequence[str], stats: StatsMode, batch_size: int
 ) -> EvalResult:
-    """The score of a checkpoint, trained or folded, on a split.
+    """Score a checkpoint, trained or folded, on a split.
 
     Args:
-        checkpoint: as ``checkpoint.load`` returns it.
+        checkpoint: an opened checkpoint.
         split: images of the checkpoint's size and channels.
         class_names: [K].
-        stats: "running" is inference; "batch" normalises by each batch's own statistics, dropout off.
+        stats: "running" is inference; "batch" normalizes by the statistics of each batch, with dropout off.
         batch_size: B; with "running" the result does not depend on it.
 
     Raises:
-        DataError: the network has another number of outputs than there are classes.
+        DataError: the number of the network's outputs differs from the number of classes.
         UsageError: batch statistics of a folded checkpoint, or a batch that does not divide over the devices.
     """
     _check_num_classes(checkpoint, class_names)

@@ -1,7 +1,7 @@
 """The files that ``bncli fold --export`` adds to a folded checkpoint for other programs.
 
-Each format makes the file's content, and the network that a program would run from that content, so that the same
-proof covers it.
+Each format makes the content of a file, and the network that a program would run from that content, so the same
+verification covers it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.export
@@ -23,7 +23,7 @@ from bncli.errors import FoldError
 from bncli.folding import Folded, Verification
 from bncli.folding.export import stablehlo
 
-Network = Callable[[Any], Any]
+Network: TypeAlias = Callable[[jax.Array], jax.Array | np.ndarray]  # normalized images [B, H, W, C] -> logits [B, K]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Export:
     """One file for another program.
 
     Attributes:
-        format: as the option calls it.
-        content: of the file.
-        network: normalised images -> logits, computed from the content; None for a format that holds arrays only.
+        format: the option's name for it.
+        content: content of the file.
+        network: normalized images -> logits, computed from the content; None for a format that holds only arrays.
     """
 
     format: ExportFormat
@@ -42,19 +42,19 @@ class Export:
 
     @property
     def file(self) -> str:
-        """Its name beside ``config.json``."""
+        """The name of the file, which lies beside ``config.json``."""
         return f"model.{self.format}"
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written and how it was proved.
+    """A written file and its verification.
 
     Attributes:
-        format: as the option calls it.
+        format: the option's name for it.
         file: relative to the checkpoint.
         size: in bytes.
-        verification: its logits beside the original network's; None for a format that holds arrays only.
+        verification: comparison of its logits with the original's; None for a format that holds only arrays.
     """
 
     format: ExportFormat
@@ -65,13 +65,13 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class Source:
-    """What exports are made of.
+    """The input of an export.
 
     Attributes:
-        folded: the network.
-        forward: it as a program (variables, images) -> logits.
-        images: shape [b, H, W, C] and dtype of its input, b a symbol.
-        config: the folded checkpoint's, for formats that can carry it.
+        folded: the folded network.
+        forward: the network as a program (variables, images) -> logits.
+        images: shape [b, H, W, C] and dtype of its input, where b is a symbol.
+        config: the folded checkpoint's configuration, for formats that can carry it.
     """
 
     folded: Folded
@@ -81,17 +81,17 @@ class Source:
 
 
 def check_installed(export_format: ExportFormat) -> None:
-    """Raises FoldError where the libraries of a format are missing: before the work, not after it."""
+    """Raise FoldError if the libraries of a format are missing, before any work is done."""
     for library in ("onnx", "onnxruntime") if export_format == "onnx" else ():
         if find_spec(library) is None:
-            raise FoldError(f"--export onnx needs {library}, which is not here", remedy=NEEDS_EXTRA)
+            raise FoldError(f"--export onnx needs {library}, which is not installed", remedy=NEEDS_EXTRA)
 
 
 def make_export(export_format: ExportFormat, source: Source) -> Export:
     """The file of one format.
 
     Raises:
-        FoldError: the network has an operation that the format has no spelling for.
+        FoldError: the format cannot express one of the network's operations.
     """
     content, network = MAKERS[export_format](source)
     return Export(export_format, content, network)

@@ -1,4 +1,4 @@
-"""A checkpoint in, a checkpoint out: folding BN away, with the proof that nothing changed."""
+"""``bncli fold``: a checkpoint without BN, verified against the original before it is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.export
@@ -22,11 +21,11 @@ from bncli.errors import BncliError, CheckFailedError, CheckpointError, FoldErro
 from bncli.folding import Folded, Verification, fold, verify
 from bncli.folding.export.stablehlo import lower
 from bncli.folding.verify import TOLERANCES
-from bncli.jobs.export import Export, ExportReport, Source, check_installed, make_export
+from bncli.jobs.export import Export, ExportReport, Network, Source, check_installed, make_export
 from bncli.jobs.fold_report import FoldResult, Latency, fold_document
 from bncli.ops import pad_small_images
 
-# Examples the proof is made on, validation images first, then training images; the test split is left alone.
+# Examples for the verification: validation images first, then training images. The test split is never used.
 VERIFY_EXAMPLES = 1024
 VERIFY_BATCH = 64
 # Interleaved rounds of the latency at batch 1; the median of each side is reported.
@@ -45,23 +44,23 @@ def fold_checkpoint(
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> FoldResult:
-    """Folds the BN layers of a checkpoint, verifies the result, and only then writes it to ``out``.
+    """Fold the BN layers of a checkpoint, verify the result, and only then write it to ``out``.
 
     Args:
-        original: a trained checkpoint, bncli's own or another program's.
+        original: a trained checkpoint of bncli or of another program.
         out: a new directory.
-        data_dir: where to look for the checkpoint's data set first.
-        tolerance: largest relative error of a logit; None takes what rounding explains in the network's precision.
+        data_dir: the first place to look for the checkpoint's data set.
+        tolerance: largest relative error of a logit; None takes the rounding error of the network's precision.
         include: name patterns of the BN layers to fold.
         exclude: name patterns of BN layers to keep.
         exports: formats to write beside the checkpoint, each verified like the folded network itself.
         dry_run: fold and verify, but write nothing.
-        overwrite: replace a checkpoint that is already in ``out``.
+        overwrite: replace an existing checkpoint in ``out``.
 
     Raises:
-        CheckpointError: ``original`` is folded already, or ``out`` is taken.
-        FoldError: the network must not be folded, or has no spelling in an export's format; names the layer.
-        CheckFailedError: original and folded, or an export, differ by more than ``tolerance``; nothing is written.
+        CheckpointError: ``original`` is already folded, or ``out`` is taken.
+        FoldError: the network must not be folded, or an export format cannot express it; the message names the layer.
+        CheckFailedError: the folded network or an export differs by more than ``tolerance``; nothing is written.
     """
     for export_format in exports:
         check_installed(export_format)
@@ -71,7 +70,7 @@ def fold_checkpoint(
     if original.config.folded_from is not None:
         raise CheckpointError(
             f"{path} is folded already, from {original.config.folded_from.checkpoint}",
-            remedy="Fold the checkpoint it was made of, or use this one as it is.",
+            remedy="Fold the checkpoint it was folded from, or use this one as it is.",
         )
     start = time.perf_counter()
     folded, forward = _fold_and_lower(original, include=include, exclude=exclude)
@@ -105,8 +104,8 @@ def _fold_and_lower(
 ) -> tuple[Folded, jax.export.Exported]:
     """The folded network, and its forward pass (variables, images [b, H, W, C]) -> logits [b, K] for any batch size b.
 
-    A few operations are traced differently when the batch size is a symbol (``x[:, 1:]`` becomes a gather). A network
-    that has them is folded as it looks with the symbol, where fewer rules may apply.
+    JAX traces a few operations differently if the batch size is a symbol (``x[:, 1:]`` becomes a gather). A network
+    with such operations is folded in its symbolic form, where fewer rules may apply.
     """
     concrete, symbolic = original.preprocessor.input_spec(2), _symbolic_images(original)
 
@@ -116,13 +115,13 @@ def _fold_and_lower(
     folded = fold(original.apply_fn, original.variables, concrete, include=include, exclude=exclude)
     try:
         return folded, lowered(folded)
-    except Exception:  # the second attempt tells whether it is the network or only this trace of it
+    except Exception:  # the second attempt tells if the network is at fault or only this trace of it
         try:
             folded = fold(original.apply_fn, original.variables, symbolic, include=include, exclude=exclude)
             return folded, lowered(folded)
         except Exception as error:
             raise FoldError(
-                f"the model of {original.path} cannot be written down for any batch size: {error}",
+                f"the model of {original.path} cannot be exported for any batch size: {error}",
                 remedy="Fold it in Python with bncli.fold, for the batch size you need.",
             ) from error
 
@@ -136,28 +135,29 @@ def _symbolic_images(original: Checkpoint) -> jax.ShapeDtypeStruct:
 
 @dataclass(frozen=True)
 class _Proof:
-    """Holds a network against the original one.
+    """Verifies networks against the original one.
 
     Attributes:
-        path: of the original.
-        network: the original.
-        original: its checkpoint.
-        images: what both are run on, uint8 [N, H, W, C]; ``examples``: the same in words.
-        tolerance: largest relative error that passes; None takes what the network's precision explains.
+        path: the original's path.
+        network: the original network.
+        original: the original's checkpoint.
+        images: the images for both networks, uint8 [N, H, W, C].
+        examples: a description of the images.
+        tolerance: largest relative error that passes; None takes the rounding error of the network's precision.
     """
 
     path: Path
-    network: Callable[[Any], Any]
+    network: Network
     original: Checkpoint
     images: np.ndarray
     examples: str
     tolerance: float | None
 
-    def of(self, network: Callable[[Any], Any], name: str) -> Verification:
+    def of(self, network: Network, name: str) -> Verification:
         """The verification of a network.
 
         Raises:
-            CheckFailedError: it did not pass.
+            CheckFailedError: the verification did not pass.
         """
         dtype = self.original.config.run.training.precision
         allowed = TOLERANCES[dtype] if self.tolerance is None else self.tolerance
@@ -166,7 +166,7 @@ class _Proof:
             raise CheckFailedError(
                 f"{name} differs from {self.path}: relative error {found.max_rel_error:.3g}, allowed "
                 f"{found.tolerance:.3g}; top-1 agreement {found.top1_agreement:.4f} on {self.examples}",
-                remedy="Nothing was written. Keep layers out by --exclude, or allow more by --tolerance.",
+                remedy="Nothing was written. Exclude layers with --exclude, or raise --tolerance.",
             )
         return found
 
@@ -178,10 +178,10 @@ def _proved(export: Export, proof: _Proof) -> ExportReport:
 
 @dataclass(frozen=True)
 class _Sides:
-    """The two networks as compiled functions of normalised images; the folded one is what would be written."""
+    """The two networks as compiled functions of normalized images; the folded one is the one to be written."""
 
-    original: Callable[[Any], Any]
-    folded: Callable[[Any], Any]
+    original: Callable[[jax.Array], jax.Array]
+    folded: Callable[[jax.Array], jax.Array]
 
     @classmethod
     def compile(cls, original: Checkpoint, folded: Folded, forward: jax.export.Exported) -> _Sides:
@@ -191,7 +191,7 @@ class _Sides:
 
 
 def _verification_images(original: Checkpoint, data_dir: Path | None) -> tuple[np.ndarray, str]:
-    """uint8 images [N, H, W, C] to compare on, and what they are; random ones where the data are not at hand."""
+    """(uint8 images [N, H, W, C], their description); random images if the checkpoint's data set is not available."""
     config = original.config
     try:
         dataset = load_matching(config, data_dir=data_dir)
@@ -199,7 +199,7 @@ def _verification_images(original: Checkpoint, data_dir: Path | None) -> tuple[n
         random = np.random.default_rng(0).integers(
             0, 256, (VERIFY_EXAMPLES // 4, *config.preprocessing.image_shape), dtype=np.uint8
         )
-        return random, f"{len(random):,} random images, because the data are not at hand ({error.message})"
+        return random, f"{len(random):,} random images, because the data set is not available ({error.message})"
     val = dataset.val.images[:VERIFY_EXAMPLES]
     train = dataset.train.images[: VERIFY_EXAMPLES - len(val)]
     return np.concatenate([val, train]), f"{len(val):,} validation and {len(train):,} training images of {dataset.name}"
@@ -212,7 +212,7 @@ def _batches(original: Checkpoint, images: np.ndarray) -> Iterator[jax.Array]:
 
 
 def _latency(sides: _Sides, image: jax.Array) -> Latency:
-    """Both networks in turn, so that whatever disturbs the machine disturbs both."""
+    """The latency of both networks, timed in turn so that a disturbance of the machine affects both."""
     for side in (sides.original, sides.folded):
         jax.block_until_ready(side(image))  # compiles
     times = [(_milliseconds(sides.original, image), _milliseconds(sides.folded, image)) for _ in range(LATENCY_ROUNDS)]
@@ -220,14 +220,14 @@ def _latency(sides: _Sides, image: jax.Array) -> Latency:
     return Latency(statistics.median(original), statistics.median(folded))
 
 
-def _milliseconds(network: Callable[[Any], Any], image: jax.Array) -> float:
+def _milliseconds(network: Callable[[jax.Array], jax.Array], image: jax.Array) -> float:
     start = time.perf_counter()
     jax.block_until_ready(network(image))
     return (time.perf_counter() - start) * 1e3
 
 
 def _folded_config(original: Checkpoint, path: Path, folded: Folded) -> CheckpointConfig:
-    """The original's settings, and what became of it."""
+    """The original's configuration with a record of the fold."""
     names = {
         status: tuple(row.name for row in folded.report.norms if row.status == status) for status in ("folded", "kept")
     }

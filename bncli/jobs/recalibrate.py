@@ -1,4 +1,4 @@
-"""``bncli recalibrate``: a checkpoint with population statistics in place of its running averages."""
+"""``bncli recalibrate``: a checkpoint with population statistics in place of running averages."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from bncli.process.mesh import check_batch_size, make_mesh
 
 @dataclass(frozen=True)
 class RecalibrationResult:
-    """What recalibrating a checkpoint came to.
+    """The result of recalibrating a checkpoint.
 
     Attributes:
-        checkpoint: what was recalibrated.
-        step: of its save.
-        out: the new checkpoint; None where nothing was written.
-        layers: drift before and after.
-        num_examples: training images the statistics were taken over.
-        runs: over them.
-        groups: of layers that do not depend on each other: runs that make the result exact.
-        before: on the validation split, with the old statistics; after: with the new ones.
+        checkpoint: the checkpoint that was recalibrated.
+        step: the step of its save.
+        out: the new checkpoint; None if nothing was written.
+        layers: each layer's drift before and after.
+        num_examples: number of training images that the statistics were measured on.
+        runs: number of runs over them.
+        before: score on the validation split with the old statistics.
+        after: score on the validation split with the new statistics.
     """
 
     checkpoint: Path
@@ -55,17 +55,17 @@ def recalibrate_checkpoint(
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> RecalibrationResult:
-    """Measures the population statistics of a checkpoint's BN layers and writes it with them to ``out``.
+    """Measure the population statistics of a checkpoint's BN layers, and write the checkpoint with them to ``out``.
 
     Args:
         original: a trained checkpoint.
         out: a new directory.
-        dataset: what to measure on: its training images, unaugmented; accuracies are of its validation split.
-        num_batches: how many batches of images; None for all.
-        batch_size: of the forward passes; the result does not depend on it.
-        max_runs: at most so many runs over the images; None for as many as make it exact.
+        dataset: its training images, not augmented, are measured; its validation split is scored.
+        num_batches: number of batches of images; None for all.
+        batch_size: batch size of the forward passes; the result does not depend on it.
+        max_runs: largest number of runs over the images; None for as many as an exact result needs.
         dry_run: measure only.
-        overwrite: replace a checkpoint that is already in ``out``.
+        overwrite: replace an existing checkpoint in ``out``.
 
     Raises:
         CheckpointError: ``original`` is folded, or ``out`` is taken.
@@ -73,7 +73,8 @@ def recalibrate_checkpoint(
     """
     if original.network is None:
         raise CheckpointError(
-            f"{original.path} is folded and has no BN statistics left", remedy="Recalibrate what it was folded from."
+            f"{original.path} is folded and has no BN statistics left",
+            remedy="Recalibrate the checkpoint it was folded from.",
         )
     if not dry_run:
         checkpoints.check_output(out, overwrite=overwrite, source=original.path)
@@ -112,7 +113,7 @@ def _write(changed: Checkpoint, out: Path, result: RecalibrationResult, *, overw
             out,
             changed.step,
             variables=changed.variables,
-            optimizer={"step": np.int32(changed.step)},  # training goes on from the original
+            optimizer={"step": np.int32(changed.step)},  # training continues from the original
             progress=changed.progress,
         )
         checkpoints.write_config(out, replace(changed.config, recalibrated=origin))

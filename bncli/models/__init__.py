@@ -1,4 +1,4 @@
-"""Networks by name: the built-in ones, and the user's own."""
+"""The built-in networks, and the user's own: from a name in the settings to a ``Network``."""
 
 from bncli.models.custom import model_file_sha256, untrusted
 from bncli.models.registry import MODELS, build_network, build_own_network, relu_follows_every_bn

@@ -1,4 +1,4 @@
-"""The classic small convolutional network: 32-32-64-64-128-128 filters of 3×3, pooled after each pair."""
+"""The classic small convolutional network: 32-32-64-64-128-128 filters of 3×3, with pooling after each pair."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bncli.ops import Dropout, max_pool_2x2
 
 
 class CNN(nn.Module):
-    """Six 3×3 convolutions in three stages, each stage ended by 2×2 max-pooling and dropout; one dense layer on top.
+    """Six 3×3 convolutions in three stages, each followed by 2×2 max-pooling and dropout; one dense layer on top.
 
-    With ``bn_placement="post"`` this is the order of the classic Keras code, conv → ReLU → BN, with the pool and the
+    With ``bn_placement="post"`` the order is that of the classic Keras code, conv → ReLU → BN, with the pooling and the
     dropout after each second BN.
 
     Attributes:
@@ -22,8 +22,8 @@ class CNN(nn.Module):
         norm: makes one BN layer; None builds the network without BN (its convolutions then have a bias).
         bn_placement: "pre" or "post" the activation.
         dropout: rate after each pooling.
-        kernel_init: of all kernels.
-        dtype: of the computation; parameters are float32.
+        kernel_init: initializer of all kernels.
+        dtype: dtype of the computation; parameters are float32.
     """
 
     num_classes: int
@@ -36,8 +36,8 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Logits [B, num_classes] of normalised images x [B, H, W, C]."""
-        # A bias before BN would be removed by its mean; before ReLU it is wanted.
+        """Logits [B, num_classes] of normalized images x [B, H, W, C]."""
+        # BN's mean would remove a bias before it; a ReLU needs one.
         use_bias = self.norm is None or self.bn_placement == "post"
         conv, norm = conv_for(train=train), norm_for(self.norm, train=train)
         for features in self.features:

@@ -1,7 +1,7 @@
 """The user's own linen module, named as ``package.module:Class`` or ``file.py:Class``.
 
-This imports, and so runs, the code that is named, and remembers that it was (see ``trust``): whoever asks for it on
-behalf of a checkpoint asks ``untrusted`` first.
+Building it imports, and so runs, the named code, and remembers that it ran (see ``trust``). Code that a checkpoint
+names must pass ``untrusted`` first.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import flax.linen as nn
 
+from bncli.config.documents import JSON
 from bncli.errors import ModelError
 from bncli.models import trust
 from bncli.models.layers import Dtype
 
 
 def is_custom(name: str) -> bool:
-    """Whether the model name points to the user's code."""
+    """True if the model name points to the user's code."""
     return ":" in name
 
 
 def build_custom(
-    name: str, args: Mapping[str, Any], *, num_classes: int | None = None, dtype: Dtype | None = None
+    name: str, args: Mapping[str, JSON], *, num_classes: int | None = None, dtype: Dtype | None = None
 ) -> nn.Module:
-    """The user's module, built with ``args`` and, where given and it has such fields, ``num_classes`` and ``dtype``.
+    """The user's module, built with ``args``, and with ``num_classes`` and ``dtype`` if it has such fields.
 
     Raises:
         ModelError: the file, the class or an argument does not exist, or the code fails.
@@ -53,12 +53,12 @@ def build_custom(
         return cls(**arguments)
     except Exception as error:
         raise ModelError(
-            f"{name} cannot be built with {arguments}: {error}", remedy="Give what it needs by --model-arg key=value."
+            f"{name} cannot be built with {arguments}: {error}", remedy="Pass its arguments with --model-arg key=value."
         ) from error
 
 
-def hashable(args: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON lists become tuples: a linen module must be hashable."""
+def hashable(args: Mapping[str, JSON]) -> dict[str, JSON]:
+    """The arguments with JSON lists as tuples, because a linen module must be hashable."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
 
 
@@ -72,50 +72,50 @@ def load_class(name: str) -> type[nn.Module]:
             key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)
         ]
         raise ModelError(
-            f"{name}: {class_name!r} is no linen module of {module_name}",
+            f"{name}: {class_name!r} is not a linen module of {module_name}",
             remedy=f"It has {', '.join(modules) or 'no subclass of flax.linen.Module'}.",
         )
     return cls
 
 
 def model_file_sha256(name: str) -> str | None:
-    """SHA-256 of the source file behind a custom model; None for the known ones."""
+    """SHA-256 of the source file behind a custom model; None for a built-in one."""
     source = source_file(name) if is_custom(name) else None
     return hashlib.sha256(source.read_bytes()).hexdigest() if source else None
 
 
 def untrusted(name: str, *, sha256: str | None, directory: Path) -> str | None:
-    """Why the model that a checkpoint names is not built without being asked for; None where it may be.
+    """The reason not to build the model that a checkpoint names unless the user asks for it; None if there is none.
 
     Args:
-        name: as the checkpoint has it, a known model's or the user's own.
-        sha256: of the model's code, as the checkpoint has it.
-        directory: where the checkpoint lies.
+        name: the model's name in the checkpoint, a built-in model's or the user's own.
+        sha256: SHA-256 of the model's code in the checkpoint.
+        directory: the directory of the checkpoint.
     """
     source = source_file(name) if is_custom(name) else None
     if source is not None and source.resolve().is_relative_to(directory.resolve()):
-        return f"the code of {name} lies inside the checkpoint: who made the one can have made the other"
+        return f"the code of {name} lies inside the checkpoint: whoever made the checkpoint may have made the code"
     if model_file_sha256(name) != sha256 or (is_custom(name) and source is None):
         return f"the code of {name} is missing or has changed since training"
     if source is not None and not trust.is_remembered(source):
-        return f"the code of {name} was not run by you before: that a checkpoint names it is no reason to"
+        return f"the code of {name} was not run by you before, and a checkpoint that names it is no reason to trust it"
     return None
 
 
 def source_file(name: str) -> Path | None:
-    """The file a custom model would be imported from, found without running it; None where it is not found."""
+    """The file that a custom model would be imported from, found without running it; None if it is not found."""
     module_name = name.rpartition(":")[0]
     if module_name.endswith(".py"):
         return Path(module_name) if Path(module_name).is_file() else None
     top, _, rest = module_name.partition(".")
     try:
         spec = importlib.util.find_spec(top)
-    except ValueError:  # no name at all, or "__main__"
+    except ValueError:  # an empty name, or "__main__"
         return None
     if spec is None:
         return None
     if not rest:
-        return Path(spec.origin) if spec.origin and spec.has_location else None  # "sys" has an origin and no file
+        return Path(spec.origin) if spec.origin and spec.has_location else None  # "sys" has an origin but no file
     roots = [Path(root) for root in spec.submodule_search_locations or ()]
     tails = (Path(*rest.split(".")).with_suffix(".py"), Path(*rest.split(".")) / "__init__.py")
     return next((root / tail for root in roots for tail in tails if (root / tail).is_file()), None)
@@ -124,8 +124,8 @@ def source_file(name: str) -> Path | None:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ModelError(f"{path}: no such file", remedy="Name the model as file.py:Class, from where you run bncli.")
-    # The name keeps two files called model.py apart, and one from what it was before a change; dataclasses find their
-    # module by it.
+    # The name differs for two files called model.py, and for one file before and after a change. Dataclasses look up
+    # their module by it.
     place_and_content = str(path.resolve()).encode(errors="surrogateescape") + b"\0" + path.read_bytes()
     name = f"bncli_model_{hashlib.sha256(place_and_content).hexdigest()[:12]}"
     if name in sys.modules:
@@ -139,7 +139,7 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ModelError(f"{path}: {type(error).__name__}: {error}", remedy="Mend the file and run again.") from error
+        raise ModelError(f"{path}: {type(error).__name__}: {error}", remedy="Fix the file and run again.") from error
     return module
 
 

@@ -1,4 +1,4 @@
-"""Pieces the networks share: initialisers, the factories of layers, pooling.
+"""Parts that the networks share: initializers, layer factories, pooling.
 
 Letters: B batch, H W spatial, C channels. Images are NHWC, kernels HWIO.
 """
@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from bncli.ops import train_conv_general_dilated
 
-Initializer = Callable[..., jax.Array]
-NormFactory = Callable[..., nn.BatchNorm]
-ConvFactory = Callable[..., nn.Conv]
-Dtype = Any  # what flax.linen accepts as a dtype
+Initializer: TypeAlias = Callable[..., jax.Array]
+Layer: TypeAlias = Callable[[jax.Array], jax.Array]
+NormFactory: TypeAlias = Callable[..., Layer]  # makes an nn.BatchNorm
+ConvFactory: TypeAlias = Callable[..., Layer]  # makes an nn.Conv
+Dtype: TypeAlias = DTypeLike
 
-# name -> (initialiser of kernels, source)
+# name -> initializer of kernels
 INITIALIZERS: dict[str, Initializer] = {
     "glorot": nn.initializers.glorot_uniform(),  # Glorot & Bengio 2010
     "he": nn.initializers.he_normal(),  # He et al. 2015, arXiv 1502.01852
@@ -31,12 +33,12 @@ INITIALIZERS: dict[str, Initializer] = {
 
 
 def norm_for(norm: NormFactory | None, *, train: bool) -> NormFactory | None:
-    """The norm factory set to normalise by the batch (train) or by the running statistics; None stays None."""
+    """The norm factory set to batch statistics (train) or running statistics; None stays None."""
     return None if norm is None else partial(norm, use_running_average=not train)
 
 
 def conv_for(*, train: bool) -> ConvFactory:
-    """``nn.Conv``; in train mode with the gradient that is cheap on a CPU."""
+    """``nn.Conv``, in train mode with a gradient that is cheap on a CPU."""
     return partial(nn.Conv, conv_general_dilated=train_conv_general_dilated) if train else nn.Conv
 
 
@@ -47,7 +49,7 @@ def norm_and_activation(
     activation: Callable[[jax.Array], jax.Array],
     placement: str,
 ) -> jax.Array:
-    """BN then the activation ("pre", Ioffe & Szegedy 2015) or after it ("post"); without ``norm`` no BN."""
+    """BN before the activation ("pre", Ioffe & Szegedy 2015) or after it ("post"); no BN if ``norm`` is None."""
     if norm is None:
         return activation(x)
     if placement == "post":

@@ -18,9 +18,9 @@ class MLP(nn.Module):
         norm: makes one BN layer; None builds the network without BN.
         bn_placement: "pre" or "post" the sigmoid.
         dropout: rate after each hidden layer.
-        kernel_init: of all kernels.
+        kernel_init: initializer of all kernels.
         features: units per hidden layer.
-        dtype: of the computation; parameters are float32.
+        dtype: dtype of the computation; parameters are float32.
     """
 
     num_classes: int
@@ -33,7 +33,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Logits [B, num_classes] of normalised images x [B, H, W, C]."""
+        """Logits [B, num_classes] of normalized images x [B, H, W, C]."""
         norm = norm_for(self.norm, train=train)
         x = x.reshape(x.shape[0], -1)
         for features in self.features:

@@ -1,4 +1,4 @@
-"""Networks by name: the known ones, and the user's own.
+"""Networks by name: the built-in ones, and the user's own.
 
 To add a model: write ``models/NAME.py`` with a linen module called as ``model(x, train=bool)``, and add a line to
 ``MODELS``.
@@ -10,11 +10,11 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from bncli.config.documents import JSON
 from bncli.config.settings import ModelConfig
 from bncli.errors import ModelError, UsageError
 from bncli.frameworks.linen import Network, as_network
@@ -25,7 +25,7 @@ from bncli.models.mlp import MLP
 from bncli.models.resnet import ResNet18, ResNet20, ResNet50
 from bncli.ops import BatchNorm
 
-# Up to this size a ResNet keeps the image's size in its stem, as the CIFAR variants do.
+# For images up to this size, a ResNet's stem keeps the size, as in the CIFAR variants.
 SMALL_IMAGE = 64
 
 
@@ -34,13 +34,13 @@ class KnownModel:
     """One line of the registry.
 
     Attributes:
-        build: makes the module from the keyword arguments all known models share.
-        description: for ``--help`` and the README.
-        features: those it has where ``--model-arg features=…`` is not given: one number, or one per layer or stage.
-        default_dropout: rate where ``--dropout`` is not given.
-        halves: whether each of its stages halves the image.
-        has_placement: whether ``--bn-placement post`` means something to it.
-        has_stem: whether it is told if the images are small.
+        build: makes the module from the keyword arguments that all built-in models share.
+        description: for ``--help`` and the documentation.
+        features: default of ``--model-arg features=…``: one number, or one per layer or stage.
+        default_dropout: default of ``--dropout``.
+        halves: True if each of its stages halves the image.
+        has_placement: True if it supports ``--bn-placement post``.
+        has_stem: True if it takes ``small_images``.
     """
 
     build: Callable[..., nn.Module]
@@ -52,7 +52,7 @@ class KnownModel:
     has_stem: bool = False
 
     def min_size(self, features: tuple[int, ...] | int) -> int:
-        """The smallest image side in pixels, of the network with these features."""
+        """The smallest image side in pixels for a network with these features."""
         return 2 ** len(features) if self.halves and not isinstance(features, int) else 1
 
 
@@ -71,8 +71,8 @@ def build_network(
     """The network of ``config`` for images of ``image_shape`` = (H, W, C).
 
     Raises:
-        UsageError: no such model, or an option the model does not have.
-        ModelError: the images are too small for it, or the user's own module cannot be imported or built.
+        UsageError: there is no such model, or it does not have one of the options.
+        ModelError: the images are too small, or the user's own module cannot be imported or built.
     """
     dtype = jnp.dtype(precision)
     if is_custom(config.name):
@@ -83,8 +83,8 @@ def build_network(
     return as_network(known.build(**_arguments(config, known, num_classes, image_shape, dtype)))
 
 
-def build_own_network(name: str, args: Mapping[str, Any]) -> Network:
-    """The user's own network as its code has it: what a run of bncli would set is left to the module's defaults.
+def build_own_network(name: str, args: Mapping[str, JSON]) -> Network:
+    """The user's own network with the defaults of its code, where a run of bncli would set class count and dtype.
 
     Raises:
         UsageError: the name is not one of the user's own models.
@@ -92,14 +92,14 @@ def build_own_network(name: str, args: Mapping[str, Any]) -> Network:
     """
     if not is_custom(name):
         raise UsageError(
-            f"--model {name}: a checkpoint that bncli did not write is of a model of your own",
+            f"--model {name}: a checkpoint that bncli did not write needs a model of your own",
             remedy="Name its code as file.py:Class or package.module:Class.",
         )
     return as_network(build_custom(name, args))
 
 
 def relu_follows_every_bn(config: ModelConfig) -> bool:
-    """Whether each BN of the model is known to be read by a ReLU alone, so that a channel below zero is dead."""
+    """True if only a ReLU reads each BN of the model, so that a channel below zero is dead."""
     return config.name == "cnn" and config.bn and config.bn_placement == "pre"
 
 
@@ -149,8 +149,8 @@ def _check_fits(config: ModelConfig, known: KnownModel, image_shape: tuple[int, 
 
 def _arguments(
     config: ModelConfig, known: KnownModel, num_classes: int, image_shape: tuple[int, int, int], dtype: Dtype
-) -> Mapping[str, Any]:
-    arguments: dict[str, Any] = {
+) -> Mapping[str, object]:
+    arguments: dict[str, object] = {
         "num_classes": num_classes,
         "norm": _norm_factory(config, dtype),
         "dropout": known.default_dropout if config.dropout is None else config.dropout,

@@ -1,8 +1,8 @@
 """Residual networks (He et al. 2015, arXiv 1512.03385): ResNet-20 for small images, ResNet-18 and ResNet-50.
 
 The BN placement is the paper's, conv → BN → ReLU, with the sum before the last ReLU of a block. The scale of each
-block's last BN starts at zero, so that a block starts as its shortcut (Goyal et al. 2017, arXiv 1706.02677); without BN
-the block's last kernel starts at zero, to the same end.
+block's last BN starts at zero, so a block starts as its shortcut (Goyal et al. 2017, arXiv 1706.02677). Without BN the
+block's last kernel starts at zero, for the same reason.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class ResNetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, C] through the block: [B, H/strides, W/strides, features]."""
         residual = x
         y = self.conv(self.features, (3, 3), self.strides)(x)
         y = nn.relu(_normalize(y, self.norm))
@@ -37,7 +38,7 @@ class ResNetBlock(nn.Module):
 
 
 class BottleneckBlock(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions and a shortcut; the stride sits in the 3×3, as in ResNet v1.5."""
+    """1×1, 3×3 and 1×1 convolutions and a shortcut; the 3×3 has the stride, as in ResNet v1.5."""
 
     features: int
     strides: int
@@ -47,6 +48,7 @@ class BottleneckBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, C] through the block: [B, H/strides, W/strides, 4 features]."""
         residual = x
         y = nn.relu(_normalize(self.conv(self.features, (1, 1))(x), self.norm))
         y = nn.relu(_normalize(self.conv(self.features, (3, 3), self.strides)(y), self.norm))
@@ -66,7 +68,7 @@ def _last_conv(conv: ConvFactory, norm: NormFactory | None) -> ConvFactory:
 def _shortcut(
     residual: jax.Array, y: jax.Array, strides: int, conv: ConvFactory, norm: NormFactory | None
 ) -> jax.Array:
-    """The block's input as it is, or projected by a 1×1 convolution where its shape differs from the output's."""
+    """The block's input, projected by a 1×1 convolution if its shape differs from the output's."""
     if residual.shape == y.shape:
         return residual
     return _normalize(conv(y.shape[-1], (1, 1), strides, name="conv_proj")(residual), norm)
@@ -77,14 +79,14 @@ class ResNet(nn.Module):
 
     Attributes:
         num_classes: size of the output.
-        stage_sizes: blocks per stage; each stage but the first halves the image.
-        features: filters of the first stage, doubled in each following one.
+        stage_sizes: blocks per stage; each stage except the first halves the image.
+        features: filters of the first stage, doubled in each following stage.
         block: ResNetBlock or BottleneckBlock.
-        small_images: a 3×3 stem that keeps the size, instead of 7×7 and pooling that quarter it.
+        small_images: True for a 3×3 stem that keeps the size; False for 7×7 and pooling, which divide it by 4.
         norm: makes one BN layer; None builds the network without BN (its convolutions then have a bias).
         dropout: rate before the dense layer.
-        kernel_init: of all kernels.
-        dtype: of the computation; parameters are float32.
+        kernel_init: initializer of all kernels.
+        dtype: dtype of the computation; parameters are float32.
     """
 
     num_classes: int
@@ -99,7 +101,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Logits [B, num_classes] of normalised images x [B, H, W, C]."""
+        """Logits [B, num_classes] of normalized images x [B, H, W, C]."""
         conv = partial(
             conv_for(train=train), use_bias=self.norm is None, kernel_init=self.kernel_init, dtype=self.dtype
         )

@@ -1,8 +1,8 @@
-"""Which model code this user has chosen to run, by ``--model`` or by training: a checkpoint may then name it.
+"""The memory of model code that this user has chosen to run, with ``--model`` or by training.
 
-What a checkpoint says of its model's code proves nothing: who made the one can have made the other. So the code that
-was run is remembered in the user's own cache, one empty file for each, named by the SHA-256 of where the code lies and
-what it says. The place counts too: the same file elsewhere may import other neighbours.
+A checkpoint's own statement about its model's code proves nothing: whoever made the checkpoint may have made the code.
+So the user's cache remembers the code that was run: one empty file each, named by the SHA-256 of its path and content.
+The path counts, because the same file in another place may import other neighbours.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _FOLDER = "models"
 
 
 def remember(source: Path) -> None:
-    """Notes that the user had this file run; where the cache cannot be written, ``--model`` is asked for again."""
+    """Record that the user ran this file; if the cache cannot be written, ``--model`` is needed again next time."""
     with suppress(OSError):
         (private_folder(_FOLDER) / _key(source)).touch(mode=0o600)
 
 
 def is_remembered(source: Path) -> bool:
-    """Whether the user had this very file run, in this place and with this content."""
+    """True if the user ran this very file, in this place and with this content."""
     return is_private(_FOLDER) and (user_cache() / _FOLDER / _key(source)).is_file()
 
 

@@ -93,12 +93,12 @@ def test_two_files_of_one_name_are_two_modules(tmp_path):
     ("name", "args", "message", "remedy"),
     [
         ("{folder}/gone.py:Net", {}, r"gone\.py: no such file", "file.py:Class"),
-        ("{folder}/net.py:Ne", {}, r"'Ne' is no linen module of .*net\.py", "It has Net, Picky."),
-        ("{folder}/net.py:NotAModule", {}, "'NotAModule' is no linen module", "It has Net, Picky."),
-        ("{folder}/net.py:", {}, "'' is no linen module", "It has Net, Picky."),
-        ("{folder}/empty.py:Net", {}, "'Net' is no linen module", "no subclass of flax.linen.Module"),
-        ("{folder}/syntax.py:Net", {}, r"syntax\.py: SyntaxError: ", "Mend the file"),
-        ("{folder}/raises.py:Net", {}, r"raises\.py: RuntimeError: on import", "Mend the file"),
+        ("{folder}/net.py:Ne", {}, r"'Ne' is not a linen module of .*net\.py", "It has Net, Picky."),
+        ("{folder}/net.py:NotAModule", {}, "'NotAModule' is not a linen module", "It has Net, Picky."),
+        ("{folder}/net.py:", {}, "'' is not a linen module", "It has Net, Picky."),
+        ("{folder}/empty.py:Net", {}, "'Net' is not a linen module", "no subclass of flax.linen.Module"),
+        ("{folder}/syntax.py:Net", {}, r"syntax\.py: SyntaxError: ", "Fix the file"),
+        ("{folder}/raises.py:Net", {}, r"raises\.py: RuntimeError: on import", "Fix the file"),
         (
             "{folder}/net.py:Net",
             {"depth": 3},
