@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from bncli.config.documents import JSON
 from bncli.config.settings import ModelConfig
@@ -20,7 +21,7 @@ from bncli.errors import ModelError, UsageError
 from bncli.frameworks.linen import Network, as_network
 from bncli.models.cnn import CNN
 from bncli.models.custom import build_custom, hashable, is_custom
-from bncli.models.layers import INITIALIZERS, Dtype, NormFactory
+from bncli.models.layers import INITIALIZERS, NormFactory
 from bncli.models.mlp import MLP
 from bncli.models.resnet import ResNet18, ResNet20, ResNet50
 from bncli.ops import BatchNorm
@@ -148,7 +149,7 @@ def _check_fits(config: ModelConfig, known: KnownModel, image_shape: tuple[int, 
 
 
 def _arguments(
-    config: ModelConfig, known: KnownModel, num_classes: int, image_shape: tuple[int, int, int], dtype: Dtype
+    config: ModelConfig, known: KnownModel, num_classes: int, image_shape: tuple[int, int, int], dtype: np.dtype
 ) -> Mapping[str, object]:
     arguments: dict[str, object] = {
         "num_classes": num_classes,
@@ -164,13 +165,13 @@ def _arguments(
     return {**arguments, **hashable(config.args)}
 
 
-def _norm_factory(config: ModelConfig, dtype: Dtype) -> NormFactory | None:
+def _norm_factory(config: ModelConfig, dtype: np.dtype) -> NormFactory | None:
     if not config.bn:
         return None
     return _batch_norm(config.bn_momentum, config.bn_epsilon, dtype)
 
 
 @lru_cache
-def _batch_norm(momentum: float, epsilon: float, dtype: Dtype) -> NormFactory:
+def _batch_norm(momentum: float, epsilon: float, dtype: np.dtype) -> NormFactory:
     """The same factory for the same settings, so that equal networks compare equal and share compiled programs."""
     return partial(BatchNorm, momentum=momentum, epsilon=epsilon, dtype=dtype)

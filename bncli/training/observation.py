@@ -90,9 +90,10 @@ def _outputs(network: Network, variables: Variables, images: jax.Array) -> Obser
     kinds: tuple[type[nn.Module], ...] = (nn.BatchNorm,) if variables.get("batch_stats") else (nn.Conv, nn.Dense)
     found: dict[str, tuple[int, jax.Array]] = {}
 
-    def look(module: nn.Module, given: object, made: jax.Array) -> None:
+    def look(module: nn.Module, inputs: object, outputs: object) -> None:
         if isinstance(module, kinds):
-            found.setdefault("/".join(module.path), (len(found), _percentiles(made)))
+            assert isinstance(outputs, jax.Array)
+            found.setdefault("/".join(module.path), (len(found), _percentiles(outputs)))
 
     with observing(look):
         network.logits_by_batch_stats(variables, images, mask=None)
