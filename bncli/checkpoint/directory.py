@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bncli.checkpoint.onnx_file import read_onnx
-from bncli.config import settings as config_module
-from bncli.config.settings import CheckpointConfig
+from bncli.config import document
+from bncli.config.document import CheckpointConfig
 from bncli.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -70,12 +70,12 @@ def read_config(directory: Path) -> CheckpointConfig:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"cannot read {path}: {error}", remedy=_COPY) from error
-    return config_module.from_json(text, path=path)
+    return document.from_json(text, path=path)
 
 
 def write_config(directory: Path, config: CheckpointConfig) -> None:
     """Writes ``config.json``, whole or not at all."""
-    _write(directory / CONFIG, config_module.to_json(config).encode())
+    _write(directory / CONFIG, document.to_json(config).encode())
 
 
 def write_metrics(directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from bncli.checkpoint.directory import FILES_MANIFEST, FOLD_REPORT, FORWARD, write_atomically, write_config
 from bncli.checkpoint.manifest import digests_of, first_difference, manifest_text, parse_manifest
 from bncli.checkpoint.saves import save
-from bncli.config.settings import CheckpointConfig
+from bncli.config.document import CheckpointConfig
 from bncli.errors import CheckpointError
 from bncli.frameworks.linen import Variables
 

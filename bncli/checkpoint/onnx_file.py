@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bncli.config import settings as config_module
-from bncli.config.settings import CheckpointConfig
+from bncli.config import document
+from bncli.config.document import CheckpointConfig
 from bncli.errors import CheckpointError
 
 NEEDS_EXTRA = "pip install 'bncli[onnx]'"
@@ -84,9 +84,9 @@ def read_onnx(path: Path) -> tuple[CheckpointConfig, OnnxNetwork]:
         name_another = "Name a directory written by `bncli train`, or a model.onnx by `bncli fold --export onnx`."
         remedy = error.remedy or name_another
         raise CheckpointError(f"{path} {error.message}", remedy=remedy) from None
-    if config_module.ONNX_KEY not in network.metadata:
+    if document.ONNX_KEY not in network.metadata:
         raise CheckpointError(
             f"{path} was not written by bncli: its metadata do not say how images are prepared for it",
             remedy="Export it anew with `bncli fold --export onnx`.",
         )
-    return config_module.from_json(network.metadata[config_module.ONNX_KEY], path=path), network
+    return document.from_json(network.metadata[document.ONNX_KEY], path=path), network

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import bncli
 from bncli.cli import (
@@ -62,29 +63,50 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version, metavar="")
     ] = False,
 ) -> None:
     pass
 
 
-app.command("train")(guarded(train.train))
-app.command("eval")(guarded(evaluate.evaluate))
-app.command("predict")(guarded(predict.predict))
-app.command("inspect-stats")(guarded(inspect_stats.inspect_stats))
-app.command("fold")(guarded(fold.fold))
-app.command("recalibrate")(guarded(recalibrate.recalibrate))
-app.command("bench")(guarded(bench.bench))
-app.command("verify")(guarded(verify.verify))
-app.command("doctor")(guarded(doctor.doctor))
+class Command(TyperCommand):
+    """A command whose help shows no type beside ``--help``."""
+
+    def get_help_option(self, ctx: Any) -> Any:  # noqa: ANN401 - of the click that typer brings
+        """The ``--help`` option."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+def flowing(text: str) -> str:
+    """Paragraphs of one line each, which the terminal wraps at its own width."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+def add(group: typer.Typer, name: str, command: Callable[..., None]) -> None:
+    """Add a command to a group; its docstring is its help."""
+    group.command(name, cls=Command, help=flowing(command.__doc__ or ""))(guarded(command))
+
+
+add(app, "train", train.train)
+add(app, "eval", evaluate.evaluate)
+add(app, "predict", predict.predict)
+add(app, "inspect-stats", inspect_stats.inspect_stats)
+add(app, "fold", fold.fold)
+add(app, "recalibrate", recalibrate.recalibrate)
+add(app, "bench", bench.bench)
+add(app, "verify", verify.verify)
+add(app, "doctor", doctor.doctor)
 
 data_app = typer.Typer(help="Known data sets: where they lie, and how to get them.", no_args_is_help=True)
-data_app.command("list")(guarded(data.list_datasets))
-data_app.command("fetch")(guarded(data.fetch))
+add(data_app, "list", data.list_datasets)
+add(data_app, "fetch", data.fetch)
 app.add_typer(data_app, name="data")
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     save_errors.report_once()
     app()

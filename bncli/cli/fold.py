@@ -29,7 +29,7 @@ def fold(
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new checkpoint directory.", show_default=False)],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fold and verify, but write nothing.")] = False,
+    dry_run: Annotated[bool, options.flag("--dry-run", help="Fold and verify, but write nothing.")] = False,
     include: Annotated[
         list[str] | None,
         typer.Option(help="Fold only BN layers with such a name, * as wildcard; repeatable.", show_default=False),
@@ -164,7 +164,8 @@ def _open(path: Path, step: str, model: str | None, foreign: _ForeignOptions) ->
         configure(precision)
         return load(path, step=step, model=model)
     configure("bfloat16")  # not known yet, and these settings are right for either
-    from bncli.config.settings import ModelConfig, validated
+    from bncli.config.document import validated
+    from bncli.config.settings import ModelConfig
 
     named = None
     if model is not None:

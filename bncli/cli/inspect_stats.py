@@ -43,7 +43,7 @@ def inspect_stats(
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="All layers, channels and findings, where there are many.")
+        bool, options.flag("--all", help="All layers, channels and findings, where there are many.")
     ] = False,
     epsilon: Annotated[
         float | None,
@@ -58,14 +58,14 @@ def inspect_stats(
     ] = None,
     model: options.Model = None,
     history: Annotated[
-        bool, typer.Option("--history", help="Show how each layer moved over the epochs of the training.")
+        bool, options.flag("--history", help="Show how each layer moved over the epochs of the training.")
     ] = False,
     data: Annotated[
         bool,
-        typer.Option(
+        options.flag(
             "--data",
             help="Also measure on the checkpoint's own data: true statistics, train mode against eval mode.",
-            rich_help_panel=_DATA,
+            panel=_DATA,
         ),
     ] = False,
     data_from: Annotated[
@@ -110,15 +110,13 @@ def inspect_stats(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file of --html.", rich_help_panel=_OUTPUT)
-    ] = False,
+    overwrite: Annotated[bool, options.flag("--overwrite", help="Replace the file of --html.", panel=_OUTPUT)] = False,
     as_csv: Annotated[
         bool,
-        typer.Option(
+        options.flag(
             "--csv",
             help="Print CSV on stdout and nothing else there: a row per layer, with --layer one per channel.",
-            rich_help_panel=_OUTPUT,
+            panel=_OUTPUT,
         ),
     ] = False,
     as_json: options.Json = False,

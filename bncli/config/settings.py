@@ -1,27 +1,26 @@
-"""What a run is made of: frozen, validated settings, and how they are stored in ``config.json``.
+"""The settings of a run, each declared once: type, default, bounds, help text and panel of the command line.
 
 ::
 
     RunConfig
-    ├── model       ModelConfig       which network, where its BN sits
-    ├── data        DataConfig        which images
-    ├── optimizer   OptimizerConfig   how the weights move
-    └── training    TrainingConfig    how long, in which precision, with which seed
+    ├── model       ModelConfig       the network, and the place of its BN
+    ├── data        DataConfig        the images
+    ├── optimizer   OptimizerConfig   the update of the weights
+    └── training    TrainingConfig    length, precision, seed, saves
 
-A ``RunConfig`` is what the user asked for; a ``CheckpointConfig`` adds what the data and the machine
-contributed (preprocessing, class names, versions), so that a checkpoint can be read without the data set.
+From these fields are made the options of ``bncli train``, the keys of ``run.toml`` and of ``config.json``, the tables
+of the documentation, and the list of what ``--resume`` may change (``options.py``). To add a setting, write a field.
+
+This module imports no validation library, because ``bncli --help`` reads it. ``document.validated`` checks the values.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
+from annotated_types import Ge, Gt, Lt
 
 from bncli.config.choices import (
     BadImages,
@@ -33,309 +32,213 @@ from bncli.config.choices import (
     Precision,
     ScheduleName,
 )
-from bncli.errors import ConfigError
 
-SCHEMA = "bncli.config/1"
-# Under this key the metadata of an exported ONNX model hold the text of the checkpoint's ``config.json``.
-ONNX_KEY = "bncli.config"
+GENERAL = "Options"
+MODEL = "Model"
+DATA = "Data"
+OPTIMIZER = "Optimizer"
+OUTPUT = "Output"
+PANELS = (GENERAL, MODEL, DATA, OPTIMIZER, OUTPUT)  # in the order of the help
 
-# The field of ``config.json`` that holds the SHA-256 of all others.
-CHECKSUM = "sha256"
-
-Positive = Annotated[int, Field(ge=1, lt=2**31)]  # JAX counts in int32
-Count = Annotated[int, Field(ge=0)]
-Pixels = Annotated[int, Field(ge=1, lt=2**16)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-
-# Unknown fields are ignored: a newer bncli may add fields, and an older one can still read the checkpoint.
-_FROZEN = ConfigDict(extra="ignore", allow_inf_nan=False)
+JSONValue = Any  # whatever a JSON document may hold
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True)
+class Setting:
+    """The words and habits of a setting on the command line.
+
+    Attributes:
+        help: one sentence or two, for ``--help`` and the documentation.
+        panel: its group in the help.
+        option: its name on the command line; "" takes the field's.
+        switch: True for a yes/no setting that ``--no-…`` turns off.
+        zero_is_none: True if 0 turns the setting off, so that a call can undo what its recipe sets.
+        changeable: True if a resumed run may change it without becoming another run.
+    """
+
+    help: str
+    panel: str = GENERAL
+    option: str = ""
+    switch: bool = False
+    zero_is_none: bool = False
+    changeable: bool = False
+
+
+@dataclass(frozen=True)
+class Matches:
+    """A bound of texts: the regular expression that they match."""
+
+    pattern: str
+
+    def __get_pydantic_core_schema__(self, source: object, handler: Callable[[object], Mapping[str, Any]]) -> Any:  # noqa: ANN401 - pydantic's own schema
+        """The schema of the text, with the pattern: pydantic's protocol for annotations."""
+        return {**handler(source), "pattern": self.pattern}
+
+
+Positive = Annotated[int, Ge(1), Lt(2**31)]  # JAX counts in int32
+Pixels = Annotated[int, Ge(1), Lt(2**16)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+OpenFraction = Annotated[float, Gt(0), Lt(1)]
+Interval = Annotated[str, Matches(r"^[1-9][0-9]{0,8}s?$")]
+
+# Unknown fields of a ``config.json`` are ignored: a newer bncli may add fields, and an older one can still read it.
+_VALIDATION = {"extra": "ignore", "allow_inf_nan": False}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network, and how it normalises.
+    """The network, and the place and constants of its BN."""
 
-    Attributes:
-        name: a known model, or the user's own as ``package.module:Class`` or ``file.py:Class``.
-        args: keyword arguments for the module, beyond those below.
-        bn: whether there is Batch Normalization at all (``--no-bn`` is the control run).
-        bn_placement: "pre" is conv → BN → ReLU (Ioffe & Szegedy 2015), "post" is conv → ReLU → BN.
-        bn_momentum: weight of the *old* running value, Flax's convention: 1 − PyTorch's momentum.
-        bn_epsilon: added to the variance.
-        dropout: rate; None takes the model's own default.
-        init: initialiser of the kernels; "he" is variance scaling by fan-in, gain 2 (He et al. 2015).
-    """
+    __pydantic_config__: ClassVar[Mapping[str, object]] = _VALIDATION
 
-    name: str = "cnn"
-    args: dict[str, Any] = Field(default_factory=dict)
-    bn: bool = True
-    bn_placement: BnPlacement = "pre"
-    bn_momentum: Fraction = 0.9
-    bn_epsilon: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-5
-    dropout: Fraction | None = None
-    init: Init = "he"
+    name: Annotated[
+        str,
+        Setting(
+            "cnn, mlp, resnet20, resnet18, resnet50, or your own: file.py:Class or package.module:Class.",
+            MODEL,
+            option="model",
+        ),
+    ] = "cnn"
+    args: Annotated[
+        dict[str, JSONValue], Setting("An argument of the model, as key=value; repeatable.", MODEL, option="model-arg")
+    ] = field(default_factory=dict)
+    bn: Annotated[bool, Setting("With Batch Normalization, or without it as a control.", MODEL, switch=True)] = True
+    bn_placement: Annotated[
+        BnPlacement, Setting("pre: conv, BN, ReLU, as in the paper. post: conv, ReLU, BN, as in Keras code.", MODEL)
+    ] = "pre"
+    bn_momentum: Annotated[Fraction, Setting("Weight of the old running value: 1 - PyTorch's momentum.", MODEL)] = 0.9
+    bn_epsilon: Annotated[PositiveFloat, Setting("Added to the variance.", MODEL)] = 1e-5
+    dropout: Annotated[Fraction | None, Setting("Dropout rate; by default the model's own (cnn: 0.2).", MODEL)] = None
+    init: Annotated[Init, Setting("Initializer of the kernels; he is variance scaling by fan-in, gain 2.", MODEL)] = (
+        "he"
+    )
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, and how they are read.
+    """The images, and the way they are read."""
 
-    Attributes:
-        source: a known name, an image directory, a directory of IDX or CIFAR binary files, or an ``.npz``.
-        data_dir: where to look for a known name first.
-        val_fraction: share of the training split set aside for validation, stratified by class.
-        image_size: images are resized to this many pixels square; None keeps the data set's own size.
-        channels: 1 (grey) or 3 (colour); None takes what the files hold.
-        bad_images: what an unreadable file in an image directory means.
-        augment: whether training images are shifted and flipped.
-    """
+    __pydantic_config__: ClassVar[Mapping[str, object]] = _VALIDATION
 
-    source: str = "digits"
-    data_dir: str | None = None
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    image_size: Pixels | None = None
-    channels: Pixels | None = None
-    bad_images: BadImages = "error"
-    augment: bool = True
+    source: Annotated[
+        str, Setting("A known name (see `bncli data list`), an image directory, or an .npz.", DATA, option="data")
+    ] = "digits"
+    data_dir: Annotated[
+        str | None, Setting("The folder to search first for a known data set.", DATA, changeable=True)
+    ] = None
+    val_fraction: Annotated[
+        OpenFraction, Setting("Share of the training images kept for validation, stratified by class.", DATA)
+    ] = 0.1
+    image_size: Annotated[Pixels | None, Setting("Resize the images to this many pixels square.", DATA)] = None
+    channels: Annotated[Pixels | None, Setting("1 for grey, 3 for colour; by default as in the files.", DATA)] = None
+    bad_images: Annotated[BadImages, Setting("Treatment of an unreadable image file.", DATA)] = "error"
+    augment: Annotated[bool, Setting("Shift and flip the training images.", DATA, switch=True)] = True
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """How the weights move.
+    """The update of the weights."""
 
-    Attributes:
-        name: "sgd" is SGD with Nesterov momentum, "adamw" is AdamW.
-        learning_rate: the schedule's peak; None takes 0.05 for sgd and 0.001 for adamw.
-        momentum: of SGD.
-        weight_decay: L2 coefficient (sgd) or decoupled decay (adamw).
-        decay_all: decay biases and BN scales too, not kernels alone.
-        clip_norm: largest global gradient norm; None does not clip.
-        schedule: how the learning rate moves over ``schedule_epochs``.
-        schedule_epochs: length of the schedule; None is the run's ``epochs``.
-        warmup_epochs: linear rise from 0 before the schedule; "one-cycle" has its own rise.
-        label_smoothing: share of the target spread over all classes.
-    """
+    __pydantic_config__: ClassVar[Mapping[str, object]] = _VALIDATION
 
-    name: OptimizerName = "sgd"
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    momentum: Fraction = 0.9
-    weight_decay: NonNegative = 5e-4
-    decay_all: bool = False
-    clip_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    schedule: ScheduleName = "cosine"
-    schedule_epochs: Positive | None = None
-    warmup_epochs: NonNegative = 1.0
-    label_smoothing: Fraction = 0.0
+    name: Annotated[OptimizerName, Setting("sgd is SGD with Nesterov momentum.", OPTIMIZER, option="optimizer")] = "sgd"
+    learning_rate: Annotated[
+        PositiveFloat | None,
+        Setting("Peak of the schedule; by default 0.05 for sgd and 0.001 for adamw.", OPTIMIZER),
+    ] = None
+    momentum: Annotated[Fraction, Setting("Momentum of sgd.", OPTIMIZER)] = 0.9
+    weight_decay: Annotated[
+        NonNegative,
+        Setting("Decay of the kernels: L2 for sgd, decoupled for adamw; biases and BN are left alone.", OPTIMIZER),
+    ] = 5e-4
+    decay_all: Annotated[bool, Setting("Decay biases and BN scales too.", OPTIMIZER)] = False
+    clip_norm: Annotated[
+        PositiveFloat | None,
+        Setting("Largest global gradient norm; 0 does not clip.", OPTIMIZER, zero_is_none=True),
+    ] = None
+    label_smoothing: Annotated[Fraction, Setting("Share of the target spread over all classes.", OPTIMIZER)] = 0.0
+    schedule: Annotated[ScheduleName, Setting("Shape of the learning rate over the epochs.", OPTIMIZER)] = "cosine"
+    schedule_epochs: Annotated[
+        Positive | None,
+        Setting("Length of the schedule, by default --epochs; fix it to extend a run later.", OPTIMIZER),
+    ] = None
+    warmup_epochs: Annotated[
+        NonNegative, Setting("Linear rise of the learning rate; at most a quarter of the schedule.", OPTIMIZER)
+    ] = 1.0
 
     @property
     def peak_learning_rate(self) -> float:
-        """The learning rate at the schedule's peak, the optimizer's default where none was given."""
+        """The learning rate at the schedule's peak; the optimizer's default if none is set."""
         if self.learning_rate is not None:
             return self.learning_rate
         return {"adamw": 1e-3, "sgd": 0.05}[self.name]
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long, in which precision, from which seed.
+    """Length, precision, seed and saves of the run."""
 
-    Attributes:
-        epochs: passes over the training split.
-        batch_size: examples per step over all devices; also the normalisation batch of BN.
-        seed: of the initial weights, the validation split, the order, the augmentation and dropout.
-        precision: of activations; parameters and statistics stay float32.
-        patience: stop after this many epochs without a better validation accuracy; None never stops early.
-        precise_bn: whether the best epoch gets population statistics at the end.
-        keep: how many of the last saves stay on disk, beside the best.
-        ema_decay: weight of the old value in a moving average of the parameters, which is then what is scored and
-            saved, with BN statistics of its own; None keeps none.
-        save_every: steps, or seconds as "60s", from one save to the next within an epoch; None saves after epochs.
-        on_save_error: whether a save that fails ends the run.
-        on_nan: what a step that comes to NaN or infinity means: the run ends, goes on without that step, or goes back
-            to its last save with half of the learning rate.
-        deterministic: whether XLA may only take algorithms that give the same bytes each time; on a CPU all do.
-    """
+    __pydantic_config__: ClassVar[Mapping[str, object]] = _VALIDATION
 
-    epochs: Positive = 20
-    batch_size: Positive = 64
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    precision: Precision = "float32"
-    patience: Positive | None = None
-    precise_bn: bool = False
-    keep: Positive = 2
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    save_every: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}s?$")] | None = None
-    on_save_error: OnSaveError = "stop"
-    on_nan: OnNan = "stop"
-    deterministic: bool = False
+    epochs: Annotated[Positive, Setting("Passes over the training split.", changeable=True)] = 20
+    batch_size: Annotated[Positive, Setting("Examples per step over all devices; BN normalizes over them.")] = 64
+    seed: Annotated[
+        int, Ge(0), Lt(2**32), Setting("Seed of weights, validation split, order, augmentation and dropout.")
+    ] = 0
+    precision: Annotated[Precision, Setting("Precision of activations; weights and statistics stay float32.")] = (
+        "float32"
+    )
+    patience: Annotated[
+        Positive | None,
+        Setting("Stop after this many epochs without a better validation accuracy.", changeable=True),
+    ] = None
+    ema_decay: Annotated[
+        OpenFraction | None,
+        Setting(
+            "Score and save a moving average of the weights, with BN statistics of its own; 0.999, say; 0 for none.",
+            OPTIMIZER,
+            zero_is_none=True,
+        ),
+    ] = None
+    precise_bn: Annotated[
+        bool,
+        Setting(
+            "At the end, give the best epoch the BN statistics of the training images themselves.",
+            OUTPUT,
+            changeable=True,
+        ),
+    ] = False
+    keep: Annotated[Positive, Setting("Last saves to keep, beside the best.", OUTPUT, changeable=True)] = 2
+    save_every: Annotated[
+        Interval | None,
+        Setting("Save within epochs too: every so many steps, or seconds as in 60s.", OUTPUT, changeable=True),
+    ] = None
+    on_save_error: Annotated[
+        OnSaveError, Setting("Treatment of a save that cannot be written.", OUTPUT, changeable=True)
+    ] = "stop"
+    on_nan: Annotated[
+        OnNan,
+        Setting(
+            "A non-finite step never reaches the weights. stop: save and end. skip: leave the step out. "
+            "rollback: return to the last save, with half of the learning rate.",
+            OUTPUT,
+            changeable=True,
+        ),
+    ] = "stop"
+    deterministic: Annotated[
+        bool, Setting("On a GPU, use only algorithms that give the same bytes each time; on a CPU all do.")
+    ] = False
 
 
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All settings of one run."""
+    """All settings of one run, by section."""
 
-    model: ModelConfig = Field(default_factory=ModelConfig)
-    data: DataConfig = Field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    __pydantic_config__: ClassVar[Mapping[str, object]] = _VALIDATION
 
-
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
-class Preprocessing:
-    """From a uint8 image to the network's input: resize to ``size``, then (x/255 − mean)/std per channel."""
-
-    size: tuple[Pixels, Pixels]  # height, width in pixels
-    channels: Pixels
-    mean: tuple[Finite, ...]  # [C]
-    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]  # [C]
-
-    @model_validator(mode="after")
-    def _check_lengths(self) -> Self:
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != self.channels:
-                raise ValueError(f"{name} has {len(values)} numbers for {self.channels} channels")
-        return self
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        return (*self.size, self.channels)
-
-
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
-class DatasetRecord:
-    """Which data a run saw: enough to recognise it again."""
-
-    name: str
-    source: str
-    sha256: str
-    class_names: tuple[str, ...]
-    num_train: Count
-    num_val: Count
-    num_test: Count
-
-
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
-class FoldedFrom:
-    """What a folded checkpoint was made of."""
-
-    checkpoint: str
-    step: Count
-    params_sha256: str
-    folded: tuple[str, ...]
-    kept: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
-class Recalibrated:
-    """Where a checkpoint's BN statistics come from, if not from running averages."""
-
-    checkpoint: str
-    step: Count
-    num_examples: Count
-    runs: Count
-
-
-@dataclass(frozen=True, kw_only=True, config=_FROZEN)
-class CheckpointConfig:
-    """The content of ``config.json``: what was asked for, and what data and machine added to it.
-
-    ``dataset`` is None where the data are not known: the checkpoint was made of another program's. ``run`` then says
-    of the data and the training only what was found in the network.
-    """
-
-    run: RunConfig
-    preprocessing: Preprocessing
-    dataset: DatasetRecord | None
-    versions: dict[str, str]
-    model_sha256: str | None = None  # of the user's own model file
-    folded_from: FoldedFrom | None = None
-    recalibrated: Recalibrated | None = None
-    schema: str = SCHEMA
-
-
-_ADAPTER = TypeAdapter(CheckpointConfig)
-
-
-def to_json(config: CheckpointConfig) -> str:
-    """The text of ``config.json``: the fields, and the SHA-256 of what they say."""
-    return sealed(_ADAPTER.dump_python(config, mode="json"))
-
-
-def sealed(document: Mapping[str, Any]) -> str:
-    """A document as the text of a ``config.json``, with the SHA-256 of its content.
-
-    The sum is over the canonical JSON of all other fields, with sorted keys and no spaces: how the text is laid out
-    does not matter.
-    """
-    content = {name: value for name, value in document.items() if name != CHECKSUM}
-    return json.dumps({**content, CHECKSUM: _content_sha256(content)}, indent=2, ensure_ascii=False) + "\n"
-
-
-def _content_sha256(content: Mapping[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def from_json(text: str, *, path: Path) -> CheckpointConfig:
-    """The configuration in the text of a ``config.json``.
-
-    One without a SHA-256 of its content is taken as it is: earlier versions wrote none.
-
-    Raises:
-        ConfigError: it is no JSON, of an unknown schema, a value is missing or out of range, or its SHA-256 is not that
-            of its content; names the file and the field.
-    """
-    try:
-        config = _ADAPTER.validate_json(text)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{path}: {describe(error)}",
-            remedy="This file is written by `bncli train`; restore it from a copy, or train again.",
-        ) from None
-    if config.schema != SCHEMA:
-        raise ConfigError(
-            f"{path}: schema is {_shown(config.schema)}, this bncli reads {SCHEMA!r}",
-            remedy="Use the bncli version that wrote it.",
-        )
-    _check_sha256(text, path)
-    return config
-
-
-def _check_sha256(text: str, path: Path) -> None:
-    try:
-        document = json.loads(text)
-        is_right = CHECKSUM not in document or document.pop(CHECKSUM) == _content_sha256(document)
-    except (RecursionError, ValueError):  # JSON to one reader, and not to the other
-        is_right = False
-    if not is_right:
-        raise ConfigError(
-            f"{path} is damaged or was edited: its SHA-256 is not that of its content",
-            remedy=f'Restore it from a copy; or, if it was edited on purpose, remove its line "{CHECKSUM}".',
-        )
-
-
-def validated(cls: type[Any], **values: Any) -> Any:  # noqa: ANN401 - any of the dataclasses above
-    """``cls(**values)``, with a bad value as a ConfigError that names the field."""
-    try:
-        return cls(**values)
-    except ValidationError as error:
-        raise ConfigError(describe(error)) from None
-
-
-def describe(error: ValidationError) -> str:
-    """The first complaint of a validation, as ``field.subfield: what (got value)``."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part)[:60] for part in first["loc"]) or "the document"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}, got {_shown(first['input'])}{more}"
-
-
-def _shown(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """The beginning of a value."""
-    try:
-        return repr(str(value)[:60])
-    except (RecursionError, ValueError):  # nested too deep, or a number of thousands of digits
-        return "one too large to show"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bncli.config.settings import CheckpointConfig, DataConfig
+from bncli.config.document import CheckpointConfig
+from bncli.config.settings import DataConfig
 from bncli.data.dataset import Dataset
 from bncli.data.load import load_dataset
 from bncli.errors import DataError, UsageError

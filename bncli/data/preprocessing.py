@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from bncli.config.choices import Precision
-from bncli.config.settings import CheckpointConfig, Preprocessing
+from bncli.config.document import CheckpointConfig, Preprocessing
 from bncli.data.augment import normalize
 from bncli.data.dataset import Dataset
 from bncli.data.folder import load_image

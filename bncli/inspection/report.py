@@ -13,7 +13,7 @@ from bncli.inspection.layers import BatchNormArrays, LayerStats
 from bncli.inspection.live_report import LayerLive, LiveReport
 
 if TYPE_CHECKING:  # a validation library, which a report on a file does not need
-    from bncli.config.settings import FoldedFrom
+    from bncli.config.document import FoldedFrom
 
 
 @dataclass(frozen=True)

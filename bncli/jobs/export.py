@@ -16,9 +16,9 @@ import jax.export
 import numpy as np
 
 from bncli.checkpoint.onnx_file import NEEDS_EXTRA, OnnxNetwork
-from bncli.config import settings as config_module
+from bncli.config import document
 from bncli.config.choices import ExportFormat
-from bncli.config.settings import CheckpointConfig
+from bncli.config.document import CheckpointConfig
 from bncli.errors import FoldError
 from bncli.folding import Folded, Verification
 from bncli.folding.export import stablehlo
@@ -106,7 +106,7 @@ def _stablehlo(source: Source) -> tuple[bytes, Network]:
 def _onnx(source: Source) -> tuple[bytes, Network]:
     from bncli.folding.export.onnx import to_onnx
 
-    metadata = {config_module.ONNX_KEY: config_module.to_json(source.config)}
+    metadata = {document.ONNX_KEY: document.to_json(source.config)}
     model = to_onnx(source.folded.apply, source.folded.variables, source.images, metadata=metadata)
     content = model.SerializeToString()
     network = OnnxNetwork.from_bytes(content)

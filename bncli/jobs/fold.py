@@ -15,7 +15,7 @@ import numpy as np
 from bncli import checkpoint as checkpoints
 from bncli.checkpoint import Checkpoint, sha256_tree
 from bncli.config.choices import ExportFormat
-from bncli.config.settings import CheckpointConfig, FoldedFrom
+from bncli.config.document import CheckpointConfig, FoldedFrom
 from bncli.data.configured import load_matching
 from bncli.errors import BncliError, CheckFailedError, CheckpointError, FoldError
 from bncli.folding import Folded, Verification, fold, verify

@@ -9,7 +9,7 @@ import numpy as np
 
 from bncli import checkpoint as checkpoints
 from bncli.checkpoint import Checkpoint
-from bncli.config.settings import Recalibrated
+from bncli.config.document import Recalibrated
 from bncli.data import Dataset
 from bncli.errors import CheckpointError
 from bncli.jobs.evaluate import evaluate_checkpoint

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from bncli.config.settings import CheckpointConfig
+from bncli.config.document import CheckpointConfig
 from bncli.data import Dataset, Preprocessor
 from bncli.data.batches import epoch_order, eval_batches
 from bncli.process.mesh import batch_sharding, make_mesh

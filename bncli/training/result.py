@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bncli.config.settings import CheckpointConfig
+from bncli.config.document import CheckpointConfig
 from bncli.measure.score import EvalResult
 from bncli.training.progress import Best, EpochResult
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 
 from bncli import checkpoint
-from bncli.config.settings import CheckpointConfig, DatasetRecord, RunConfig
+from bncli.config.document import CheckpointConfig, DatasetRecord
+from bncli.config.settings import RunConfig
 from bncli.data import Augmentation, Dataset, Preprocessor, epoch_order, steps_per_epoch
 from bncli.errors import CheckpointError, ModelError
 from bncli.frameworks.linen import Network, Variables

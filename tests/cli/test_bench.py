@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from bncli.cli.render import bench_text
-from bncli.config.settings import sealed
+from bncli.config.document import sealed
 from bncli.jobs.bench import (
     BatchTiming,
     BenchResult,

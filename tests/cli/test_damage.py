@@ -17,7 +17,7 @@ from support.dataset_writers import cifar10_files, write_files, write_idx_folder
 from bncli import checkpoint
 from bncli.checkpoint import read_layers
 from bncli.cli import render
-from bncli.config.settings import sealed
+from bncli.config.document import sealed
 from bncli.errors import BncliError
 from bncli.inspection import inspect_stats
 from bncli.inspection.history import layer_histories

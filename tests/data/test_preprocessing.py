@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bncli.config.settings import Preprocessing
+from bncli.config.document import Preprocessing
 from bncli.data import Preprocessor, normalize
 
 SETTINGS = Preprocessing(size=(4, 6), channels=3, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 from support.tiny import MLP
 
 from bncli.checkpoint import sha256_tree
-from bncli.config.settings import ModelConfig, OptimizerConfig, Preprocessing
+from bncli.config.document import Preprocessing
+from bncli.config.settings import ModelConfig, OptimizerConfig
 from bncli.data import Augmentation, Preprocessor
 from bncli.data.batches import example_keys
 from bncli.measure.eval_step import make_eval_step, smoothed_cross_entropy

@@ -121,7 +121,7 @@ def decode(answer: Answer) -> Contents:
         layers.append(BatchNormArrays(**fields))
     folded_from = document["folded_from"]
     if folded_from is not None:
-        from bncli.config.settings import FoldedFrom
+        from bncli.config.document import FoldedFrom
 
         folded_from = FoldedFrom(**folded_from)
     rest = {"layers": tuple(layers), "notes": tuple(document["notes"]), "folded_from": folded_from}

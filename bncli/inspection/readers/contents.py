@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bncli.inspection.layers import BatchNormArrays
 
 if TYPE_CHECKING:  # a validation library, which foreign files do not need
-    from bncli.config.settings import FoldedFrom
+    from bncli.config.document import FoldedFrom
 
 
 @dataclass(frozen=True)

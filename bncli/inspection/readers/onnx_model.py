@@ -209,7 +209,7 @@ def _external(tensor: Any, directory: FilePath, length: int) -> bytes:  # noqa: 
 
 def _own(model: Any) -> Contents | None:  # noqa: ANN401 - protobuf's
     """What a model that bncli folded says of itself; None for another's."""
-    from bncli.config.settings import ONNX_KEY, from_json
+    from bncli.config.document import ONNX_KEY, from_json
 
     text = next((entry.value for entry in model.metadata_props if entry.key == ONNX_KEY), None)
     folded_from = None if text is None else from_json(text, path=FilePath("its metadata")).folded_from

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bncli.config.settings import FoldedFrom
+from bncli.config.document import FoldedFrom
 from bncli.errors import CheckpointError
 from bncli.inspection.layers import BatchNormArrays
 from bncli.inspection.readers import Asked, apart

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bncli
-from bncli.config.settings import sealed
+from bncli.config.document import sealed
 from bncli.errors import CheckpointError, RuntimeCheckError, UsageError
 from bncli.jobs.bench import Target, open_network, random_images, read_target
 from bncli.jobs.bench.networks import first_call

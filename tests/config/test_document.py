@@ -8,21 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bncli.config.settings import (
+from bncli.config.document import (
     CheckpointConfig,
-    DataConfig,
     DatasetRecord,
     FoldedFrom,
-    ModelConfig,
-    OptimizerConfig,
     Preprocessing,
-    RunConfig,
-    TrainingConfig,
     from_json,
     sealed,
     to_json,
     validated,
 )
+from bncli.config.settings import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from bncli.errors import ConfigError
 
 PATH = Path("ckpt") / "config.json"

@@ -1,0 +1,208 @@
+"""The content of ``config.json``: what was asked for, and what the data and the machine added to it.
+
+A checkpoint can be read without its data set, because its ``config.json`` holds the preprocessing and the class names.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from bncli.config.settings import Pixels, RunConfig
+from bncli.errors import ConfigError
+
+SCHEMA = "bncli.config/1"
+# Under this key the metadata of an exported ONNX model hold the text of the checkpoint's ``config.json``.
+ONNX_KEY = "bncli.config"
+
+# The field of ``config.json`` that holds the SHA-256 of all others.
+CHECKSUM = "sha256"
+
+Count = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+# Unknown fields are ignored: a newer bncli may add fields, and an older one can still read the checkpoint.
+_FROZEN = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class Preprocessing:
+    """From a uint8 image to the network's input: resize to ``size``, then (x/255 − mean)/std per channel."""
+
+    size: tuple[Pixels, Pixels]  # height, width in pixels
+    channels: Pixels
+    mean: tuple[Finite, ...]  # [C]
+    std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]  # [C]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name} has {len(values)} numbers for {self.channels} channels")
+        return self
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return (*self.size, self.channels)
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class DatasetRecord:
+    """Which data a run saw: enough to recognise it again."""
+
+    name: str
+    source: str
+    sha256: str
+    class_names: tuple[str, ...]
+    num_train: Count
+    num_val: Count
+    num_test: Count
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class FoldedFrom:
+    """What a folded checkpoint was made of."""
+
+    checkpoint: str
+    step: Count
+    params_sha256: str
+    folded: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class Recalibrated:
+    """Where a checkpoint's BN statistics come from, if not from running averages."""
+
+    checkpoint: str
+    step: Count
+    num_examples: Count
+    runs: Count
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class CheckpointConfig:
+    """The content of ``config.json``: what was asked for, and what data and machine added to it.
+
+    ``dataset`` is None where the data are not known: the checkpoint was made of another program's. ``run`` then says
+    of the data and the training only what was found in the network.
+    """
+
+    run: RunConfig
+    preprocessing: Preprocessing
+    dataset: DatasetRecord | None
+    versions: dict[str, str]
+    model_sha256: str | None = None  # of the user's own model file
+    folded_from: FoldedFrom | None = None
+    recalibrated: Recalibrated | None = None
+    schema: str = SCHEMA
+
+
+_ADAPTER = TypeAdapter(CheckpointConfig)
+
+
+def to_json(config: CheckpointConfig) -> str:
+    """The text of ``config.json``: the fields, and the SHA-256 of what they say."""
+    return sealed(_ADAPTER.dump_python(config, mode="json"))
+
+
+def sealed(document: Mapping[str, Any]) -> str:
+    """A document as the text of a ``config.json``, with the SHA-256 of its content.
+
+    The sum is over the canonical JSON of all other fields, with sorted keys and no spaces: how the text is laid out
+    does not matter.
+    """
+    content = {name: value for name, value in document.items() if name != CHECKSUM}
+    return json.dumps({**content, CHECKSUM: _content_sha256(content)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def _content_sha256(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def from_json(text: str, *, path: Path) -> CheckpointConfig:
+    """The configuration in the text of a ``config.json``.
+
+    One without a SHA-256 of its content is taken as it is: earlier versions wrote none.
+
+    Raises:
+        ConfigError: it is no JSON, of an unknown schema, a value is missing or out of range, or its SHA-256 is not that
+            of its content; names the file and the field.
+    """
+    try:
+        config = _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path}: {describe(error)}",
+            remedy="This file is written by `bncli train`; restore it from a copy, or train again.",
+        ) from None
+    if config.schema != SCHEMA:
+        raise ConfigError(
+            f"{path}: schema is {_shown(config.schema)}, this bncli reads {SCHEMA!r}",
+            remedy="Use the bncli version that wrote it.",
+        )
+    _check_sha256(text, path)
+    return config
+
+
+def _check_sha256(text: str, path: Path) -> None:
+    try:
+        document = json.loads(text)
+        is_right = CHECKSUM not in document or document.pop(CHECKSUM) == _content_sha256(document)
+    except (RecursionError, ValueError):  # JSON to one reader, and not to the other
+        is_right = False
+    if not is_right:
+        raise ConfigError(
+            f"{path} is damaged or was edited: its SHA-256 is not that of its content",
+            remedy=f'Restore it from a copy; or, if it was edited on purpose, remove its line "{CHECKSUM}".',
+        )
+
+
+def validated(cls: type[T], **values: object) -> T:
+    """``cls(**values)`` with every value checked.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range; names the field.
+    """
+    try:
+        checked: T = adapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
+    return checked
+
+
+def adapter(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - a class or an annotated type
+    """The validator of a dataclass, or of an annotated type."""
+    return _adapter(annotation)
+
+
+@functools.cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - the same
+    return TypeAdapter(annotation)
+
+
+def describe(error: ValidationError) -> str:
+    """The first complaint of a validation, as ``field.subfield: what (got value)``."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(part)[:60] for part in first["loc"]) or "the document"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}, got {_shown(first['input'])}{more}"
+
+
+def _shown(value: object) -> str:
+    """The beginning of a value."""
+    try:
+        return repr(str(value)[:60])
+    except (RecursionError, ValueError):  # nested too deep, or a number of thousands of digits
+        return "one too large to show"
