@@ -11,6 +11,7 @@ from bncli.data import Augmentation, Dataset, Split
 from bncli.data.dataset import RawDataset, build_dataset
 from bncli.training import run
 from bncli.training.progress import StepProgress
+from bncli.training.result import TrainResult
 
 CLASS_NAMES = ("top", "middle", "bottom")
 # With momentum 0.5, nothing is left of the initial running statistics after the dozen steps of such a run.
@@ -67,7 +68,7 @@ def train(
     *,
     resume: bool = False,
     stop_after: tuple[int, int] | None = None,
-) -> run.TrainResult:
+) -> TrainResult:
     """Train as the command does, from the start or resumed, and return the result.
 
     Args:

@@ -16,7 +16,7 @@ from bncli.cli.render.words import counted
 
 if TYPE_CHECKING:
     from bncli.training.loop import Trainer
-    from bncli.training.run import TrainResult
+    from bncli.training.result import TrainResult
 
 
 def run_lines(trainer: Trainer) -> str:
