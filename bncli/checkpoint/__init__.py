@@ -4,20 +4,20 @@
 
     ckpt/
       config.json            config.CheckpointConfig
-      metrics.jsonl          one line an epoch
-      layers.jsonl           one line an epoch: what each layer hands on, and its running statistics
+      metrics.jsonl          one line per epoch
+      layers.jsonl           one line per epoch: each layer's outputs and running statistics
       steps/<step>/          one Orbax save: variables, optimizer, progress
-      steps/<step>.sha256    every file of that save; written last, so a save without it is not complete
+      steps/<step>.sha256    every file of that save; written last, so a save without it is incomplete
       steps/<step>.precise/  population statistics for that save (train --precise-bn), with a manifest too
       files.sha256           a folded checkpoint only: the files beside its save
       forward.stablehlo      a folded checkpoint only: its forward pass, (variables, images) -> logits
       fold_report.json       a folded checkpoint only
 
-``directory`` knows the files, ``saves`` the steps and ``orbax_io`` what Orbax writes of each, ``manifest`` and
-``integrity`` what each file must be; ``background`` writes saves while the training goes on, ``locking`` keeps two
-trainings apart; ``load`` makes a ``Checkpoint`` of it all. ``foreign_arrays`` reads what other programs write
-(``orbax_layout`` the directories among it), ``foreign_model`` makes a ``Checkpoint`` of that. The only room
-that imports orbax (``orbax_io``) and tensorstore (``orbax_layout``).
+``directory`` knows the files, ``saves`` the steps, and ``orbax_io`` the content of a step. ``manifest`` and
+``integrity`` check files against their SHA-256. ``background`` writes saves while the training continues, and
+``locking`` admits one training per directory. ``load`` opens a ``Checkpoint``. ``foreign_arrays`` reads the files of
+other programs (``orbax_layout`` their Orbax directories), and ``foreign_model`` makes a ``Checkpoint`` of them. Only
+``orbax_io`` imports orbax, and only ``orbax_layout`` imports tensorstore.
 """
 
 from bncli.checkpoint.background import BackgroundSaver

@@ -1,4 +1,4 @@
-"""The checkpoint directory: what lies in it by name, its settings and metrics, and what may be put in its place."""
+"""The checkpoint directory: its files by name, its settings and metrics, and the rules for replacing it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from bncli.checkpoint.onnx_file import read_onnx
 from bncli.config import document
 from bncli.config.document import CheckpointConfig
+from bncli.config.json_types import JSON, Document
 from bncli.errors import CheckpointError
 
 CONFIG = "config.json"
@@ -27,19 +27,19 @@ LOCK = ".lock"
 LOCK_OWNER = ".lock.json"
 
 _EXPORTS = ("model.onnx", "model.safetensors", "model.stablehlo")
-# What a new checkpoint takes the place of; what else lies in the directory is somebody's, and stays.
+# The files that a new checkpoint replaces. Any other file in the directory is the user's, and stays.
 _OURS = (CONFIG, METRICS, LAYERS, STEPS, FORWARD, FOLD_REPORT, FILES_MANIFEST, *_EXPORTS)
 
-# What a process that is killed in ``write_atomically`` leaves.
+# The files that a process leaves if it is killed in ``write_atomically``.
 _CUT_SHORT = re.compile(rf"({'|'.join(map(re.escape, (*_OURS, LOCK_OWNER)))})\.\d+{re.escape(TEMPORARY)}")
 
-# A configuration takes 2 KB, with a thousand classes by name 30 KB.
+# A configuration takes 2 KB, or 30 KB with the names of a thousand classes.
 MAX_CONFIG = 16 << 20
 _COPY = "Restore it from a copy, or train again."
 
 
 def is_checkpoint(directory: Path) -> bool:
-    """Whether bncli wrote the ``config.json`` there: many programs have one, and ``--overwrite`` is for ours alone."""
+    """True if bncli wrote the ``config.json`` there; other programs have one too, and ``--overwrite`` spares those."""
     try:
         document = json.loads((directory / CONFIG).read_bytes())
     except (OSError, RecursionError, ValueError):
@@ -48,10 +48,10 @@ def is_checkpoint(directory: Path) -> bool:
 
 
 def read_config(directory: Path) -> CheckpointConfig:
-    """The directory's ``config.json``, or what an exported ``model.onnx`` holds in its place.
+    """The configuration in the directory's ``config.json``, or in an exported ``model.onnx``.
 
     Raises:
-        CheckpointError: the directory holds none.
+        CheckpointError: there is no configuration.
         ConfigError: it is malformed.
     """
     if directory.is_file():
@@ -60,11 +60,11 @@ def read_config(directory: Path) -> CheckpointConfig:
     try:
         if (size := path.stat().st_size) > MAX_CONFIG:
             raise CheckpointError(
-                f"{path} is damaged: {size:,} bytes, and a configuration has {MAX_CONFIG:,} at most", remedy=_COPY
+                f"{path} is damaged: {size:,} bytes, but a configuration has at most {MAX_CONFIG:,}", remedy=_COPY
             )
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        what = "holds no config.json" if directory.is_dir() else "is no directory"
+        what = "holds no config.json" if directory.is_dir() else "is not a directory"
         raise CheckpointError(
             f"{directory} {what}: not a bncli checkpoint", remedy="Name a directory written by `bncli train`."
         ) from None
@@ -74,25 +74,25 @@ def read_config(directory: Path) -> CheckpointConfig:
 
 
 def write_config(directory: Path, config: CheckpointConfig) -> None:
-    """Writes ``config.json``, whole or not at all."""
+    """Write ``config.json``, whole or not at all."""
     _write(directory / CONFIG, document.to_json(config).encode())
 
 
-def write_metrics(directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes ``metrics.jsonl`` anew: it holds each epoch once, whatever was saved, lost or resumed before."""
+def write_metrics(directory: Path, rows: Iterable[Mapping[str, JSON]]) -> None:
+    """Rewrite ``metrics.jsonl``: it holds each epoch once, whatever was saved, lost or resumed before."""
     _write_lines(directory / METRICS, rows)
 
 
-def append_layers(directory: Path, row: Mapping[str, Any]) -> None:
-    """Appends one epoch, {"epoch", "layers"}, to ``layers.jsonl``."""
+def append_layers(directory: Path, row: Mapping[str, JSON]) -> None:
+    """Append one epoch, {"epoch", "layers"}, to ``layers.jsonl``."""
     _append_line(directory / LAYERS, row)
 
 
-def read_layers(directory: Path) -> list[dict[str, Any]]:
-    """The epochs in ``layers.jsonl``; none where there is no such file. A last line that was cut short is left out.
+def read_layers(directory: Path) -> list[Document]:
+    """The epochs in ``layers.jsonl``, without a last line that was cut short; none if there is no such file.
 
     Raises:
-        CheckpointError: a line is no such row.
+        CheckpointError: a line is damaged.
     """
     path = directory / LAYERS
     if not path.is_file():
@@ -115,30 +115,30 @@ def read_layers(directory: Path) -> list[dict[str, Any]]:
 
 
 def keep_layers(directory: Path, *, epochs: int) -> None:
-    """Drops the epochs after ``epochs`` from ``layers.jsonl``: a resumed run does them again."""
+    """Drop the epochs after ``epochs`` from ``layers.jsonl``: a resumed run repeats them."""
     _write_lines(directory / LAYERS, [row for row in read_layers(directory) if row["epoch"] <= epochs])
 
 
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def _write_lines(path: Path, rows: Iterable[Mapping[str, JSON]]) -> None:
     _write(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def _write(path: Path, content: bytes) -> None:
-    """As ``write_atomically``.
+    """Write a file as ``write_atomically`` does.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the file cannot be written.
     """
     try:
         write_atomically(path, content)
     except OSError as error:
         raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}", remedy="Free some space, then go on with --resume."
+            f"cannot write {path}: {error.strerror or error}", remedy="Free some space, then continue with --resume."
         ) from error
 
 
-def _append_line(path: Path, row: Mapping[str, Any]) -> None:
-    """Appends a line, in place of one that was cut short."""
+def _append_line(path: Path, row: Mapping[str, JSON]) -> None:
+    """Append a line; it replaces a last line that was cut short."""
     with path.open("a+b") as file:
         file.seek(0)
         content = file.read()
@@ -147,9 +147,9 @@ def _append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source: Path | None = None) -> None:
-    """Raises CheckpointError where a new checkpoint in ``out`` would overwrite something.
+    """Raise CheckpointError if a new checkpoint in ``out`` would overwrite something.
 
-    With ``overwrite`` it may be an earlier checkpoint, and nothing else ever; never the one that is read, ``source``.
+    With ``overwrite`` it may replace an earlier checkpoint, but nothing else, and never ``source``, which is read.
     """
     if source is not None and source.resolve().is_relative_to(out.resolve()):
         what = "is" if source.resolve() == out.resolve() else "holds"
@@ -169,16 +169,16 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source
 
 
 def _is_vacant(out: Path) -> bool:
-    """Whether nothing lies there but what a process killed at its very start can have left."""
+    """True if the directory holds nothing except what a process killed at its very start may leave."""
     left = {path.name for path in out.iterdir()} if out.is_dir() else set()
     return all(name in (LOCK, LOCK_OWNER) or _CUT_SHORT.fullmatch(name) for name in left)
 
 
 def create_output(out: Path, *, overwrite: bool, config: CheckpointConfig | None = None) -> None:
-    """Makes ``out`` a checkpoint directory without saves; with ``overwrite`` an earlier checkpoint there is removed.
+    """Make ``out`` a checkpoint directory without saves; with ``overwrite`` an earlier checkpoint there is removed.
 
-    Where ``config`` is given it is never without one: a process that is killed in between leaves a run that can be
-    resumed, the earlier one at its start or the new one.
+    If ``config`` is given, the directory always has a configuration. So a process that is killed in between leaves a
+    run that can be resumed: the earlier run at its start, or the new one.
 
     Raises:
         CheckpointError: something else is there, or the directory cannot be created.
@@ -200,7 +200,7 @@ def create_output(out: Path, *, overwrite: bool, config: CheckpointConfig | None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file, whole or not at all."""
+    """Write a file, whole or not at all."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:

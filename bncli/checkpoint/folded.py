@@ -1,11 +1,10 @@
-"""What only a folded checkpoint has: its forward pass as a serialised function, and the report of the fold."""
+"""The files that only a folded checkpoint has: its serialized forward pass, and the report of the fold."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from bncli.checkpoint.directory import FILES_MANIFEST, FOLD_REPORT, FORWARD, wri
 from bncli.checkpoint.manifest import digests_of, first_difference, manifest_text, parse_manifest
 from bncli.checkpoint.saves import save
 from bncli.config.document import CheckpointConfig
+from bncli.config.json_types import JSON
 from bncli.errors import CheckpointError
 from bncli.frameworks.linen import Variables
 
@@ -26,17 +26,17 @@ def write_folded(
     variables: Variables,
     forward: bytes,
     exports: Mapping[str, bytes],
-    report: Mapping[str, Any],
+    report: Mapping[str, JSON],
 ) -> None:
-    """Writes a folded checkpoint into the prepared directory ``out``: ``config.json`` last, so it is whole or none.
+    """Write a folded checkpoint into the prepared directory ``out``, ``config.json`` last: without it there is none.
 
     Args:
         out: the directory.
-        config: with ``folded_from``.
-        step: of the save it was folded from.
-        variables: the folded function's arrays.
-        forward: the serialised function, (variables, images [b, H, W, C]) -> logits, b symbolic.
-        exports: file name -> content, for other programs.
+        config: a configuration with ``folded_from``.
+        step: the step of the save that was folded.
+        variables: arrays of the folded function.
+        forward: the serialized function (variables, images [b, H, W, C]) -> logits, where b is a symbol.
+        exports: file name -> content of the files for other programs.
         report: the ``bncli.fold/1`` document.
     """
     save(out, step, variables=variables, optimizer={"step": np.int32(step)}, progress={})
@@ -48,26 +48,26 @@ def write_folded(
 
 
 def verify_files(directory: Path, *names: str) -> None:
-    """Compares the files beside the saves of a folded checkpoint with their manifest: ``names``, or all of them.
+    """Compare the files beside the saves of a folded checkpoint with their manifest: ``names``, or all of them.
 
     Raises:
-        CheckpointError: a file is missing or changed; names it.
+        CheckpointError: a file is missing or changed; the message names it.
     """
     manifest = directory / FILES_MANIFEST
     if not manifest.is_file():
-        return  # written before there was one
+        return  # written before there were manifests
     expected = parse_manifest(manifest.read_bytes())
     chosen = names or tuple(expected)
     difference = first_difference(expected, digests_of(directory, chosen), chosen)
     if difference is not None:
         raise CheckpointError(
-            f"{directory / difference}: its SHA-256 is not that of {manifest.name}",
+            f"{directory / difference}: its SHA-256 is not the one in {manifest.name}",
             remedy="Fold the original checkpoint again.",
         )
 
 
 def read_forward(directory: Path) -> Callable[[Variables, jax.Array], jax.Array]:
-    """The folded forward pass: (variables, normalised images [B, H, W, C]) -> logits [B, K].
+    """The folded forward pass: (variables, normalized images [B, H, W, C]) -> logits [B, K].
 
     Raises:
         CheckpointError: the file is missing or damaged.

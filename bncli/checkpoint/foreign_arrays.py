@@ -1,6 +1,6 @@
 """Checkpoints that bncli did not write: a tree of host arrays, and the BN network's variables in it.
 
-Which format it is says the content, not the name. Nothing in a file is ever unpickled or run.
+The format is detected from the content, not the name. Nothing in a file is ever unpickled or run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from flax import serialization
 
@@ -22,42 +22,42 @@ from bncli.process.memory import available_memory, format_bytes
 READABLE = "bncli reads its own directories, Orbax directories, and files written by flax.serialization.to_bytes."
 
 COLLECTIONS = ("params", "batch_stats")
-# How far below the top of a tree variables are looked for: {"state": {"model": {"params": …}}}.
+# Depth of the search for variables below the top of a tree: {"state": {"model": {"params": …}}}.
 MAX_DEPTH = 3
 # A msgpack map begins with one of these bytes: fixmap, map 16, map 32.
 _MAP_BYTES = (*range(0x80, 0x90), 0xDE, 0xDF)
-# While a file is decoded, its arrays are in memory beside it.
+# While a file is decoded, both its content and its arrays are in memory.
 _COPIES = 2
 
-Place = tuple[str, Mapping[str, Any]]  # path in a tree, and what is there
+Place: TypeAlias = tuple[str, Variables]  # path in a tree, and the node there
 
 
 @dataclass(frozen=True)
 class ForeignCheckpoint:
-    """What lies in a checkpoint of another program.
+    """The content of another program's checkpoint.
 
     Attributes:
-        path: where it was read.
-        format: in words.
-        step: of the save that was read; None where the format has no steps.
-        tree: nested dicts of host arrays; anything else where the file holds it.
+        path: the file or directory.
+        format: the format in words.
+        step: the step of the save that was read; None if the format has no steps.
+        tree: nested dicts of host arrays; a file may hold other values too.
     """
 
     path: Path
     format: str
     step: int | None
-    tree: Mapping[str, Any]
+    tree: Variables
 
     @property
     def description(self) -> str:
-        """Such as "an Orbax directory, step 300"."""
+        """The format and step in words, such as "an Orbax directory, step 300"."""
         return self.format if self.step is None else f"{self.format}, step {self.step}"
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether another program wrote what lies at ``path``, as far as a look at ``config.json`` tells.
+    """True if another program wrote ``path``, judging by ``config.json``.
 
-    One that cannot be read counts as bncli's, whose reader says what is wrong with it.
+    An unreadable ``config.json`` counts as bncli's own, because bncli's reader then reports the damage.
     """
     if not (path / CONFIG).is_file():
         return path.exists()
@@ -73,10 +73,11 @@ def read_foreign(path: Path, *, step: str = "best") -> ForeignCheckpoint:
 
     Args:
         path: a file or a directory.
-        step: "best" or "last" for the newest complete save, or a step's number.
+        step: "best" or "last" for the newest complete save, or the number of a step.
 
     Raises:
-        CheckpointError: nothing there, nothing that bncli reads, no such step, or a damaged file; names it.
+        CheckpointError: there is nothing, nothing that bncli reads, no such step, or a damaged file; the message names
+            it.
     """
     try:
         if path.is_dir():
@@ -89,13 +90,13 @@ def read_foreign(path: Path, *, step: str = "best") -> ForeignCheckpoint:
 
 
 def find_variables(foreign: ForeignCheckpoint) -> tuple[str, Variables]:
-    """(place, {"params": …, "batch_stats": …}): the variables nearest to the top of the tree.
+    """(path, {"params": …, "batch_stats": …}): the variables nearest to the top of the tree.
 
-    Both stand side by side as a rule, at the top or in a training state. Where they never do, as in a checkpoint with
-    one item for each, the nearest of each is taken.
+    Usually both lie side by side, at the top or in a training state. If they never do, as in a checkpoint with one item
+    for each, the nearest of each is taken.
 
     Raises:
-        CheckpointError: one of them is missing, or there are several equally near.
+        CheckpointError: one of them is missing, or several are equally near.
     """
     together = _nearest(foreign.tree, COLLECTIONS)
     if together:
@@ -127,19 +128,19 @@ def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
         content = start + file.read()
     try:
         tree = serialization.msgpack_restore(content)
-    except Exception as error:  # the errors of msgpack, NumPy and Flax for bytes that are no such tree
+    except Exception as error:  # the errors of msgpack, NumPy and Flax for other bytes
         raise CheckpointError(
-            f"{path} is damaged, or no Flax msgpack file: {type(error).__name__}: {str(error)[:300]}",
+            f"{path} is damaged, or not a Flax msgpack file: {type(error).__name__}: {str(error)[:300]}",
             remedy=f"Restore it from a copy. {READABLE}",
         ) from error
     if not isinstance(tree, Mapping):
-        raise CheckpointError(f"{path} holds a single array and no tree", remedy=READABLE)
+        raise CheckpointError(f"{path} holds a single array, not a tree", remedy=READABLE)
     return ForeignCheckpoint(path, "a Flax msgpack file", None, tree)
 
 
 def _refuse_step(path: Path, step: str) -> None:
     if step not in ("best", "last"):
-        raise CheckpointError(f"{path} is one save and has no step {step!r}", remedy="Leave --step out.")
+        raise CheckpointError(f"{path} is one save and has no step {step!r}", remedy="Leave out --step.")
 
 
 def _require_memory(path: Path) -> None:
@@ -151,8 +152,8 @@ def _require_memory(path: Path) -> None:
         )
 
 
-def _nearest(tree: Mapping[str, Any], names: Sequence[str]) -> list[Place]:
-    """The nodes that have a tree under each of these names, of those at the least depth that has any."""
+def _nearest(tree: Variables, names: Sequence[str]) -> list[Place]:
+    """The nodes that have a tree under each of these names, at the smallest depth that has any."""
     level: list[Place] = [("", tree)]
     for _ in range(MAX_DEPTH):
         found = [(path, node) for path, node in level if all(_holds(node, name) for name in names)]
@@ -162,12 +163,12 @@ def _nearest(tree: Mapping[str, Any], names: Sequence[str]) -> list[Place]:
     return []
 
 
-def _holds(node: Mapping[str, Any], name: str) -> bool:
-    """Whether ``node`` has a tree under this name with something in it."""
+def _holds(node: Variables, name: str) -> bool:
+    """True if ``node`` has a tree under this name that is not empty."""
     return isinstance(node.get(name), Mapping) and len(node[name]) > 0
 
 
-def _children(path: str, node: Mapping[str, Any]) -> Iterator[Place]:
+def _children(path: str, node: Variables) -> Iterator[Place]:
     for key, child in node.items():
         if isinstance(child, Mapping):
             yield f"{path}/{key}" if path else str(key), child
@@ -179,7 +180,7 @@ def _only(foreign: ForeignCheckpoint, names: Sequence[str], places: list[Place])
     if len(places) > 1:
         raise CheckpointError(
             f"{foreign.path} holds {' and '.join(names)} in several places: {', '.join(path for path, _ in places)}",
-            remedy='Save the one to use by itself, as {"params": …, "batch_stats": …}.',
+            remedy='Save the variables to use by themselves, as {"params": …, "batch_stats": …}.',
         )
     return places[0]
 
@@ -187,7 +188,7 @@ def _only(foreign: ForeignCheckpoint, names: Sequence[str], places: list[Place])
 def _missing(foreign: ForeignCheckpoint, name: str) -> CheckpointError:
     if name == "batch_stats":
         return CheckpointError(
-            f"{foreign.path} holds params and no batch_stats: without BN's running statistics there is nothing to fold",
+            f"{foreign.path} holds params but no batch_stats: without BN's running statistics there is nothing to fold",
             remedy='Save both: {"params": state.params, "batch_stats": state.batch_stats}.',
         )
     keys = ", ".join(str(key) for key in list(foreign.tree)[:8])

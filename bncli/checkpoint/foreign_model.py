@@ -1,10 +1,10 @@
-"""Another program's checkpoint, fitted to the user's own model: from then on a ``Checkpoint`` like bncli's own."""
+"""Another program's checkpoint, fitted to the user's own model: the result is a ``Checkpoint`` like bncli's own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from bncli.checkpoint.foreign_arrays import ForeignCheckpoint, find_variables, r
 from bncli.checkpoint.load import Checkpoint
 from bncli.config.choices import Precision
 from bncli.config.document import CheckpointConfig, Preprocessing, validated
+from bncli.config.json_types import JSON
 from bncli.config.settings import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from bncli.errors import CheckpointError, UsageError
 from bncli.frameworks.linen import Network, Variables, observing
@@ -23,10 +24,11 @@ from bncli.measure.logits import count_classes
 from bncli.models import build_own_network, model_file_sha256
 from bncli.process.hardware import versions
 
-# Arrays named in one complaint; the others are counted.
+# Number of arrays named in one complaint; the others are counted.
 SHOWN = 3
 
-Arrays = dict[tuple[str, ...], Any]  # path -> array, or the shape and dtype of one
+Key: TypeAlias = tuple[str, ...]  # path of an array in a tree
+Specs: TypeAlias = dict[Key, jax.ShapeDtypeStruct]
 
 
 def open_foreign(
@@ -38,7 +40,7 @@ def open_foreign(
     std: Sequence[float] | None = None,
     step: str = "best",
 ) -> Checkpoint:
-    """The checkpoint of another program, applied by the user's own model.
+    """Open the checkpoint of another program with the user's own model.
 
     Args:
         path: an Orbax directory or a Flax msgpack file.
@@ -46,12 +48,12 @@ def open_foreign(
         image_shape: (H, W, C).
         mean: [C], of images scaled to [0, 1]; None for 0.
         std: [C]; None for 1.
-        step: "best" or "last" for the newest complete save, or a step's number.
+        step: "best" or "last" for the newest complete save, or the number of a step.
 
     Raises:
-        CheckpointError: nothing there that bncli reads, damage, or arrays that are not the model's; names them.
-        UsageError: the model or the shape is not given, or mean or std is not one number a channel.
-        ModelError: the model cannot be built, or is no network from images to logits.
+        CheckpointError: bncli cannot read the checkpoint, or its arrays are not the model's; the message names them.
+        UsageError: the model or the shape is not given, or mean or std does not have one number per channel.
+        ModelError: the model cannot be built, or is not a network from images to logits.
     """
     foreign = read_foreign(path, step=step)
     place, found = find_variables(foreign)
@@ -93,15 +95,16 @@ def _preprocessing(
         if values is not None and len(values) != channels:
             raise UsageError(
                 f"{option} has {len(values)} numbers, and --input-shape {channels} channels",
-                remedy="Give one number a channel, separated by commas.",
+                remedy="Give one number per channel, separated by commas.",
             )
-    return validated(
+    preprocessing: Preprocessing = validated(
         Preprocessing,
         size=tuple(size),
         channels=channels,
         mean=(0.0,) * channels if mean is None else tuple(mean),
         std=(1.0,) * channels if std is None else tuple(std),
     )
+    return preprocessing
 
 
 def _assumptions(mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[str, ...]:
@@ -112,15 +115,15 @@ def _assumptions(mean: Sequence[float] | None, std: Sequence[float] | None) -> t
     return (f"{what} of the pixels, scaled to [0, 1], are assumed; --mean and --std say otherwise",)
 
 
-def _expected(network: Network, image_shape: tuple[int, int, int]) -> Arrays:
+def _expected(network: Network, image_shape: tuple[int, int, int]) -> Specs:
     """The shape and dtype of each array of the model; nothing is computed."""
     return _flat(jax.eval_shape(lambda: nn.meta.unbox(network.init(jax.random.key(0), image_shape))))
 
 
-def _flat(tree: Mapping[str, Any]) -> Arrays:
+def _flat(tree: Variables) -> dict[Key, JSON]:
     """Path -> leaf, without recursion: a damaged file may be nested deeper than Python's stack."""
-    leaves: Arrays = {}
-    pending: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    leaves: dict[Key, JSON] = {}
+    pending: list[tuple[Key, JSON]] = [((), tree)]
     while pending:
         path, node = pending.pop()
         if isinstance(node, Mapping):
@@ -130,8 +133,12 @@ def _flat(tree: Mapping[str, Any]) -> Arrays:
     return leaves
 
 
-def _fitted(found: Variables, expected: Arrays, *, path: Path, name: str) -> Variables:
-    """The variables in the model's tree, or a CheckpointError naming the arrays that are not the model's."""
+def _fitted(found: Variables, expected: Specs, *, path: Path, name: str) -> Variables:
+    """The variables in the model's tree.
+
+    Raises:
+        CheckpointError: some arrays are not the model's; the message names them.
+    """
     arrays = _flat(found)
     complaints = (
         ("missing", [_path(key) for key in sorted(expected.keys() - arrays.keys())]),
@@ -141,24 +148,25 @@ def _fitted(found: Variables, expected: Arrays, *, path: Path, name: str) -> Var
             [_misfit(key, arrays, expected) for key in sorted(arrays.keys() & expected.keys())],
         ),
     )
-    told = [f"{what}: {_few(rows)}" for what, given in complaints if (rows := [row for row in given if row])]
-    if told:
+    listed = [f"{what}: {_few(rows)}" for what, keys in complaints if (rows := [row for row in keys if row])]
+    if listed:
         raise CheckpointError(
-            f"the arrays in {path} are not those of {name}; {'; '.join(told)}",
+            f"the arrays in {path} are not those of {name}; {'; '.join(listed)}",
             remedy="Check --model, --model-arg and --input-shape against the training code.",
         )
-    return traverse_util.unflatten_dict({key: _as_jax_has_it(arrays[key]) for key in expected})
+    variables: Variables = traverse_util.unflatten_dict({key: _canonical(arrays[key]) for key in expected})
+    return variables
 
 
-def _path(key: tuple[str, ...]) -> str:
+def _path(key: Key) -> str:
     return "/".join(key)
 
 
-def _misfit(key: tuple[str, ...], arrays: Arrays, expected: Arrays) -> str | None:
-    """What is wrong with an array, in words."""
+def _misfit(key: Key, arrays: Mapping[Key, object], expected: Specs) -> str | None:
+    """A complaint about an array that does not fit the model; None if it fits."""
     array, wanted = arrays[key], expected[key]
     if not isinstance(array, np.ndarray | np.generic):
-        return f"{_path(key)} is a {type(array).__name__} and no array"
+        return f"{_path(key)} is a {type(array).__name__}, not an array"
     if array.shape != wanted.shape:
         return f"{_path(key)} is {array.shape}, the model's {wanted.shape}"
     if jnp.issubdtype(array.dtype, jnp.floating) != jnp.issubdtype(wanted.dtype, jnp.floating):
@@ -170,8 +178,8 @@ def _few(rows: Sequence[str]) -> str:
     return ", ".join(rows[:SHOWN]) + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
 
 
-def _as_jax_has_it(array: np.ndarray) -> np.ndarray:
-    """In the dtype that JAX would give it: float64 becomes float32."""
+def _canonical(array: np.ndarray) -> np.ndarray:
+    """The array in the dtype that JAX would give it: float64 becomes float32."""
     return np.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
 
 

@@ -1,15 +1,14 @@
-"""One hash of a pytree of arrays, the same wherever and in whatever container they lie."""
+"""A hash of a pytree of arrays that depends neither on the device nor on the container of the arrays."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import jax
 import numpy as np
 
 
-def sha256_tree(tree: Any) -> str:  # noqa: ANN401 - any pytree
+def sha256_tree(tree: object) -> str:
     """SHA-256 over the leaves of a pytree in path order: name, dtype, shape, little-endian bytes."""
     digest = hashlib.sha256()
     leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}

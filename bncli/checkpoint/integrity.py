@@ -1,4 +1,4 @@
-"""Whether a checkpoint directory is as it was written: every file of it that a reader relies on."""
+"""Verification of a checkpoint directory: every file that a reader relies on is as it was written."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from bncli.errors import BncliError, CheckpointError
 
 @dataclass(frozen=True)
 class FileReport:
-    """What was found of one file, or of one save with all its files.
+    """The verification of one file, or of one save with all its files.
 
     Attributes:
         name: relative to the checkpoint.
-        num_files: that were read.
-        num_bytes: in them.
-        damage: what is wrong; None where it is as it was written.
-        by: "sha256", or "content" where there is no checksum and the file was only found to be readable.
+        num_files: number of files read.
+        num_bytes: number of bytes in them.
+        damage: description of the damage; None if there is none.
+        by: "sha256", or "content" for a file without checksum, of which only readability was checked.
     """
 
     name: str
@@ -36,12 +36,12 @@ class FileReport:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was found of a checkpoint.
+    """The verification of a checkpoint.
 
     Attributes:
         path: the directory.
         files: saves first, oldest first.
-        readable_step: the save that readers take as the last; None where none is whole.
+        readable_step: the save that readers take as the last; None if every save is damaged.
     """
 
     path: Path
@@ -50,19 +50,19 @@ class VerifyReport:
 
     @property
     def damaged(self) -> tuple[FileReport, ...]:
-        """What is not as it was written."""
+        """The files that are not as they were written."""
         return tuple(file for file in self.files if file.damage is not None)
 
 
 def verify_checkpoint(directory: Path) -> VerifyReport:
-    """Reads all saves of a checkpoint and the files beside them.
+    """Verify all saves of a checkpoint and the files beside them.
 
     Raises:
-        CheckpointError: ``directory`` is no checkpoint directory.
+        CheckpointError: ``directory`` is not a checkpoint directory.
     """
     if not (directory / STEPS).is_dir() and not (directory / CONFIG).is_file():
         raise CheckpointError(
-            f"{directory} is no checkpoint directory", remedy="Name a directory written by `bncli train` or `fold`."
+            f"{directory} is not a checkpoint directory", remedy="Name a directory written by `bncli train` or `fold`."
         )
     saves = [_save_report(directory, name) for step in complete_steps(directory) for name in _names(directory, step)]
     beside: list[tuple[str, str, Callable[[], object]]] = [(CONFIG, "sha256", partial(read_config, directory))]
@@ -74,7 +74,7 @@ def verify_checkpoint(directory: Path) -> VerifyReport:
     if manifest.is_file():
         names = parse_manifest(manifest.read_bytes())
         beside += [(name, "sha256", partial(verify_files, directory, name)) for name in sorted(names)]
-    still = set(complete_steps(directory))  # a training may have removed some meanwhile
+    still = set(complete_steps(directory))  # a training may have removed some in the meantime
     saves = [save for save in saves if int(save.name.split("/")[1].removesuffix(PRECISE)) in still]
     files = [_report(directory, [directory / name], name, by, check) for name, by, check in beside]
     try:

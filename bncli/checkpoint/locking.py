@@ -1,4 +1,4 @@
-"""One training for each checkpoint directory: the second is refused and told who has it."""
+"""One training per checkpoint directory: a second one is refused with a message that names the first."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from bncli.errors import CheckpointError
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keeps ``out``, which is created where it is missing, to this process.
+    """Reserve ``out`` for this process; it is created if it is missing.
 
-    The system itself gives the lock back when its owner ends, however it ends: a lock file that a killed training has
-    left keeps nobody out.
+    The operating system releases the lock when its owner ends in any way. The lock file of a killed training blocks
+    nobody.
 
     Raises:
-        CheckpointError: another process has it, or the directory cannot be written.
+        CheckpointError: another process has the lock, or the directory cannot be written.
     """
     lock = FileLock(out / LOCK)
     try:
@@ -43,7 +43,7 @@ def locked(out: Path) -> Iterator[None]:
             f"cannot write in {out}: {error.strerror or error}", remedy="Choose another directory."
         ) from error
     try:
-        with contextlib.suppress(OSError):  # it only tells others who is here
+        with contextlib.suppress(OSError):  # it only tells others who has the lock
             write_atomically(out / LOCK_OWNER, json.dumps(_this_process()).encode())
         yield
     finally:
@@ -57,7 +57,7 @@ def _this_process() -> dict[str, str | int | float]:
 
 
 def _owner(out: Path) -> str:
-    """Who has the lock, in words."""
+    """A description of the process that has the lock."""
     try:
         owner = json.loads((out / LOCK_OWNER).read_bytes())
         age = max(0.0, time.time() - float(owner["since"]))

@@ -1,4 +1,4 @@
-"""Lists of files with their SHA-256, as ``sha256sum`` writes and checks them."""
+"""Lists of files with their SHA-256, in the format of ``sha256sum``."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 
 
 def manifest_text(digests: Mapping[str, str]) -> str:
-    """One line a file, its path relative to the directory."""
+    """One line per file, with the path relative to the directory."""
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
 
 
 def parse_manifest(content: bytes) -> dict[str, str]:
-    """File name -> SHA-256; a line that is damaged makes a file that no directory has."""
+    """File name -> SHA-256; a damaged line becomes a file that no directory has."""
     lines = content.decode(errors="replace").splitlines()
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 
 def digests_below(directory: Path) -> dict[str, str]:
-    """File name -> SHA-256 of all files below ``directory``."""
+    """File name -> SHA-256, for all files below ``directory``."""
     files = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
     return digests_of(directory, (path.as_posix() for path in files))
 
 
 def digests_of(directory: Path, names: Iterable[str]) -> dict[str, str]:
-    """File name -> SHA-256 of those of ``names`` that are in the directory."""
+    """File name -> SHA-256, for those of ``names`` that are in the directory."""
     return {name: file_sha256(directory / name) for name in names if (directory / name).is_file()}
 
 
@@ -36,7 +36,7 @@ def file_sha256(path: Path) -> str:
 
 
 def first_difference(expected: Mapping[str, str], actual: Mapping[str, str], names: Iterable[str]) -> str | None:
-    """What is wrong with the first of ``names`` that differs, as "NAME is missing"; None where all are the same."""
+    """A complaint about the first of ``names`` that differs, such as "NAME is missing"; None if none differs."""
     for name in sorted(names):
         if expected.get(name) != actual.get(name):
             if name not in actual:

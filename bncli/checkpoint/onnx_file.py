@@ -1,7 +1,7 @@
-"""An exported ``model.onnx``, which the commands take in place of a checkpoint: onnxruntime computes.
+"""An exported ``model.onnx``, which the commands accept as a checkpoint; onnxruntime computes its logits.
 
-The only importer of onnxruntime. Nothing outside the file is read: external data are refused by onnxruntime, because
-it is given bytes.
+The only module that imports onnxruntime. Nothing outside the file is read: onnxruntime gets bytes, and refuses external
+data.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -19,24 +19,27 @@ from bncli.config import document
 from bncli.config.document import CheckpointConfig
 from bncli.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 NEEDS_EXTRA = "pip install 'bncli[onnx]'"
 
 
-@dataclass(frozen=True, eq=False)  # jit wants it hashable
+@dataclass(frozen=True, eq=False)  # jit requires a hashable object
 class OnnxNetwork:
     """An ONNX model as a network.
 
     Attributes:
-        session: onnxruntime's, on the CPU.
-        metadata: the model's own.
+        session: onnxruntime's session, on the CPU.
+        metadata: the model's custom metadata.
     """
 
-    session: Any
+    session: InferenceSession
     metadata: Mapping[str, str]
 
     @classmethod
     def from_bytes(cls, content: bytes) -> OnnxNetwork:
-        """The network of a serialised model.
+        """The network of a serialized model.
 
         Raises:
             CheckpointError: onnxruntime is not installed, or cannot read the model.
@@ -44,37 +47,40 @@ class OnnxNetwork:
         try:
             import onnxruntime
         except ImportError:
-            raise CheckpointError("needs onnxruntime, which is not here", remedy=NEEDS_EXTRA) from None
+            raise CheckpointError("needs onnxruntime, which is not installed", remedy=NEEDS_EXTRA) from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
-        # Else its threads spin for milliseconds after each call: on 2 cores a call of JAX at batch 1 that follows took
-        # 3.9 instead of 1.2 ms. Its own time is the same.
+        # Otherwise its threads spin for milliseconds after each call. On 2 cores a following JAX call at batch 1 then
+        # took 3.9 ms instead of 1.2 ms. The call of onnxruntime itself takes the same time.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common class of their own
             reason = str(error).splitlines()[0]
-            raise CheckpointError(f"is no checkpoint directory, and no ONNX model to onnxruntime: {reason}") from None
+            message = f"is not a checkpoint directory, and no ONNX model that onnxruntime can read: {reason}"
+            raise CheckpointError(message) from None
         return cls(session, dict(session.get_modelmeta().custom_metadata_map))
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Logits [B, K] of normalised images [B, H, W, C]."""
-        (given,) = self.session.get_inputs()
-        dtype = np.float16 if given.type == "tensor(float16)" else np.float32
-        return self.session.run(None, {given.name: np.asarray(images).astype(dtype, copy=False)})[0]
+        """Logits [B, K] of normalized images [B, H, W, C]."""
+        (model_input,) = self.session.get_inputs()
+        dtype = np.float16 if model_input.type == "tensor(float16)" else np.float32
+        logits: np.ndarray = self.session.run(None, {model_input.name: np.asarray(images).astype(dtype, copy=False)})[0]
+        return logits
 
     def __call__(self, variables: object, images: jax.Array) -> jax.Array:
-        """The same inside a JAX program; ``variables`` are not used, the model has its own."""
+        """Logits inside a JAX program; ``variables`` are ignored, since the model has its own."""
         num_classes = self.session.get_outputs()[0].shape[1]
-        logits = jax.ShapeDtypeStruct((images.shape[0], num_classes), jnp.float32)
-        return jax.pure_callback(lambda x: self.run(x).astype(np.float32), logits, images)
+        spec = jax.ShapeDtypeStruct((images.shape[0], num_classes), jnp.float32)
+        logits: jax.Array = jax.pure_callback(lambda x: self.run(x).astype(np.float32), spec, images)
+        return logits
 
 
 def read_onnx(path: Path) -> tuple[CheckpointConfig, OnnxNetwork]:
-    """The settings and the network of a model that ``bncli fold --export onnx`` has written.
+    """The configuration and the network of a model that ``bncli fold --export onnx`` has written.
 
     Raises:
-        CheckpointError: the file is no such model; names it.
+        CheckpointError: the file is not such a model; the message names it.
     """
     try:
         network = OnnxNetwork.from_bytes(path.read_bytes())
@@ -86,7 +92,7 @@ def read_onnx(path: Path) -> tuple[CheckpointConfig, OnnxNetwork]:
         raise CheckpointError(f"{path} {error.message}", remedy=remedy) from None
     if document.ONNX_KEY not in network.metadata:
         raise CheckpointError(
-            f"{path} was not written by bncli: its metadata do not say how images are prepared for it",
-            remedy="Export it anew with `bncli fold --export onnx`.",
+            f"{path} was not written by bncli: its metadata do not describe the preprocessing of images",
+            remedy="Export it again with `bncli fold --export onnx`.",
         )
     return document.from_json(network.metadata[document.ONNX_KEY], path=path), network

@@ -1,16 +1,16 @@
-"""Any Orbax directory, whoever wrote it, as a tree of host arrays.
+"""Any Orbax directory as a tree of host arrays, whichever program wrote it.
 
 ::
 
-    root/                     a CheckpointManager's
+    root/                     the directory of a CheckpointManager
       100/ 200/ …             one save each, named by its step, with or without a prefix
-        default/ or NAME/     an item; one saved without a manager is the directory itself
-          _METADATA           JSON: the tree, and which leaf is what
-          manifest.ocdbt, d/  the arrays in one database; older ones have a directory an array
+        default/ or NAME/     an item; an item saved without a manager is the directory itself
+          _METADATA           JSON: the tree and the kind of each leaf
+          manifest.ocdbt, d/  the arrays in one database; older versions have one directory per array
 
-The layout is documented (https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html). The arrays
-are read by tensorstore, as Orbax does, but not through Orbax: that answers damage with the tracebacks of its threads,
-and an array lost with "no metadata"; here the array is named.
+The layout is documented (https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html). Like Orbax,
+this module reads the arrays with tensorstore. It does not go through Orbax, which reports damage with the tracebacks of
+its threads, and a lost array with "no metadata". Here the message names the array.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorstore
 
+from bncli.config.json_types import JSON, Document
 from bncli.errors import CheckpointError
+from bncli.frameworks.linen import Variables
 from bncli.process.memory import available_memory, format_bytes
 
 METADATA = "_METADATA"
 MANIFEST = "manifest.ocdbt"
-# Written last where a file system cannot rename a whole directory.
+# The file that is written last if the file system cannot rename a whole directory.
 COMMIT = "commit_success.txt"
 DEFAULT_ITEM = "default"
 
-# A network's tree is not so deep, and its metadata, 300 bytes an array, not so large; a directory may claim anything.
+# No network's tree is so deep, or its metadata so large (300 bytes per array); but a directory may claim anything.
 MAX_DEPTH, MAX_METADATA = 64, 32 << 20
-# Numbers of training hardly compress, and the zeros of a new optimizer are two thirds of its state: what unpacks to
-# so much more than the directory takes is a bomb. Up to that many bytes, any ratio will do.
+# Trained weights hardly compress, and at most two thirds of a training state are zeros of a new optimizer. Arrays that
+# unpack to a far larger size are a bomb. Below ANY_RATIO bytes, any ratio is accepted.
 MAX_RATIO, ANY_RATIO = 100, 128 << 20
 
 _STEP = re.compile(r"(?:.*_)?(\d+)")
@@ -52,20 +53,20 @@ _COPY = "Restore it from a copy"
 
 @dataclass(frozen=True)
 class _Leaf:
-    """One line of ``_METADATA``: where a value stands in the tree, and what it is."""
+    """One entry of ``_METADATA``: a value's path in the tree and its kind."""
 
     path: tuple[str, ...]
     kind: str
 
     @property
     def name(self) -> str:
-        """Under which its array is stored."""
+        """The name that its array is stored under."""
         return ".".join(self.path)
 
 
 @dataclass(frozen=True)
 class _Metadata:
-    """What ``_METADATA`` says: the values that stand under dict keys alone, and how arrays are stored."""
+    """The content of ``_METADATA``: the values that lie only under dict keys, and the storage of the arrays."""
 
     leaves: tuple[_Leaf, ...]
     in_database: bool
@@ -73,9 +74,9 @@ class _Metadata:
 
 
 def find_steps(root: Path) -> dict[int, Path]:
-    """The complete saves of a CheckpointManager by step, ascending; none where ``root`` is something else.
+    """The complete saves of a CheckpointManager by step, ascending; none if ``root`` is something else.
 
-    A save under way has a name that is no step or, where the others have a commit file, none.
+    The name of an unfinished save is not a step; or, if the other saves have a commit file, it lacks one.
     """
     found = {int(match[1]): path for path in root.iterdir() if (match := _STEP.fullmatch(path.name)) and path.is_dir()}
     committed = {step: path for step, path in found.items() if (path / COMMIT).exists()}
@@ -90,32 +91,32 @@ def find_items(directory: Path) -> dict[str, Path]:
     return {path.name: path for path in sorted(directory.iterdir()) if (path / METADATA).is_file()}
 
 
-def read_items(directory: Path) -> dict[str, Any]:
-    """The tree in a save; where it holds several under names, {name: tree}.
+def read_items(directory: Path) -> Variables:
+    """The tree in a save, or {name: tree} if it holds several named items.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or the arrays do not fit into memory; names it.
+        CheckpointError: a file is missing or damaged, or the arrays do not fit into memory; the message names it.
     """
     items = find_items(directory)
     if not items:
         raise CheckpointError(
             f"{directory} holds no tree of arrays: neither it nor a directory in it has a {METADATA}",
-            remedy=f"{_COPY}, or name another save by --step.",
+            remedy=f"{_COPY}, or name another save with --step.",
         )
     trees = {name: _read_item(path) for name, path in items.items()}
     return next(iter(trees.values())) if set(trees) in ({""}, {DEFAULT_ITEM}) else trees
 
 
-def _read_item(item: Path) -> dict[str, Any]:
-    """The tree of one item: nested dicts of arrays, without what lies under a list.
+def _read_item(item: Path) -> Variables:
+    """The tree of one item: nested dicts of arrays, without the values under a list.
 
-    A list holds an optimizer's state and no variables, at twice their size.
+    Lists hold an optimizer's state, which is twice the size of the variables, and never variables.
     """
     metadata = _read_metadata(item)
     if metadata.in_database and not (item / MANIFEST).exists():
         raise CheckpointError(f"{item / MANIFEST} is missing", remedy=f"{_COPY}.")
     arrays = _read_arrays(item, metadata)
-    tree: dict[str, Any] = {}
+    tree: Document = {}
     for leaf in metadata.leaves:
         if leaf.kind in _VALUES:
             parent = tree
@@ -135,18 +136,18 @@ def _read_metadata(item: Path) -> _Metadata:
             in_database=document.get("use_ocdbt", (item / MANIFEST).exists()),
             driver="zarr3" if document.get("use_zarr3") else "zarr",
         )
-    # No JSON, or not the fields and types that Orbax writes.
+    # Not JSON, or not the fields and types that Orbax writes.
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{item / METADATA} is damaged: {type(error).__name__}: {str(error)[:300]}", remedy=f"{_COPY}."
         ) from error
 
 
-def _leaves(entries: Iterable[Mapping[str, Any]]) -> Iterator[_Leaf]:
-    """The values under dict keys alone.
+def _leaves(entries: Iterable[Mapping[str, JSON]]) -> Iterator[_Leaf]:
+    """The values that lie only under dict keys.
 
     Raises:
-        ValueError: a value stands where another has its keys, or too deep.
+        ValueError: a value lies within another value, or too deep.
     """
     paths = set()
     for entry in entries:
@@ -163,7 +164,7 @@ def _leaves(entries: Iterable[Mapping[str, Any]]) -> Iterator[_Leaf]:
 
 
 def _read_arrays(item: Path, metadata: _Metadata) -> dict[str, np.ndarray]:
-    """All arrays at once, since each waits for the disk; the first that fails is named."""
+    """All arrays, read concurrently since each waits for the disk; the first that fails is named."""
     context = tensorstore.Context({"cache_pool#ocdbt": {"total_bytes_limit": 100_000_000}})
     opening, stores, arrays = {}, {}, {}
     for name in (leaf.name for leaf in metadata.leaves if leaf.kind in _ARRAYS):
@@ -181,8 +182,8 @@ def _read_arrays(item: Path, metadata: _Metadata) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _array_spec(item: Path, metadata: _Metadata, name: str) -> dict[str, Any]:
-    """Where tensorstore finds an array. A part of it that is missing is an error, as Orbax has it too: not zeros."""
+def _array_spec(item: Path, metadata: _Metadata, name: str) -> Document:
+    """The tensorstore spec of an array. As in Orbax, a missing part of it is an error and is not read as zeros."""
     files = {"driver": "file", "path": f"{item.absolute()}/"}
     database = {"driver": "ocdbt", "base": files, "path": f"{name}/"}
     directory = {"driver": "file", "path": f"{item.absolute()}/{name}/"}
@@ -195,7 +196,7 @@ def _array_spec(item: Path, metadata: _Metadata, name: str) -> dict[str, Any]:
 
 @contextmanager
 def _naming(item: Path, name: str) -> Iterator[None]:
-    """An error of tensorstore, which comes as a ValueError, as a CheckpointError that names the array."""
+    """Turn an error of tensorstore, which is a ValueError, into a CheckpointError that names the array."""
     try:
         yield
     except (ValueError, OSError, MemoryError) as error:
@@ -203,17 +204,17 @@ def _naming(item: Path, name: str) -> Iterator[None]:
         raise CheckpointError(f"{item}: cannot read the array {name}: {reason}", remedy=f"{_COPY}.") from error
 
 
-def _require_memory(item: Path, stores: Iterable[Any]) -> None:
-    """Raises CheckpointError where the arrays are said to be larger than the memory, before any is read.
+def _require_memory(item: Path, stores: Iterable[tensorstore.TensorStore]) -> None:
+    """Raise CheckpointError if the arrays claim to be larger than the memory, before any is read.
 
-    The parts an array is stored in count too: one of a few bytes that claims terabytes would end the process.
+    The chunks of an array count too: a chunk of a few bytes that claims terabytes would end the process.
     """
     needed = sum(_num_bytes(store) for store in stores)
     available = available_memory()
     if available is not None and needed > available:
         raise CheckpointError(
             f"{item}: {format_bytes(needed)} of memory needed for its arrays, {format_bytes(available)} available",
-            remedy=f"{_COPY} if it is not so large, or use a machine with more memory.",
+            remedy=f"{_COPY} if the network is not so large, or use a machine with more memory.",
         )
     stored = sum(file.stat().st_size for file in item.rglob("*") if file.is_file())
     if needed > max(ANY_RATIO, MAX_RATIO * stored):
@@ -223,6 +224,6 @@ def _require_memory(item: Path, stores: Iterable[Any]) -> None:
         )
 
 
-def _num_bytes(store: Any) -> int:  # noqa: ANN401 - tensorstore has no types
-    elements = max(math.prod(store.shape), math.prod(store.chunk_layout.read_chunk.shape or ()))
-    return elements * store.dtype.numpy_dtype.itemsize
+def _num_bytes(store: tensorstore.TensorStore) -> int:
+    chunk = [size or 1 for size in store.chunk_layout.read_chunk.shape or ()]
+    return max(math.prod(store.shape), math.prod(chunk)) * int(store.dtype.numpy_dtype.itemsize)

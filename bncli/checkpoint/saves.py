@@ -1,4 +1,4 @@
-"""The saves in a checkpoint directory: written whole, checked file by file, restored."""
+"""The saves in a checkpoint directory: write them whole, verify every file, restore them."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from bncli.checkpoint.directory import STEPS, TEMPORARY, write_atomically
 from bncli.checkpoint.manifest import digests_below, first_difference, manifest_text, parse_manifest
+from bncli.config.json_types import JSON, Document
 from bncli.errors import BncliWarning, CheckpointError
 from bncli.frameworks.linen import Variables
 
-Tree = Any  # a pytree of arrays
+Tree: TypeAlias = Variables  # a tree of arrays
 
-# How often a save is looked for anew that a training removes while it is read.
+# A training may remove a save while it is read; the number of times to look for another one.
 _ATTEMPTS = 5
-# Ends the name of what holds a save's population statistics.
+# Suffix of the directory with a save's population statistics.
 PRECISE = ".precise"
 
 
-def save(out: Path, step: int, *, variables: Tree, optimizer: Tree, progress: Mapping[str, Any]) -> None:
-    """Saves one step, whole or not at all, and then its manifest.
+def save(out: Path, step: int, *, variables: Tree, optimizer: Tree, progress: Mapping[str, JSON]) -> None:
+    """Save one step, whole or not at all, and then its manifest.
 
     Args:
         out: the checkpoint directory.
         step: optimizer steps done; names the save.
         variables: params and batch_stats.
         optimizer: the rest of the training state.
-        progress: JSON: epochs done, best so far, history.
+        progress: epochs done, best so far, history.
 
     Raises:
-        CheckpointError: it could not be written; earlier saves are untouched.
+        CheckpointError: the save could not be written; earlier saves are untouched.
     """
     _save(out, step, variables=variables, optimizer=optimizer, progress=progress)
 
@@ -46,34 +47,34 @@ def _save(
     *,
     variables: Tree,
     optimizer: Tree | None = None,
-    progress: Mapping[str, Any] | None = None,
+    progress: Mapping[str, JSON] | None = None,
 ) -> None:
-    """Writes the items that are given."""
-    from bncli.checkpoint import orbax_io as items
+    """Write the items that are not None."""
+    from bncli.checkpoint import orbax_io
 
     target = _step_path(out, step)
     try:
-        _remove(out, _precise(step))  # of what was there before
+        _remove(out, _precise(step))  # of an earlier save of this step
         _remove(out, step)
-        items.write(target, variables=variables, optimizer=optimizer, progress=progress)
+        orbax_io.write(target, variables=variables, optimizer=optimizer, progress=progress)
         write_atomically(_manifest_path(out, step), manifest_text(digests_below(target)).encode())
-    except (OSError, ValueError) as error:  # a ValueError is how tensorstore says that the disk is full
+    except (OSError, ValueError) as error:  # tensorstore raises a ValueError if the disk is full
         with suppress(OSError):
             _remove(out, step)
         _drop_leftovers(error)
         raise CheckpointError(
             f"cannot save {target}: {getattr(error, 'strerror', None) or _reason(error)}",
-            remedy="Free some space, then go on with --resume.",
+            remedy="Free some space, then continue with --resume.",
         ) from error
 
 
 def _reason(error: Exception) -> str:
-    """The system's words in an error of tensorstore, which ends in them, but for its own settings."""
+    """The system's message in an error of tensorstore: the last part before tensorstore's own settings."""
     return str(error).partition(" [")[0].rpartition(": ")[2]
 
 
 def _drop_leftovers(error: BaseException) -> None:
-    """Lets go of the coroutines that Orbax never came to; else Python complains of each, at the latest at its exit."""
+    """Drop the coroutines that Orbax never awaited; otherwise Python warns about each, at the latest when it exits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # "was never awaited"
         cause: BaseException | None = error
@@ -94,13 +95,13 @@ def load_variables(directory: Path, step: int) -> Variables:
         try:
             variables |= _load_arrays(directory, _precise(step))
         except CheckpointError as error:
-            message = f"{error.message}; the running averages of step {step} are read in their place"
+            message = f"{error.message}; the running averages of step {step} are read instead"
             warnings.warn(message, BncliWarning, stacklevel=3)
     return variables
 
 
 def save_precise_statistics(out: Path, step: int, batch_stats: Tree) -> None:
-    """Puts population statistics beside a save: every reader takes them, and a resumed training does not.
+    """Write population statistics beside a save: every reader uses them, except a resumed training.
 
     Raises:
         CheckpointError: they could not be written; the save is untouched.
@@ -109,7 +110,7 @@ def save_precise_statistics(out: Path, step: int, batch_stats: Tree) -> None:
 
 
 def has_precise_statistics(directory: Path, step: int) -> bool:
-    """Whether population statistics lie beside a save."""
+    """True if there are population statistics beside a save."""
     name = _precise(step)
     return _manifest_path(directory, name).is_file() and _step_path(directory, name).is_dir()
 
@@ -118,44 +119,44 @@ def _precise(step: int | str) -> str:
     return f"{step}{PRECISE}"
 
 
-def _load_arrays(directory: Path, step: int | str) -> dict[str, Any]:
-    from bncli.checkpoint import orbax_io as items
+def _load_arrays(directory: Path, step: int | str) -> dict[str, Tree]:
+    from bncli.checkpoint import orbax_io
 
     verify(directory, step)
-    return items.read_variables(_step_path(directory, step))
+    return orbax_io.read_variables(_step_path(directory, step))
 
 
 def restore_training(out: Path, step: int, *, variables: Tree, optimizer: Tree) -> tuple[Tree, Tree]:
     """(variables, optimizer) of a save, restored into the shapes, dtypes and shardings of the given trees.
 
     Raises:
-        CheckpointError: the save is damaged, or of another network or optimizer.
+        CheckpointError: the save is damaged, or belongs to another network or optimizer.
     """
-    from bncli.checkpoint import orbax_io as items
+    from bncli.checkpoint import orbax_io
 
     verify(out, step)
     try:
-        return items.read_training(_step_path(out, step), variables=variables, optimizer=optimizer)
+        return orbax_io.read_training(_step_path(out, step), variables=variables, optimizer=optimizer)
     except (ValueError, KeyError, OSError) as error:
         raise CheckpointError(
             f"{_step_path(out, step)} does not fit this network and optimizer: {error}",
-            remedy="Resume with the options the run was started with, or train into another --out.",
+            remedy="Resume with the options that the run was started with, or train into another --out.",
         ) from error
 
 
-def read_progress(directory: Path, step: int) -> dict[str, Any]:
+def read_progress(directory: Path, step: int) -> Document:
     """The progress document of a save.
 
     Raises:
         CheckpointError: the save is damaged.
     """
-    from bncli.checkpoint import orbax_io as items
+    from bncli.checkpoint import orbax_io
 
     verify(directory, step)
     path = _step_path(directory, step)
     try:
-        return items.read_progress(path)
-    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:  # its manifest is right all the same
+        return orbax_io.read_progress(path)
+    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:  # although its manifest fits
         raise CheckpointError(
             f"{path} holds no progress of a run: {error}", remedy="Restore it from a copy."
         ) from error
@@ -168,17 +169,17 @@ def complete_steps(directory: Path) -> list[int]:
 
 
 def _is_step(name: str) -> bool:
-    """Whether it is a number as ``save`` writes it: not "007", and not "²", which is a digit too."""
+    """True if the name is a number as ``save`` writes it: not "007", and not "²", which is a digit too."""
     return name.isdecimal() and str(int(name)) == name
 
 
 def find_step(directory: Path, step: str) -> int:
     """The number of step "best", "last" or "N".
 
-    Where the best or the last save is damaged it is the newest good one, with a BncliWarning.
+    If the best or the last save is damaged, the newest intact save replaces it, with a BncliWarning.
 
     Raises:
-        CheckpointError: the directory has no such save, or none that is not damaged.
+        CheckpointError: the directory has no such save, or no intact one.
     """
     steps = complete_steps(directory)
     if not steps:
@@ -204,7 +205,7 @@ def _find_good_step(directory: Path, *, best: bool) -> int:
         if wanted in complete_steps(directory) and wanted not in damaged and _is_good(directory, wanted, damaged):
             found = wanted
     for error in damaged.values():
-        warnings.warn(f"{error.message}; step {found} is read in its place", BncliWarning, stacklevel=3)
+        warnings.warn(f"{error.message}; step {found} is read instead", BncliWarning, stacklevel=3)
     return found
 
 
@@ -218,11 +219,11 @@ def _newest_good(directory: Path, damaged: dict[int, CheckpointError]) -> int:
     first = next(iter(damaged.values()), None)
     if first is None:
         raise CheckpointError(f"{directory}: its saves are removed as they are read", remedy="Try again.")
-    raise CheckpointError(f"{first.message}; no other save is whole", remedy="Restore one from a copy.")
+    raise CheckpointError(f"{first.message}; no other save is intact", remedy="Restore one from a copy.")
 
 
 def _is_good(directory: Path, step: int, damaged: dict[int, CheckpointError]) -> bool:
-    """Whether a save is whole; a damaged one is noted, one that a training has removed meanwhile is not."""
+    """True if a save is intact; a damaged one is noted, but not one that a training has removed in the meantime."""
     try:
         verify(directory, step)
     except (CheckpointError, OSError) as error:
@@ -232,13 +233,13 @@ def _is_good(directory: Path, step: int, damaged: dict[int, CheckpointError]) ->
     return True
 
 
-def read_save(directory: Path, step: str) -> tuple[int, Variables, dict[str, Any]]:
+def read_save(directory: Path, step: str) -> tuple[int, Variables, Document]:
     """(number, variables, progress) of step "best", "last" or "N"; see ``find_step``.
 
-    A training may go on and remove the save meanwhile: then it is looked for anew.
+    If a running training removes the save in the meantime, the search starts again.
 
     Raises:
-        CheckpointError: no such save, or it is damaged.
+        CheckpointError: there is no such save, or it is damaged.
     """
     for _ in range(_ATTEMPTS - 1):
         number = find_step(directory, step)
@@ -251,15 +252,15 @@ def read_save(directory: Path, step: str) -> tuple[int, Variables, dict[str, Any
 
 
 def prune(out: Path, *, keep: int, best_step: int | None) -> None:
-    """Removes all saves but the last ``keep`` and the best."""
+    """Remove all saves except the last ``keep`` and the best."""
     for step in complete_steps(out)[:-keep]:
         if step != best_step:
-            _remove(out, _precise(step))  # first: it means nothing alone
+            _remove(out, _precise(step))  # first: it is useless alone
             _remove(out, step)
 
 
 def drop_after(out: Path, step: int) -> None:
-    """Removes the saves after ``step``: a run that goes on from there would prune its own new ones in their favour."""
+    """Remove the saves after ``step``; a run that continues from there would otherwise prune its own new saves."""
     for later in complete_steps(out):
         if later > step:
             _remove(out, _precise(later))
@@ -267,7 +268,7 @@ def drop_after(out: Path, step: int) -> None:
 
 
 def _remove(out: Path, step: int | str) -> None:
-    """Removes a save, and what an attempt to write it has left."""
+    """Remove a save, and the leftovers of an attempt to write it."""
     _manifest_path(out, step).unlink(missing_ok=True)  # first: without it the save does not count
     for path in (_step_path(out, step), *(out / STEPS).glob(f"{step}.orbax-checkpoint-tmp*")):
         if path.exists():
@@ -275,7 +276,7 @@ def _remove(out: Path, step: int | str) -> None:
 
 
 def sweep(out: Path) -> None:
-    """Removes what saves that were cut short have left; for the one who has the directory to itself."""
+    """Remove the leftovers of interrupted saves; requires the lock of the directory."""
     (out / STEPS).mkdir(exist_ok=True)
     complete = {path.stem for path in (out / STEPS).glob("*.sha256")}
     for name in [name for name in complete if name.endswith(PRECISE) and name.removesuffix(PRECISE) not in complete]:
@@ -289,10 +290,10 @@ def sweep(out: Path) -> None:
 
 
 def verify(directory: Path, step: int | str) -> None:
-    """Compares each file of a save with its manifest.
+    """Compare each file of a save with its manifest.
 
     Raises:
-        CheckpointError: a file is missing, added or changed; names it.
+        CheckpointError: a file is missing, added or changed; the message names it.
     """
     target = _step_path(directory, step)
     manifest = _manifest_path(directory, step)
@@ -310,9 +311,9 @@ def verify(directory: Path, step: int | str) -> None:
         return
     if not manifest.is_file():
         raise CheckpointError(f"{target} was removed while it was read", remedy="Try again.")
-    if difference is None:  # the same lines, written or separated in another way
+    if difference is None:  # the same lines in another spelling
         raise CheckpointError(f"{manifest} is damaged: it is not as bncli writes it", remedy=remedy)
-    raise CheckpointError(f"{target / difference}: its SHA-256 is not that of {manifest.name}", remedy=remedy)
+    raise CheckpointError(f"{target / difference}: its SHA-256 is not the one in {manifest.name}", remedy=remedy)
 
 
 def _step_path(directory: Path, step: int | str) -> Path:

@@ -17,7 +17,7 @@ from types import ModuleType
 
 import flax.linen as nn
 
-from bncli.config.documents import JSON
+from bncli.config.json_types import JSON
 from bncli.errors import ModelError
 from bncli.models import trust
 from bncli.models.layers import Dtype

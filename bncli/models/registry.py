@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from bncli.config.documents import JSON
+from bncli.config.json_types import JSON
 from bncli.config.settings import ModelConfig
 from bncli.errors import ModelError, UsageError
 from bncli.frameworks.linen import Network, as_network

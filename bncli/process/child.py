@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO
 
 from bncli import errors
-from bncli.config.documents import JSON, Document
+from bncli.config.json_types import JSON, Document
 from bncli.errors import BncliError
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bncli.process.child import main; main()"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from bncli.config.documents import JSON
+from bncli.config.json_types import JSON
 from bncli.process.child import Answer, run_child
 from bncli.process.configure import configure
 from bncli.selftest.checks import FULL, Check, Outcome, run_check

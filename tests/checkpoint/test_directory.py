@@ -134,7 +134,7 @@ def test_a_directory_without_a_configuration_is_no_checkpoint(tmp_path):
     (tmp_path / "file").touch()
     for path, what in (
         (tmp_path, "holds no config.json"),
-        (tmp_path / "gone", "is no directory"),
+        (tmp_path / "gone", "is not a directory"),
         (tmp_path / "file", "is no"),
     ):
         with pytest.raises(CheckpointError, match=f"{path} {what}") as caught:

@@ -138,12 +138,12 @@ CONTENTS = {
     "empty": (b"", "is no checkpoint that bncli reads"),
     "text": (b"weights", "is no checkpoint that bncli reads"),
     "zip": (b"PK\x03\x04", "is no checkpoint that bncli reads"),
-    "pickle": (pickle.dumps({"params": {}}), "is damaged, or no Flax msgpack file"),
-    "truncated": (serialization.to_bytes(VARIABLES)[:-9], "is damaged, or no Flax msgpack file"),
-    "followed by more": (serialization.to_bytes(VARIABLES) + b"\0", "is damaged, or no Flax msgpack file"),
-    "map of four thousand million": (b"\xdf\xff\xff\xff\xff", "is damaged, or no Flax msgpack file"),
-    "list of four thousand million": (b"\x81\xa1a\xdd\xff\xff\xff\xff", "is damaged, or no Flax msgpack file"),
-    "array of a terabyte": (packed({"a": array((2**38,))}), "is damaged, or no Flax msgpack file"),
+    "pickle": (pickle.dumps({"params": {}}), "is damaged, or not a Flax msgpack file"),
+    "truncated": (serialization.to_bytes(VARIABLES)[:-9], "is damaged, or not a Flax msgpack file"),
+    "followed by more": (serialization.to_bytes(VARIABLES) + b"\0", "is damaged, or not a Flax msgpack file"),
+    "map of four thousand million": (b"\xdf\xff\xff\xff\xff", "is damaged, or not a Flax msgpack file"),
+    "list of four thousand million": (b"\x81\xa1a\xdd\xff\xff\xff\xff", "is damaged, or not a Flax msgpack file"),
+    "array of a terabyte": (packed({"a": array((2**38,))}), "is damaged, or not a Flax msgpack file"),
     "array of objects": (packed({"a": msgpack.ExtType(1, msgpack.packb(((1,), "O", b"\0" * 8)))}), "is damaged"),
     "array of nothing": (packed({"a": msgpack.ExtType(1, b"")}), "is damaged"),
     "parts of an array": (packed({"__msgpack_chunked_array__": True}), "is damaged"),
@@ -151,7 +151,7 @@ CONTENTS = {
         packed({"__msgpack_chunked_array__": True, "shape": {"0": 1}, "chunks": {"0": array((1,))}}),
         "holds a single array",
     ),
-    "nested two thousand deep": (DEEP, "is damaged, or no Flax msgpack file"),
+    "nested two thousand deep": (DEEP, "is damaged, or not a Flax msgpack file"),
 }
 
 

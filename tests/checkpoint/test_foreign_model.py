@@ -120,7 +120,7 @@ MISFITS = {
     ),
     "no array": (
         lambda v: v["params"]["Dense_0"].update(bias="three"),
-        "params/Dense_0/bias is a str and no array$",
+        "params/Dense_0/bias is a str, not an array$",
     ),
     "a list": (
         lambda v: v["params"]["Dense_0"].update(bias=[1.0, 2.0, 3.0]),

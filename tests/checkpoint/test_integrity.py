@@ -44,7 +44,7 @@ def test_a_damaged_save_is_named_with_its_file_and_the_newest_whole_one_is_told(
     *_, before, last = checkpoint.complete_steps(copied)
     path = copied / "steps" / str(last) / "progress" / "metadata"
     path.write_bytes(b"other")
-    with pytest.warns(match="is read in its place"):
+    with pytest.warns(match="is read instead"):
         report = checkpoint.verify_checkpoint(copied)
     (found,) = report.damaged
     assert report.readable_step == before
@@ -56,5 +56,5 @@ def test_a_damaged_save_is_named_with_its_file_and_the_newest_whole_one_is_told(
 
 
 def test_a_directory_that_is_no_checkpoint_is_an_error(tmp_path):
-    with pytest.raises(CheckpointError, match="is no checkpoint directory"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint directory"):
         checkpoint.verify_checkpoint(tmp_path)

@@ -75,7 +75,7 @@ def with_external_data() -> bytes:
     return model.SerializeToString()
 
 
-NO_MODEL = "is no checkpoint directory, and no ONNX model"
+NO_MODEL = "is not a checkpoint directory, and no ONNX model"
 BAD = {
     "cut off": (lambda content: content[: len(content) // 2], CheckpointError, NO_MODEL),
     "empty": (lambda content: b"", CheckpointError, NO_MODEL),

@@ -102,7 +102,7 @@ def test_damage_to_any_file_of_a_save_is_named(copied, damage, what):
         assert caught.value.message.startswith(f"{path} {what}")
         assert caught.value.remedy == f"Read another save: --step {others[-1]}."
         for step in ("best", "last"):  # "best" is looked up in the last save
-            with pytest.warns(BncliWarning, match=f"{re.escape(str(path))} {what}.*; step .* is read in its place"):
+            with pytest.warns(BncliWarning, match=f"{re.escape(str(path))} {what}.*; step .* is read instead"):
                 assert checkpoint.load(copied, step=step).step in others
         path.write_bytes(original)
     assert checkpoint.load(copied, step="last").step == last
@@ -112,7 +112,7 @@ def test_where_no_save_is_whole_the_newest_is_named(copied):
     steps = checkpoint.complete_steps(copied)
     for step in steps:
         flip(files_of(copied / "steps" / str(step))[0])
-    with pytest.raises(CheckpointError, match=rf"steps/{steps[-1]}/.* is damaged.*no other save is whole"):
+    with pytest.raises(CheckpointError, match=rf"steps/{steps[-1]}/.* is damaged.*no other save is intact"):
         checkpoint.load(copied)
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_best_save_is_replaced_by_the_newest_whole_one(tmp_path):
     save(tmp_path, 5, progress={"best": {"step": 3}})
     assert checkpoint.find_step(tmp_path, "best") == 3
     flip(files_of(tmp_path / "steps" / "3")[0])
-    with pytest.warns(BncliWarning, match="steps/3/.* is damaged.*; step 5 is read in its place"):
+    with pytest.warns(BncliWarning, match="steps/3/.* is damaged.*; step 5 is read instead"):
         assert checkpoint.find_step(tmp_path, "best") == 5
 
 
@@ -138,7 +138,7 @@ def test_a_damaged_manifest_is_named(copied, content):
     last = checkpoint.complete_steps(copied)[-1]
     manifest = copied / "steps" / f"{last}.sha256"
     manifest.write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"its SHA-256 is not that of {manifest.name}"):
+    with pytest.raises(CheckpointError, match=rf"its SHA-256 is not the one in {manifest.name}"):
         checkpoint.load(copied, step=str(last))
 
 
@@ -269,7 +269,7 @@ def test_statistics_of_a_save_that_is_written_again_are_gone_and_damaged_ones_ar
     checkpoint.save_precise_statistics(tmp_path, 3, {"mean": np.ones(2)})
     np.testing.assert_array_equal(checkpoint.load_variables(tmp_path, 3)["batch_stats"]["mean"], 1)
     flip(files_of(tmp_path / "steps" / "3.precise")[0])
-    with pytest.warns(BncliWarning, match="steps/3.precise/.*; the running averages of step 3 are read in their place"):
+    with pytest.warns(BncliWarning, match="steps/3.precise/.*; the running averages of step 3 are read instead"):
         np.testing.assert_array_equal(checkpoint.load_variables(tmp_path, 3)["batch_stats"]["mean"], 0)
     save(tmp_path, 3)
     assert not checkpoint.has_precise_statistics(tmp_path, 3)

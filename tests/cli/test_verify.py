@@ -27,7 +27,7 @@ def test_a_damaged_one_exits_with_3_and_names_the_file(ckpt, tmp_path):
     other = invoke("eval", copy, "--step", "last")
     assert other.exit_code == 0
     assert "warning:" in other.stderr
-    assert "is read in its place" in " ".join(other.stderr.split())
+    assert "is read instead" in " ".join(other.stderr.split())
 
 
 def test_a_folded_checkpoint_has_its_files_compared_too(ckpt, tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bncli.config.documents import JSON
+from bncli.config.json_types import JSON
 from bncli.errors import BncliError, CheckpointError
 from bncli.inspection.layers import BatchNormArrays
 from bncli.inspection.readers.contents import Contents

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bncli.config.documents import JSON
+from bncli.config.json_types import JSON
 from bncli.errors import BncliError
 from bncli.jobs.bench.networks import Target, first_call, open_network, random_images
 from bncli.process.child import Answer, ChildError, End, ask_child
