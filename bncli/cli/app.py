@@ -1,4 +1,4 @@
-"""The application: its commands, and how an error becomes a message and an exit code."""
+"""The application: its commands, and the way from an error to a message and an exit code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ app = typer.Typer(
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with its errors shown as a message and turned into exit codes; ``--debug`` shows the traceback."""
+    """The command with its errors turned into messages and exit codes; ``--debug`` shows the traceback."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - whatever the command takes

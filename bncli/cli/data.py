@@ -12,6 +12,7 @@ from bncli.cli import options
 def list_datasets(
     data_dir: options.DataDir = None,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Show the data sets known by name, and where each lies."""
@@ -25,13 +26,17 @@ def list_datasets(
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A known name.", show_default=False)],
     data_dir: options.DataDir = None,
+    as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Download a data set from its publisher, and check its SHA-256."""
-    from bncli.cli import display
+    from bncli.cli import display, render
     from bncli.data import fetch as fetch_dataset
 
     with display.counting(quiet=quiet, unit="bytes") as progress:
         folder = fetch_dataset(name, data_dir=data_dir, progress=progress)
-    typer.echo(folder)
+    if as_json:
+        render.emit_json(render.fetched_json(render.Fetched(name, folder)))
+    else:
+        typer.echo(folder)  # on one line, for scripts

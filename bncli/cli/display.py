@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def stderr() -> Console:
-    """The console for everything that is not the result."""
+    """The console for everything but the result."""
     return Console(stderr=True, highlight=False)
 
 
 def show_error(error: Exception) -> None:
-    """One message and, where there is one, the remedy; no traceback."""
+    """Print the message and the remedy, if there is one; no traceback."""
     console = stderr()
     if isinstance(error, BncliError):
         console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
@@ -39,11 +39,11 @@ def show_error(error: Exception) -> None:
             console.print(f"[bold]remedy:[/] {escape(error.remedy)}", soft_wrap=True)
         return
     console.print(f"[bold red]internal error:[/] {escape(type(error).__name__)}: {escape(str(error))}", soft_wrap=True)
-    console.print("[bold]remedy:[/] This is a fault of bncli. Run again with --debug and report the traceback.")
+    console.print("[bold]remedy:[/] This is a fault of bncli. Run it again with --debug and report the traceback.")
 
 
 def warn(messages: tuple[str, ...], *, quiet: bool) -> None:
-    """Prints warnings, unless quiet."""
+    """Print warnings, unless quiet."""
     if not quiet:
         for message in messages:
             stderr().print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
@@ -51,7 +51,7 @@ def warn(messages: tuple[str, ...], *, quiet: bool) -> None:
 
 @contextmanager
 def shown_warnings(*, quiet: bool) -> Iterator[None]:
-    """Shows what is warned of inside as bncli's own warnings, each time it comes."""
+    """Show the warnings raised inside as bncli's own, each time they come."""
 
     def show(
         message: Warning | str,
@@ -73,13 +73,13 @@ def shown_warnings(*, quiet: bool) -> Iterator[None]:
 
 
 def note(message: str, *, quiet: bool) -> None:
-    """Prints one line about what is going on, unless quiet."""
+    """Print one line about the work in progress, unless quiet."""
     if not quiet:
         stderr().print(f"[dim]{escape(message)}[/]", soft_wrap=True)
 
 
 class TrainingDisplay:
-    """Shows a run: a line per finished epoch and, on a terminal, a bar below them."""
+    """The picture of a run: a line per finished epoch and, on a terminal, a bar below them."""
 
     def __init__(self, *, epochs: int, quiet: bool) -> None:
         self._epochs = epochs
@@ -90,7 +90,7 @@ class TrainingDisplay:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Keeps the bar on the screen while the run goes on, and removes it at its end."""
+        """Keep the bar on the screen during the run, and remove it at its end."""
         if self._quiet or not self._console.is_terminal:
             yield
             return
@@ -110,7 +110,7 @@ class TrainingDisplay:
         self._console.print()  # between the lines of the epochs and the result
 
     def show_step(self, event: StepProgress) -> None:
-        """Moves the bar."""
+        """Move the bar."""
         if self._progress is None or self._task is None:
             return
         self._progress.update(
@@ -122,7 +122,7 @@ class TrainingDisplay:
         )
 
     def show_epoch(self, event: EpochResult) -> None:
-        """One line for a finished epoch."""
+        """Print one line for a finished epoch."""
         if not self._quiet:
             self._console.print(
                 f"epoch {event.epoch:>{len(str(self._epochs))}}/{self._epochs}  "
@@ -138,7 +138,7 @@ Show = Callable[[str, int, int | None], None]  # what, done, total
 
 @contextmanager
 def counting(*, quiet: bool, unit: Literal["bytes", "files"]) -> Iterator[Show | None]:
-    """A callback (what, done, total) that draws a bar per ``what``; None where nothing is to be drawn."""
+    """A callback (what, done, total) that draws a bar per ``what``; None if nothing is to be drawn."""
     console = stderr()
     if quiet or not console.is_terminal:
         yield None
@@ -154,7 +154,7 @@ def counting(*, quiet: bool, unit: Literal["bytes", "files"]) -> Iterator[Show |
 def stages(*, quiet: bool) -> Iterator[Show]:
     """A callback (what, done, total) that draws a bar per ``what`` on a terminal, and elsewhere writes a line for it.
 
-    Nothing is drawn between its calls: what is timed there has the process to itself.
+    Nothing is drawn between its calls, so that work timed there has the process to itself.
     """
     console = stderr()
     if quiet or not console.is_terminal:

@@ -13,9 +13,10 @@ from bncli.errors import CheckFailedError
 
 def evaluate(
     checkpoint: options.Checkpoint,
-    split: Annotated[SplitName, typer.Option(help="Which images.")] = "test",
+    split: Annotated[SplitName, typer.Option(help="The split to score.")] = "test",
     stats: Annotated[
-        StatsMode, typer.Option(help="BN by its running statistics (inference), or by each batch's own.")
+        StatsMode,
+        typer.Option(help="running: BN uses its running statistics, as in inference. batch: each batch's own."),
     ] = "running",
     batch_size: Annotated[int, typer.Option(help="Images per call; matters only with --stats batch.", min=1)] = 128,
     data: options.Data = None,
@@ -30,18 +31,12 @@ def evaluate(
     debug: options.Debug = False,
 ) -> None:
     """Score a checkpoint on a split: loss, accuracy, top-5, per-class accuracy, confusion matrix."""
-    from bncli.checkpoint import load, read_config
-    from bncli.cli import display, render
-    from bncli.process.configure import configure
+    from bncli.cli import render, session
 
-    configure(read_config(checkpoint).run.training.precision)
-    from bncli.data.configured import load_matching
+    opened = session.open_checkpoint(checkpoint, step=step, model=model)
+    dataset = session.checkpoint_data(opened, source=data, data_dir=data_dir, quiet=quiet)
     from bncli.jobs.evaluate import evaluate_checkpoint
 
-    opened = load(checkpoint, step=step, model=model)
-    with display.counting(quiet=quiet, unit="files") as progress:
-        dataset = load_matching(opened.config, source=data, data_dir=data_dir, progress=progress)
-    display.warn(dataset.warnings, quiet=quiet)
     result = evaluate_checkpoint(
         opened,
         {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split],

@@ -9,9 +9,9 @@ from bncli.errors import BncliError
 
 
 def check_new(path: Path, *, overwrite: bool) -> None:
-    """Raises BncliError where writing ``path`` would replace something that must not be, or is sure to fail.
+    """Raise BncliError if writing ``path`` would replace a file without leave, or is sure to fail.
 
-    To be called before the work that makes the content.
+    Call it before the work that makes the content.
     """
     if path.is_dir():
         raise BncliError(f"{path} is a directory", remedy="Name a file.")
@@ -22,10 +22,10 @@ def check_new(path: Path, *, overwrite: bool) -> None:
 
 
 def write_new(path: Path, text: str, *, overwrite: bool) -> None:
-    """Writes ``text`` to ``path``, whole or not at all.
+    """Write ``text`` to ``path``, whole or not at all.
 
     Raises:
-        BncliError: it is already there and must not be replaced, or it cannot be written.
+        BncliError: the file exists and must not be replaced, or it cannot be written.
     """
     check_new(path, overwrite=overwrite)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -52,8 +52,8 @@ def fold(
     model: Annotated[
         str | None,
         typer.Option(
-            help="file.py:Class or package.module:Class: the model's code, where it has moved or changed since "
-            "training, or where bncli did not write CKPT.",
+            help="The model's code, as file.py:Class or package.module:Class, if it has moved or changed since "
+            "training, or if bncli did not write CKPT.",
             show_default=False,
         ),
     ] = None,
@@ -95,6 +95,7 @@ def fold(
     data_dir: options.DataDir = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Merge BN into its neighbours, prove on data that nothing changed, and write a checkpoint without BN.
@@ -130,7 +131,7 @@ def fold(
 
 @dataclass(frozen=True)
 class _ForeignOptions:
-    """What a checkpoint of another program does not hold; () or None where it was not given."""
+    """The facts that another program's checkpoint lacks; empty or None if not given."""
 
     model_args: dict[str, Any]
     image_shape: tuple[int, int, int] | None
@@ -138,7 +139,7 @@ class _ForeignOptions:
     std: tuple[float, ...] | None
 
     def refuse(self, checkpoint: Path) -> None:
-        """Raises UsageError where one was given for bncli's own checkpoint, which holds them all."""
+        """Raise UsageError if one was given for bncli's own checkpoint, which holds them all."""
         given = {
             "--model-arg": bool(self.model_args),
             "--input-shape": self.image_shape is not None,
@@ -148,21 +149,20 @@ class _ForeignOptions:
         if any(given.values()):
             raise UsageError(
                 f"{', '.join(name for name, is_given in given.items() if is_given)}: {checkpoint} is bncli's own "
-                "checkpoint and says it itself",
+                "checkpoint, which holds this itself",
                 remedy="Leave the option out.",
             )
 
 
 def _open(path: Path, step: str, model: str | None, foreign: _ForeignOptions) -> Checkpoint:
     """The checkpoint to fold, and JAX set up for the precision of its network."""
-    from bncli.checkpoint import is_foreign, load, open_foreign, read_config
+    from bncli.checkpoint import is_foreign, open_foreign
+    from bncli.cli import session
     from bncli.process.configure import configure
 
     if not is_foreign(path):
-        precision = read_config(path).run.training.precision
         foreign.refuse(path)
-        configure(precision)
-        return load(path, step=step, model=model)
+        return session.open_checkpoint(path, step=step, model=model)
     configure("bfloat16")  # not known yet, and these settings are right for either
     from bncli.config.document import validated
     from bncli.config.settings import ModelConfig

@@ -15,7 +15,7 @@ from bncli.cli import options
 from bncli.cli.files import check_new, write_new
 from bncli.cli.parsing import finding_codes
 from bncli.config.choices import FailOn
-from bncli.errors import CheckFailedError, CheckpointError, DataError, UsageError
+from bncli.errors import CheckFailedError, DataError, UsageError
 
 if TYPE_CHECKING:
     from bncli.inspection import Finding, StatsReport
@@ -28,37 +28,35 @@ def inspect_stats(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint of any framework.", show_default=False)],
     other: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[OTHER]", help="A second one: shows what became of each layer from PATH to it.", show_default=False
-        ),
+        typer.Argument(metavar="[OTHER]", help="A second checkpoint, to compare each layer with.", show_default=False),
     ] = None,
     step: options.Step = "best",
     other_step: Annotated[
-        str | None, typer.Option(help="Which save of OTHER; by default as --step.", show_default=False)
+        str | None, typer.Option(help="The save of OTHER to read; by default as --step.", show_default=False)
     ] = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only layers with such a name, * as wildcard, channel by channel; repeatable.", show_default=False
+            help="Show only layers of this name, channel by channel; * is a wildcard; repeatable.", show_default=False
         ),
     ] = None,
     everything: Annotated[
-        bool, options.flag("--all", help="All layers, channels and findings, where there are many.")
+        bool, options.flag("--all", help="Show all layers, channels and findings, even if there are many.")
     ] = False,
     epsilon: Annotated[
         float | None,
-        typer.Option(help="ε of all layers, where the checkpoint does not store it.", show_default=False),
+        typer.Option(help="ε of all layers, if the checkpoint does not store it.", show_default=False),
     ] = None,
     momentum: Annotated[
         float | None,
         typer.Option(
-            help="Weight of the old running value (1 - PyTorch's momentum), where the checkpoint does not store it.",
+            help="Weight of the old running value (1 - PyTorch's momentum), if the checkpoint does not store it.",
             show_default=False,
         ),
     ] = None,
     model: options.Model = None,
     history: Annotated[
-        bool, options.flag("--history", help="Show how each layer moved over the epochs of the training.")
+        bool, options.flag("--history", help="Show each layer over the epochs of the training.")
     ] = False,
     data: Annotated[
         bool,
@@ -81,7 +79,7 @@ def inspect_stats(
         Path | None,
         typer.Option(
             "--data-dir",
-            help="Where to look for a known data set first.",
+            help="The folder to search first for a known data set.",
             rich_help_panel=_DATA,
             show_default=False,
         ),
@@ -97,7 +95,7 @@ def inspect_stats(
         list[str] | None,
         typer.Option(
             metavar="CODE",
-            help="Leave out findings of this code (the README lists them); repeatable.",
+            help="Leave out findings of this code (the documentation lists them); repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -123,7 +121,7 @@ def inspect_stats(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show each BN layer in numbers, and what is wrong with it; or compare two checkpoints."""
+    """Show each BN layer in numbers, with findings and remedies; or compare two checkpoints."""
     form = _Form(everything=everything, by_channel=bool(layer), as_csv=as_csv, as_json=as_json)
     wants_data = data or data_from is not None
     given = {"--layer": layer, "--history": history, "--data": wants_data, "--html": html}
@@ -138,9 +136,11 @@ def inspect_stats(
         _fail_on(fail_on, new)
         return
     if wants_data:
-        report = _with_data(report, path, step, model, data_from, data_dir, quiet=quiet).without(ignored)
+        report = _with_data(report, path, step, model, _Data(data_from, data_dir, quiet)).without(ignored)
     if history:
-        report = _with_history(report, path)
+        from bncli.jobs.inspect import with_history
+
+        report = with_history(report, path)
     if layer:
         from bncli.inspection.names import match_layers
 
@@ -153,13 +153,13 @@ def inspect_stats(
 
 @dataclass(frozen=True)
 class _Form:
-    """How a result is shown.
+    """The form of a result.
 
     Attributes:
-        everything: also what is left out where there is much.
-        by_channel: channel by channel.
-        as_csv: as CSV.
-        as_json: as a JSON document.
+        everything: True to show also what a long result leaves out.
+        by_channel: True for one row per channel.
+        as_csv: True for CSV.
+        as_json: True for a JSON document.
     """
 
     everything: bool
@@ -168,83 +168,69 @@ class _Form:
     as_json: bool
 
 
+@dataclass(frozen=True)
+class _Data:
+    """The data to measure on.
+
+    Attributes:
+        source: as ``--data-from``; None is the checkpoint's own.
+        data_dir: the folder to search first.
+        quiet: no progress and no warnings.
+    """
+
+    source: str | None
+    data_dir: Path | None
+    quiet: bool
+
+
 def _check_usage(
     form: _Form, given: Mapping[str, object], other: Path | None, other_step: str | None, data_dir: Path | None
 ) -> None:
-    """Raises UsageError for options that exclude each other, or do nothing."""
+    """Raise UsageError for options that exclude each other, or have no effect."""
     named = [option for option, value in given.items() if value]
     if form.as_csv and form.as_json:
-        raise UsageError("--csv and --json are two forms of the same result", remedy="Leave one out.")
+        raise UsageError("--csv and --json are two forms of one result", remedy="Leave one out.")
     if other is not None and named:
         raise UsageError(f"{', '.join(named)}: not for two checkpoints at once", remedy="Name one checkpoint.")
     if other is None and other_step is not None:
         raise UsageError("--other-step is the step of a second checkpoint", remedy="Name it, or use --step.")
     if data_dir is not None and "--data" not in named:
-        raise UsageError("--data-dir is where the data of --data lie", remedy="Add --data.")
+        raise UsageError("--data-dir is the folder of the data of --data", remedy="Add --data.")
 
 
 def _inspect(path: Path, step: str, *, epsilon: float | None, momentum: float | None, model: str | None) -> StatsReport:
     from bncli.inspection import inspect_stats as inspect
     from bncli.inspection.readers import detect
 
-    if detect(path) == "bncli":  # its network is traced; no other checkpoint needs JAX to be set up
-        from bncli.checkpoint import read_config
-        from bncli.process.configure import configure
+    if detect(path) == "bncli":  # its network is traced, so JAX must be set up; other files need no JAX
+        from bncli.cli import session
 
-        configure(read_config(path).run.training.precision)
+        session.configure_for(path)
     elif model is not None:
         raise UsageError(f"--model: {path} is read without its model's code", remedy="Leave the option out.")
     return inspect(path, step=step, epsilon=epsilon, momentum=momentum, model=model)
 
 
-def _with_data(
-    report: StatsReport,
-    path: Path,
-    step: str,
-    model: str | None,
-    source: str | None,
-    data_dir: Path | None,
-    *,
-    quiet: bool,
-) -> StatsReport:
-    """The report with what data show.
+def _with_data(report: StatsReport, path: Path, step: str, model: str | None, data: _Data) -> StatsReport:
+    """The report with measurements on data.
 
     Raises:
         CheckpointError: bncli did not train the checkpoint, or without BN.
         DataError: the data cannot be read, or are not for this network.
     """
-    if report.format != "bncli" or not report.layers:
-        raise CheckpointError(
-            f"--data: {path} is no checkpoint that bncli trained with BN, so its network cannot be run",
-            remedy="Leave --data out; a folded checkpoint's original may still be there.",
-        )
-    from bncli.checkpoint import load
-    from bncli.cli import display
-    from bncli.data.configured import load_matching
-    from bncli.inspection.findings import find_on_data
-    from bncli.inspection.live import look_at_data
+    from bncli.cli import display, session
+    from bncli.jobs.inspect import check_can_run, with_data
 
-    opened = load(path, step=step, model=model)
+    check_can_run(report, path)
+    opened = session.open_checkpoint(path, step=step, model=model)
     try:
-        with display.counting(quiet=quiet, unit="files") as progress:
-            dataset = load_matching(opened.config, source=source, data_dir=data_dir, progress=progress)
+        dataset = session.checkpoint_data(opened, source=data.source, data_dir=data.data_dir, quiet=data.quiet)
     except DataError as error:  # other commands take the source by --data
         raise DataError(
             error.message, remedy=error.remedy and error.remedy.replace("--data ", "--data-from ")
         ) from None
-    display.warn(dataset.warnings, quiet=quiet)
-    display.note(f"looking at the network on {dataset.name} …", quiet=quiet)
-    data = look_at_data(opened, dataset)
-    return report.with_data(data, find_on_data(data, path=str(path)))
-
-
-def _with_history(report: StatsReport, path: Path) -> StatsReport:
-    """The report with its history; a checkpoint that bncli did not train has none."""
-    from bncli.checkpoint import read_layers
-    from bncli.inspection.history import layer_histories
-
-    rows = read_layers(path) if path.is_dir() and report.format == "bncli" else []
-    return report.with_history(layer_histories(rows))
+    display.note(f"measuring the network on {dataset.name} …", quiet=data.quiet)
+    return with_data(report, opened, dataset)
 
 
 def _write_html(report: StatsReport, path: Path, *, overwrite: bool, quiet: bool) -> None:
@@ -269,7 +255,7 @@ def _show(report: StatsReport, form: _Form) -> None:
 
 
 def _show_comparison(before: StatsReport, after: StatsReport, form: _Form) -> tuple[Finding, ...]:
-    """The findings that the second has and the first has not."""
+    """Show the comparison; return the findings that only the second checkpoint has."""
     from bncli.cli import render
     from bncli.inspection.comparison import compare
 
@@ -287,7 +273,7 @@ def _show_comparison(before: StatsReport, after: StatsReport, form: _Form) -> tu
 
 
 def _fail_on(severity: FailOn | None, findings: Iterable[Finding]) -> None:
-    """Raises CheckFailedError at a finding of this severity or above."""
+    """Raise CheckFailedError at a finding of this severity or above."""
     grave = {"error": ("error",), "warning": ("error", "warning"), None: ()}[severity]
     found = [finding for finding in findings if finding.severity in grave]
     if found:

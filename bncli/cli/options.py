@@ -25,19 +25,19 @@ Data = Annotated[
     ),
 ]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where to look for a known data set first.", show_default=False)
+    Path | None, typer.Option("--data-dir", help="The folder to search first for a known data set.", show_default=False)
 ]
 Debug = Annotated[bool, flag("--debug", help="Show the traceback of an error.")]
-Json = Annotated[bool, flag("--json", help="Print one JSON document on stdout and nothing else there.")]
+Json = Annotated[bool, flag("--json", help="Print one JSON document on stdout, and nothing else.")]
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="file.py:Class or package.module:Class, where your own model's code has moved or changed since training, "
-        "or was not run by you before.",
+        help="Your own model's code, as file.py:Class or package.module:Class, if it has moved or changed since "
+        "training, or if you have not run it before.",
         show_default=False,
     ),
 ]
 Overwrite = Annotated[bool, flag("--overwrite", help="Replace a checkpoint that is already there.")]
 Quiet = Annotated[bool, flag("--quiet", "-q", help="No progress and no warnings.")]
-Step = Annotated[str, typer.Option("--step", help="Which save: best (by validation), last, or a step's number.")]
+Step = Annotated[str, typer.Option("--step", help="The save to read: best (by validation), last, or a step's number.")]

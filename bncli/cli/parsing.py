@@ -1,4 +1,4 @@
-"""What an option's text means, where it is more than one word or number."""
+"""The meaning of an option's text, if it is more than one word or number."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def _key_value(text: str) -> tuple[str, Any]:
 
 
 def absolute_model_name(name: str) -> str:
-    """``file.py:Class`` with the file's absolute path, so that the checkpoint can be read from anywhere."""
+    """``file.py:Class`` with the file's absolute path, so that the checkpoint can be read from any directory."""
     path, _, class_name = name.rpartition(":")
     return f"{Path(path).resolve()}:{class_name}" if path.endswith(".py") else name
 
 
 def absolute_source(source: str) -> str:
-    """A path as an absolute one, so that the checkpoint finds its data from anywhere; a known name stays one."""
+    """The absolute form of a path, for a checkpoint that is read elsewhere; a known name stays as it is."""
     if not Path(source).exists():
         return source
     from bncli.data.known import KNOWN
@@ -68,7 +68,7 @@ def finding_codes(texts: Iterable[str]) -> frozenset[str]:
     """The codes in ``--ignore CODE …``.
 
     Raises:
-        UsageError: no finding has such a code; lists those that there are.
+        UsageError: no finding has such a code; lists the codes.
     """
     codes, known = frozenset(texts), get_args(FindingCode)
     for code in sorted(codes - set(known)):

@@ -13,12 +13,12 @@ from bncli.cli import options
 def recalibrate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A trained checkpoint.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new checkpoint directory.", show_default=False)],
-    batches: Annotated[int, typer.Option(help="How many batches of training images; 0 for all.", min=0)] = 200,
+    batches: Annotated[int, typer.Option(help="Batches of training images to measure on; 0 for all.", min=0)] = 200,
     batch_size: Annotated[int, typer.Option(help="Images per call; the result does not depend on it.", min=1)] = 64,
     max_runs: Annotated[
         int | None,
         typer.Option(
-            help="At most so many runs over the images, an approximation; by default as many as make it exact.",
+            help="Limit of the runs over the images, for an approximation; by default as many as make it exact.",
             min=1,
             show_default=False,
         ),
@@ -37,18 +37,12 @@ def recalibrate(
 
     For a network that is good in train mode and bad in eval mode, and for averaged weights.
     """
-    from bncli.checkpoint import load, read_config
-    from bncli.cli import display, render
-    from bncli.process.configure import configure
+    from bncli.cli import render, session
 
-    configure(read_config(checkpoint).run.training.precision)
-    from bncli.data.configured import load_matching
+    opened = session.open_checkpoint(checkpoint, step=step, model=model)
+    dataset = session.checkpoint_data(opened, source=data, data_dir=data_dir, quiet=quiet)
     from bncli.jobs.recalibrate import recalibrate_checkpoint
 
-    opened = load(checkpoint, step=step, model=model)
-    with display.counting(quiet=quiet, unit="files") as progress:
-        dataset = load_matching(opened.config, source=data, data_dir=data_dir, progress=progress)
-    display.warn(dataset.warnings, quiet=quiet)
     result = recalibrate_checkpoint(
         opened,
         out,

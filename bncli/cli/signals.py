@@ -1,4 +1,4 @@
-"""Signals that ask a training to end: it saves first, and a second one ends it at once."""
+"""Signals that ask a training to end: the first one saves the run, a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-# A shell's exit code for a process that a signal has ended is this and the signal's number.
+# A shell reports a process that a signal ended by this exit code plus the signal's number.
 _BY_SIGNAL = 128
 _INTERRUPTED = _BY_SIGNAL + signal.SIGINT
-# SIGUSR1 is how schedulers warn of the end of the time.
+# Schedulers send SIGUSR1 shortly before a job's time is over.
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 @contextmanager
 def stopping(request_stop: Callable[[int], None], *, quiet: bool) -> Iterator[None]:
-    """Has ``request_stop`` called with the exit code at the first Ctrl-C, SIGTERM or SIGUSR1.
+    """Call ``request_stop`` with the exit code at the first Ctrl-C, SIGTERM or SIGUSR1.
 
-    A second signal ends the process at once, wherever it is: Python's own handlers wait for the main thread, which may
-    compile for a minute. So a thread of its own reads the signals as they come. Complete saves are not touched by that.
+    A second signal ends the process at once. Python's own handlers wait for the main thread, which may compile for a
+    minute, so a separate thread reads the signals as they come. Complete saves stay untouched.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -43,7 +43,7 @@ def stopping(request_stop: Callable[[int], None], *, quiet: bool) -> Iterator[No
                     sys.stderr.flush()
 
     def leave_to_the_thread(number: int, frame: FrameType | None) -> None:
-        """Only so that the signal does not end the process."""
+        """Do nothing, so that the signal does not end the process."""
 
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     thread = threading.Thread(target=watch, name="bncli-signals", daemon=True)

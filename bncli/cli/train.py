@@ -98,19 +98,16 @@ def _print(settings: RunConfig) -> None:
 def _trainer(settings: RunConfig, out: Path, *, resume: bool, quiet: bool, allow_bad_jaxlib: bool) -> Iterator[Trainer]:
     """A trainer with its data, in a process that is ready for it; no other training can use ``out`` inside."""
     from bncli import checkpoint
-    from bncli.cli import display
+    from bncli.cli import display, session
     from bncli.process.configure import configure
 
     configure(settings.training.precision, allow_bad_jaxlib=allow_bad_jaxlib)
     from bncli import selftest
 
     display.warn(selftest.check_before_training(allow_bad_jaxlib=allow_bad_jaxlib), quiet=quiet)
-    from bncli.data.configured import load_configured
+    dataset = session.training_data(settings, quiet=quiet)
     from bncli.training.run import create_trainer
 
-    with display.counting(quiet=quiet, unit="files") as progress:
-        dataset = load_configured(settings.data, seed=settings.training.seed, progress=progress)
-    display.warn(dataset.warnings, quiet=quiet)
     trainer = create_trainer(settings, dataset, out, compile_ahead=not resume)
     with checkpoint.locked(out):
         yield trainer

@@ -6,7 +6,12 @@ from bncli.cli import options
 from bncli.errors import CheckFailedError
 
 
-def verify(checkpoint: options.Checkpoint, as_json: options.Json = False, debug: options.Debug = False) -> None:
+def verify(
+    checkpoint: options.Checkpoint,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
     """Compare every file of a checkpoint with the SHA-256 that was written with it; exit with 3 if one is damaged."""
     from bncli.checkpoint import verify_checkpoint
     from bncli.cli import render
@@ -19,5 +24,5 @@ def verify(checkpoint: options.Checkpoint, as_json: options.Json = False, debug:
             f"{checkpoint}: {len(report.damaged)} of {len(report.files)} are damaged",
             remedy="Restore them from a copy."
             if step is None
-            else f"Readers and --resume take step {step}, the newest save that is whole, in place of a damaged one.",
+            else f"Readers and --resume use step {step}, the newest whole save, in place of a damaged one.",
         )

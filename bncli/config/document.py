@@ -71,7 +71,7 @@ class DatasetRecord:
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class FoldedFrom:
-    """What a folded checkpoint was made of."""
+    """The origin of a folded checkpoint."""
 
     checkpoint: str
     step: Count
@@ -82,7 +82,7 @@ class FoldedFrom:
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class Recalibrated:
-    """Where a checkpoint's BN statistics come from, if not from running averages."""
+    """The origin of a checkpoint's BN statistics, if they are no running averages."""
 
     checkpoint: str
     step: Count

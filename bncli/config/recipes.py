@@ -1,7 +1,7 @@
-"""How to train on a data set that is known by name: the options that ``bncli train`` takes where none are given.
+"""Recipes: the defaults of ``bncli train`` for known data sets, below every option that is given.
 
-Those of Fashion-MNIST and of CIFAR-10 were tried with the `cnn`, with BN and without (what they reach is in the README,
-and in ``scripts/results/recipes.json``); for CIFAR-100 they are a start that was not.
+The recipes of Fashion-MNIST and CIFAR-10 were tried with the `cnn`, with BN and without; ``scripts/results/recipes.json``
+has their accuracies. The one of CIFAR-100 is an untested start.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Options by the names of their parameters; what is not in it has the option's own default.
+    """Options by the names of their parameters; others keep their own defaults.
 
     Attributes:
-        options: of every run.
-        without_bn: of a run without BN, beside or in place of those.
+        options: for every run.
+        without_bn: for a run without BN, on top of those.
     """
 
     options: Mapping[str, Any]
     without_bn: Mapping[str, Any]
 
 
-# Clipped, a run without BN bears BN's learning rate, and wants it: after 2 epochs without BN, validation accuracy was
+# With clipping, a run without BN tolerates BN's learning rate, and profits from it: after 2 epochs without BN, validation accuracy was
 # 0.860, 0.886, 0.903 and 0.906 at 0.02, 0.05, 0.1 and 0.2 on Fashion-MNIST (0.2 fell behind 0.1 in a longer run), and
 # 0.569 and 0.620 at 0.05 and 0.1 on CIFAR-10.
 _WITHOUT_BN = {"clip_norm": 1.0}
-# Of CIFAR-10's JPEGs the usual three stages have 0.857 and four 0.867 after 20 epochs; five, with averaged weights,
-# 0.883 after 35.
+# Accuracy on CIFAR-10's JPEGs: 0.857 with the usual three stages and 0.867 with four, after 20 epochs; 0.883 with five
+# and averaged weights, after 35.
 _SMALL_PHOTOGRAPHS = Recipe(
     options={
         "batch_size": 128,
@@ -51,7 +51,7 @@ RECIPES: dict[str, Recipe] = {
     "cifar10": _SMALL_PHOTOGRAPHS,
     "cifar100": _SMALL_PHOTOGRAPHS,
 }
-# Those of one optimizer and of one network alone: they go where another one is asked for.
+# Options that make sense for one optimizer or one network only: left out for another one.
 _OF_SGD = ("learning_rate", "weight_decay")
 _OF_CNN = ("dropout", "model_arg")
 
@@ -60,11 +60,11 @@ def recipe_options(name: str | None, *, data: str, model: str, bn: bool, optimiz
     """The options of a recipe, by the names of their parameters.
 
     Args:
-        name: of the recipe, "none", or None for that of the data set, if there is one.
-        data: what is trained on.
-        model: which network.
-        bn: whether with BN.
-        optimizer: by which optimizer.
+        name: the recipe, "none", or None for the data set's own, if there is one.
+        data: the data set.
+        model: the network.
+        bn: True with BN.
+        optimizer: its name.
 
     Raises:
         UsageError: there is no such recipe.

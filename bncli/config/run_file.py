@@ -36,7 +36,7 @@ _REMEDY = "`bncli train --print-config` writes a complete file."
 
 @dataclass(frozen=True)
 class RunFile:
-    """What a ``run.toml`` sets.
+    """The settings in a ``run.toml``.
 
     Attributes:
         values: by setting.
@@ -118,7 +118,7 @@ def _unknown(place: str, key: str, known: Iterable[str]) -> ConfigError:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where keys stand in a file, for messages."""
+    """The places of keys in a file, for messages."""
 
     path: Path
     text: str

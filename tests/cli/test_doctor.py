@@ -34,7 +34,7 @@ def known_to_be_bad(monkeypatch):
 def fails_the_quick_form(monkeypatch):
     planted = Check("planted", lambda: {"a sum": ([0.992], [1.0])}, 1e-5)
     monkeypatch.setattr(report, "QUICK", (planted,))
-    monkeypatch.setattr(report.memory, "has_passed", lambda key: False)
+    monkeypatch.setattr(report.remembered, "has_passed", lambda key: False)
 
 
 def test_document(found):

@@ -5,9 +5,9 @@ One module per command, each with a pair of pure functions, ``*_json`` and ``*_t
 """
 
 from bncli.cli.render.bench import bench_json, bench_text
-from bncli.cli.render.datasets import datasets_json, datasets_text
+from bncli.cli.render.datasets import Fetched, datasets_json, datasets_text, fetched_json
 from bncli.cli.render.doctor import DoctorReport, doctor_json, doctor_text
-from bncli.cli.render.emit import emit
+from bncli.cli.render.emit import emit, emit_json
 from bncli.cli.render.evaluate import EvalReport, eval_json, eval_text
 from bncli.cli.render.fold import fold_json, fold_text
 from bncli.cli.render.predict import PredictReport, predict_json, predict_text
@@ -27,6 +27,7 @@ from bncli.cli.render.verify import verify_json, verify_text
 __all__ = [
     "DoctorReport",
     "EvalReport",
+    "Fetched",
     "PredictReport",
     "bench_json",
     "bench_text",
@@ -38,8 +39,10 @@ __all__ = [
     "doctor_json",
     "doctor_text",
     "emit",
+    "emit_json",
     "eval_json",
     "eval_text",
+    "fetched_json",
     "fold_json",
     "fold_text",
     "predict_json",

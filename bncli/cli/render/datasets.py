@@ -1,7 +1,9 @@
-"""The result of ``bncli data list``."""
+"""The results of ``bncli data list`` and ``bncli data fetch``."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -11,6 +13,14 @@ from bncli.cli.render.tables import plain_table
 
 if TYPE_CHECKING:
     from bncli.data import KnownDataset
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A data set that has been downloaded, and the folder that holds it."""
+
+    name: str
+    folder: Path
 
 
 def datasets_json(rows: tuple[KnownDataset, ...]) -> dict[str, object]:
@@ -40,3 +50,8 @@ def datasets_text(rows: tuple[KnownDataset, ...]) -> RenderableType:
             row.name, f"{row.num_examples:,}", "×".join(map(str, row.image_shape)), str(row.num_classes), where
         )
     return table
+
+
+def fetched_json(fetched: Fetched) -> dict[str, object]:
+    """Return the ``bncli.data-fetch/1`` document."""
+    return {"schema": "bncli.data-fetch/1", "name": fetched.name, "folder": str(fetched.folder)}

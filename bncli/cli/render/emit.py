@@ -19,12 +19,13 @@ def emit(
 ) -> None:
     """Print the result on stdout, as one JSON document or as text."""
     if as_json:
-        _print_json(to_json(result))
+        emit_json(to_json(result))
     else:
         _print_text(to_text(result))
 
 
-def _print_json(document: dict[str, object]) -> None:
+def emit_json(document: dict[str, object]) -> None:
+    """Print one JSON document on stdout."""
     only_ascii = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
     print(json.dumps(_without_nan(document), ensure_ascii=only_ascii, allow_nan=False))
 
