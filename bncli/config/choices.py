@@ -1,7 +1,4 @@
-"""The words an option may take, shared by the settings and the command line.
-
-A module of its own because ``bncli --help`` must not wait for the validation library that ``config`` needs.
-"""
+"""The words that an option may take, shared by the settings and the command line."""
 
 from typing import Literal
 

@@ -1,7 +1,7 @@
 """Recipes: the defaults of ``bncli train`` for known data sets, below every option that is given.
 
-The recipes of Fashion-MNIST and CIFAR-10 were tried with the `cnn`, with BN and without; ``scripts/results/recipes.json``
-has their accuracies. The one of CIFAR-100 is an untested start.
+The recipes of Fashion-MNIST and CIFAR-10 were tried with the `cnn`, with BN and without; their accuracies are in
+``scripts/results/recipes.json``. The one of CIFAR-100 is an untested start.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Recipe:
     without_bn: Mapping[str, Any]
 
 
-# With clipping, a run without BN tolerates BN's learning rate, and profits from it: after 2 epochs without BN, validation accuracy was
-# 0.860, 0.886, 0.903 and 0.906 at 0.02, 0.05, 0.1 and 0.2 on Fashion-MNIST (0.2 fell behind 0.1 in a longer run), and
-# 0.569 and 0.620 at 0.05 and 0.1 on CIFAR-10.
+# With clipping, a run without BN tolerates BN's learning rate, and profits from it: after 2 epochs without BN, the
+# validation accuracy was 0.860, 0.886, 0.903 and 0.906 at 0.02, 0.05, 0.1 and 0.2 on Fashion-MNIST (in a longer run
+# 0.2 fell behind 0.1), and 0.569 and 0.620 at 0.05 and 0.1 on CIFAR-10.
 _WITHOUT_BN = {"clip_norm": 1.0}
 # Accuracy on CIFAR-10's JPEGs: 0.857 with the usual three stages and 0.867 with four, after 20 epochs; 0.883 with five
 # and averaged weights, after 35.
