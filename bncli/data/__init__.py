@@ -2,16 +2,17 @@
 
 Read in this order::
 
-    load.py        what the user wrote -> a reader -> a Dataset
-    dataset.py     Split, Dataset; what is true of any data set: checks, hash, splits, pixel statistics
+    load.py           the value of --data -> a reader -> a Dataset
+    dataset.py        Split, Dataset, and the work common to all data sets: checks, hash, splits, pixel statistics
     digits.py idx.py cifar.py folder.py arrays.py    the readers, one format each; copy one to add a format
-    compressed.py  a file that may be gzipped
-    image_tree.py  which files an image folder holds, by split and class (no file is opened)
-    known.py places.py fetch.py    the data sets known by name: the table, where they lie, the download
-    splits.py      which examples are set aside
-    memory.py      what fits
-    augment.py     random changes of training images, in JAX
-    batches.py     which examples make up a batch: pure functions of (seed, epoch, step)
+    compressed.py     a file that may be gzipped
+    image_tree.py     the files of an image folder by split and class (no file is opened)
+    known.py places.py fetch.py    the data sets known by name: the table, their places, the download
+    splits.py         the examples that are set aside
+    configured.py     the data set that a configuration or a checkpoint names
+    augment.py        random changes of training images, in JAX
+    batches.py        the examples of a batch: pure functions of (seed, epoch, step)
+    preprocessing.py  uint8 images -> the network's input
 """
 
 from bncli.data.augment import Augmentation, augment, normalize

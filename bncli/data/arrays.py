@@ -23,10 +23,11 @@ def read_arrays(path: Path) -> RawDataset:
     """The data set of an ``.npz``.
 
     Images are uint8, or float in [0, 1], of shape [N, H, W] or [N, H, W, C]; labels are integers 0 … K-1, [N] or
-    [N, 1]. ``class_names``, where present, is an array of K strings. Nothing is ever unpickled.
+    [N, 1]. ``class_names`` is optional, an array of K strings. Nothing is ever unpickled.
 
     Raises:
-        DataError: a damaged archive, a missing key, or an array of another shape, type or range; it names the key.
+        DataError: the archive is damaged, or an array is missing or of another shape, type or range; the message names
+            the key.
     """
     arrays = _load(path)
     names = _class_names(arrays, path)
@@ -49,9 +50,9 @@ def read_arrays(path: Path) -> RawDataset:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    """Every array of the archive by its name."""
-    # A damaged archive makes NumPy fail with whatever its parser meets first (BadZipFile, zlib.error, ValueError,
-    # SyntaxError, EOFError, …): anything it raises is a fact about the file.
+    """All arrays of the archive by name."""
+    # For a damaged archive NumPy raises whatever its parser raises first (BadZipFile, zlib.error, ValueError,
+    # SyntaxError, EOFError, …). Any exception means that the file is damaged.
     try:
         with zipfile.ZipFile(path) as archive:
             num_bytes = sum(member.file_size for member in archive.infolist())
@@ -86,13 +87,13 @@ def _class_names(arrays: dict[str, np.ndarray], path: Path) -> tuple[str, ...] |
 def _read_split(
     arrays: dict[str, np.ndarray], split: str, class_names: tuple[str, ...] | None, path: Path
 ) -> Split | None:
-    """The split's images and labels; None where it has neither. The arrays are dropped from ``arrays`` on the way."""
+    """The split's images and labels, removed from ``arrays``; None if it has neither."""
     image_key, label_key = f"x_{split}", f"y_{split}"
     if image_key not in arrays and label_key not in arrays:
         return None
     for key in (image_key, label_key):
         if key not in arrays:
-            raise DataError(f"{path}: no {key}", remedy=f"Save {image_key} and {label_key} both.")
+            raise DataError(f"{path}: no {key}", remedy=f"Save both {image_key} and {label_key}.")
     images = _to_images(arrays.pop(image_key), origin=f"{path}: {image_key}")
     labels = _to_labels(arrays.pop(label_key), origin=f"{path}: {label_key}")
     if len(images) != len(labels):
@@ -133,7 +134,7 @@ def _with_channels(array: np.ndarray, origin: str) -> np.ndarray:
 
 
 def _from_float(images: np.ndarray, origin: str) -> np.ndarray:
-    """round(255 x), chunk by chunk, so that no second float copy is made."""
+    """round(255 x) as uint8, chunk by chunk, which avoids a second float copy."""
     converted = np.empty(images.shape, np.uint8)
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
@@ -148,7 +149,7 @@ def _from_float(images: np.ndarray, origin: str) -> np.ndarray:
 
 
 def _find_bad_pixel(chunk: np.ndarray) -> tuple[int, float] | None:
-    """(image, value) of the first pixel that is outside [0, 1] or NaN."""
+    """(image, value) of the first pixel that is NaN or outside [0, 1]; None if there is none."""
     good = (chunk >= 0) & (chunk <= 1)
     if good.all():
         return None
@@ -162,7 +163,7 @@ def _to_labels(array: np.ndarray, *, origin: str) -> np.ndarray:
         array = array[:, 0]
     if array.ndim != 1:
         raise DataError(
-            f"{origin} has shape {array.shape}", remedy="Save one integer for each image; of one-hot rows, y.argmax(1)."
+            f"{origin} has shape {array.shape}", remedy="Save one integer per image; for one-hot rows, y.argmax(1)."
         )
     if array.dtype.kind not in "iu":
         raise DataError(f"{origin} is {array.dtype}", remedy="Save integers: y.astype(numpy.int32).")

@@ -1,8 +1,8 @@
-"""CIFAR-10 and CIFAR-100 in their binary version, from a folder or straight from the publisher's archive.
+"""CIFAR-10 and CIFAR-100 in the binary version, from a folder or directly from the publisher's archive.
 
 Letters: N examples.
 
-A record is the label (CIFAR-100: the coarse label, then the fine one, which is used), then 1,024 bytes each of red,
+A record holds the label (CIFAR-100: the coarse label, then the fine one, which is used), then 1,024 bytes each of red,
 green and blue, row by row. Source: A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
 
@@ -24,20 +24,20 @@ from bncli.errors import DataError
 _SIDE = 32
 _PIXEL_BYTES = 3 * _SIDE * _SIDE
 _CHUNK_BYTES = 1 << 20
-# What an archive may come to when it is decompressed, and how many members it may have: the published ones come to
-# 176 MiB in 9 members, and a gzip of a few megabytes to gigabytes, if somebody wants it to.
+# Limits on the decompressed size and the number of members of an archive. The published archives have 176 MiB in 9
+# members; a malicious gzip of a few megabytes can unpack to gigabytes.
 _MAX_BYTES = 256 << 20
 _MAX_MEMBERS = 1000
 
 
 @dataclass(frozen=True)
 class CifarLayout:
-    """How one of the two data sets is laid out in files."""
+    """The files of one of the two data sets."""
 
     name: str
     folder: str  # the folder its archive unpacks to
     archive: str
-    label_bytes: int  # the last of them is the label
+    label_bytes: int  # the last of these bytes is the label
     num_records: int  # in each train file
     num_test_records: int
     train_files: tuple[str, ...]
@@ -48,11 +48,11 @@ class CifarLayout:
 
     @property
     def record_bytes(self) -> int:
-        """The size of one example."""
+        """The size of one record in bytes."""
         return self.label_bytes + _PIXEL_BYTES
 
     def records_in(self, file: str) -> int:
-        """How many examples ``file`` is published with."""
+        """The number of records in the published ``file``."""
         return self.num_test_records if file == self.test_file else self.num_records
 
     @property
@@ -92,7 +92,7 @@ LAYOUTS = {
 
 
 def find_cifar(folder: Path, name: str) -> Path | None:
-    """The place in or below ``folder`` that holds the data set ``name``: a folder of files, an archive, or None."""
+    """The folder of files or the archive in ``folder`` that holds the data set ``name``; None if there is neither."""
     layout = LAYOUTS[name]
     for place in (folder, folder / layout.folder):
         if any((place / file).is_file() for file in layout.files):
@@ -102,7 +102,7 @@ def find_cifar(folder: Path, name: str) -> Path | None:
 
 
 def find_pickled(folder: Path) -> tuple[CifarLayout, Path] | None:
-    """The Python version of a CIFAR data set in ``folder``, which is pickled and so never loaded; or None."""
+    """The Python version of a CIFAR data set in ``folder``, which is pickled and never loaded; None if absent."""
     for layout in LAYOUTS.values():
         for name in (layout.python_archive, f"{layout.python_folder}/{layout.python_file}", layout.python_file):
             if (folder / name).is_file():
@@ -111,7 +111,7 @@ def find_pickled(folder: Path) -> tuple[CifarLayout, Path] | None:
 
 
 def refuse_pickled(layout: CifarLayout, place: Path) -> DataError:
-    """The error for the Python version."""
+    """The error about the Python version."""
     return DataError(
         f"{place}: this is the Python version of {layout.name}, which is pickled; bncli never loads a pickle",
         remedy=f"Get the binary version, {layout.archive}: bncli data fetch {layout.name}",
@@ -122,7 +122,7 @@ def read_cifar_folder(folder: Path, name: str) -> RawDataset:
     """The data set ``name`` from its ``.bin`` files in ``folder``.
 
     Raises:
-        DataError: a file is missing, of the wrong size, or holds a label out of range.
+        DataError: a file is missing or has the wrong size, or a label is out of range.
     """
     layout = LAYOUTS[name]
     contents = _folder_contents(folder, layout)
@@ -133,7 +133,7 @@ def read_cifar_archive(path: Path) -> RawDataset:
     """The data set in a tar archive, which is read member by member and never unpacked.
 
     Raises:
-        DataError: a damaged archive, or one that is not the binary version of CIFAR-10 or CIFAR-100.
+        DataError: the archive is damaged, or not the binary version of CIFAR-10 or CIFAR-100.
     """
     try:
         with open_decompressed(path) as decompressed:
@@ -143,20 +143,20 @@ def read_cifar_archive(path: Path) -> RawDataset:
             _read_to_end(stream)
     except DataError:
         raise
-    except Exception as error:  # tarfile fails on bad bytes with whatever its parser meets first
+    except Exception as error:  # for bad bytes tarfile raises whatever its parser raises first
         raise DataError(f"{path}: the archive is damaged: {error}", remedy=DAMAGED) from error
     return raw
 
 
 class _Bounded:
-    """A stream of which no more than ``_MAX_BYTES`` can be read: what tarfile needs of one, and no more."""
+    """A stream with the methods that tarfile needs, of which at most ``_MAX_BYTES`` can be read."""
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         self._stream = stream
         self._path = path
 
     def read(self, size: int = -1) -> bytes:
-        """As a stream's. Raises DataError beyond the bound; a size beyond it, which a header may say, is not taken."""
+        """Read like a stream. A larger ``size``, which a header may claim, is cut; DataError beyond the bound."""
         left = _MAX_BYTES - self._stream.tell()
         content = self._stream.read(left + 1 if size < 0 else min(size, left + 1))
         if len(content) > left:
@@ -164,24 +164,24 @@ class _Bounded:
         return content
 
     def seek(self, position: int) -> int:
-        """As a stream's, from its start."""
+        """Seek like a stream, from the start."""
         if position > _MAX_BYTES:
             raise self._too_large()
         return self._stream.seek(position)
 
     def tell(self) -> int:
-        """As a stream's."""
+        """The position, like a stream's."""
         return self._stream.tell()
 
     def _too_large(self) -> DataError:
         return DataError(
-            f"{self._path}: more than the {_MAX_BYTES >> 20} MiB that the published archive could come to",
+            f"{self._path}: unpacks to more than {_MAX_BYTES >> 20} MiB, which is more than the published archive",
             remedy="Get the archive from its publisher.",
         )
 
 
 def _assemble(contents: Iterator[tuple[str, str, bytes]], layout: CifarLayout, *, source: str) -> RawDataset:
-    """The data set made of (file, where it lies, its bytes), in any order."""
+    """The data set from triples (file, its origin, its bytes) in any order."""
     splits = {file: _read_records(records, layout, origin) for file, origin, records in contents}
     if missing := [file for file in layout.files if file not in splits]:
         raise DataError(f"{source}: {layout.name} lacks {', '.join(missing)}", remedy=DAMAGED)
@@ -214,7 +214,7 @@ def _concatenate(splits: list[Split]) -> Split:
 
 
 def _short_warnings(splits: dict[str, Split], layout: CifarLayout, source: str) -> Iterator[str]:
-    """A note for each file that is a whole number of records, but not all of them: the format cannot tell why."""
+    """A note about each file with fewer records than published; the format does not tell the reason."""
     for file, split in splits.items():
         if len(split) != layout.records_in(file):
             yield f"{source}: {file} holds {len(split):,} of its {layout.records_in(file):,} images"
@@ -246,7 +246,7 @@ def _archive_contents(stream: BinaryIO, layout: CifarLayout, path: Path) -> Iter
 
 
 def _archive_layout(stream: BinaryIO, path: Path) -> CifarLayout:
-    """Which data set an archive holds, by the names in it; the first that decides is near its start."""
+    """The data set in an archive, judged by the names of its members; usually one of the first decides."""
     for _, member in _members(stream, path):
         for layout in LAYOUTS.values():
             if _file_name(member) in layout.files:
@@ -260,7 +260,7 @@ def _archive_layout(stream: BinaryIO, path: Path) -> CifarLayout:
 
 
 def _members(stream: BinaryIO, path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The members in their order. Raises DataError where there are too many: tarfile keeps them all in memory."""
+    """The members in order. Raise DataError if there are too many, since tarfile keeps them all in memory."""
     stream.seek(0)
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for number, member in enumerate(archive):
@@ -272,18 +272,18 @@ def _members(stream: BinaryIO, path: Path) -> Iterator[tuple[tarfile.TarFile, ta
 
 
 def _read_to_end(stream: BinaryIO) -> None:
-    """Goes on to the end, where gzip keeps the checksum of what was read before; a tar ends earlier."""
+    """Read to the end, where gzip keeps its checksum; the tar archive ends earlier."""
     while stream.read(_CHUNK_BYTES):
         pass
 
 
 def _file_name(member: tarfile.TarInfo) -> str:
-    """The last part of the name: where a member wants to be unpacked to is of no interest."""
+    """The last part of a member's name; the folder that it would be unpacked to does not matter."""
     return PurePosixPath(member.name).name
 
 
 def _check_size(size: int, layout: CifarLayout, file: str, *, origin: str) -> None:
-    """Raises DataError where ``size`` is no whole number of records, or of more than are published."""
+    """Raise DataError unless ``size`` is a whole number of records, and at most the published number."""
     published = layout.records_in(file) * layout.record_bytes
     if size == 0 or size % layout.record_bytes or size > published:
         raise DataError(

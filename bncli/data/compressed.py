@@ -1,4 +1,4 @@
-"""Reading a file that may be gzipped, with every way it can be damaged turned into a DataError."""
+"""Reading of files that may be gzipped; any damage becomes a DataError."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def open_decompressed(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             magic = file.read(len(GZIP_MAGIC))
             file.seek(0)
-            # A GzipFile made of an open file has nothing of its own to close.
+            # A GzipFile made from an open file has nothing of its own to close.
             yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if magic == GZIP_MAGIC else file
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: the gzip stream is damaged: {error}", remedy=DAMAGED) from error

@@ -12,14 +12,14 @@ from bncli.data.dataset import Dataset
 from bncli.data.load import load_dataset
 from bncli.errors import DataError, UsageError
 
-Progress = Callable[[str, int, int | None], None]  # (what, how much of it is done, of how much)
+Progress = Callable[[str, int, int | None], None]  # (stage, amount done, total amount)
 
 
 def load_configured(config: DataConfig, *, seed: int, progress: Progress | None = None) -> Dataset:
-    """The data set of ``config``, its validation split carved out by ``seed``.
+    """The data set of ``config``; ``seed`` picks its validation split.
 
     Raises:
-        DataError: it is not there, cannot be read, or is malformed.
+        DataError: the data set is missing, unreadable or malformed.
     """
     return load_dataset(
         config.source,
@@ -40,23 +40,24 @@ def load_matching(
     data_dir: Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """The data a checkpoint was trained on, or other data of the same classes, in the checkpoint's image size.
+    """The data set that a checkpoint was trained on, or other data with the same classes, in the checkpoint's size.
 
-    Where the checkpoint does not know its classes, any will do here: how many they are the evaluation compares.
+    If the checkpoint does not record its classes, any classes are accepted here; the evaluation compares their number.
 
     Args:
-        config: the checkpoint's.
-        source: other data; None for the checkpoint's own, with its own validation split.
-        data_dir: where to look for a known name first.
+        config: the checkpoint's configuration.
+        source: other data; None for the checkpoint's own data, with the same validation split.
+        data_dir: the first place to look for a data set known by name.
         progress: called while images are read.
 
     Raises:
-        DataError: the data cannot be read, is not what the checkpoint was trained on, or has other classes.
+        DataError: the data cannot be read, differ from the checkpoint's training data, or have other classes.
     """
     known = config.dataset
     if source is None and known is None:
         raise DataError(
-            "the data this network was trained on are not known", remedy="Name some: --data NAME, FOLDER or FILE.npz."
+            "the data this network was trained on are not known",
+            remedy="Name a data set: --data NAME, FOLDER or FILE.npz.",
         )
     shape = config.preprocessing.image_shape
     stored = config.run.data
@@ -67,10 +68,10 @@ def load_matching(
         wanted = replace(wanted, source=source, channels=shape[2], image_size=square)
     try:
         dataset = load_configured(wanted, seed=config.run.training.seed, progress=progress)
-    except UsageError:  # size and channels are asked for here, not by an option of the user's
+    except UsageError:  # the checkpoint sets size and channels here, not an option of the user
         raise DataError(
             f"{wanted.source} has other images than the checkpoint takes: {shape}, height, width and channels",
-            remedy="Resize the images; those of a folder of image files are resized by themselves.",
+            remedy="Resize the images; only a folder of image files is resized automatically.",
         ) from None
     if known is not None and dataset.class_names != known.class_names:
         raise DataError(
@@ -85,7 +86,7 @@ def load_matching(
     if source is None and known is not None and dataset.sha256 != known.sha256:
         raise DataError(
             f"{dataset.source} has changed since training: SHA-256 {dataset.sha256[:12]}…, was {known.sha256[:12]}…",
-            remedy=f"To use it as it is now: --data {stored.source}",
+            remedy=f"To use it as it is now, add --data {stored.source}",
         )
     return dataset
 

@@ -1,9 +1,9 @@
-"""What every source becomes: images uint8 [N, H, W, C] and labels int32 [N], split in three.
+"""The common form of every data set: images uint8 [N, H, W, C] and labels int32 [N], in three splits.
 
 Letters: N examples, H W height and width, C channels, K classes.
 
-A reader returns a `RawDataset`; `build_dataset` checks it, hashes it, carves out the splits it lacks and measures
-the pixels. Readers know formats; everything that is true of any data set is here.
+A reader returns a `RawDataset`. `build_dataset` checks and hashes it, carves out missing splits and measures the
+pixels. Readers know formats; the work that is common to all data sets is here.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from bncli.data.augment import Augmentation
 from bncli.data.splits import stratified_sample, take_out
 from bncli.errors import DataError
 
-# The part of a data set that has no test split that is set aside as one, and the seed that picks it. Both are
-# fixed, so that the test scores of two runs are about the same images whatever their seeds.
+# The test split of a data set without one: its share, and the seed that picks it. Both are fixed, so the test scores of
+# two runs with different seeds are about the same images.
 TEST_FRACTION = 0.2
 TEST_SEED = 20150706
 
-_MIN_STD = 1 / 255  # one grey level: below it a channel is constant, and dividing by it would only blow up noise
+_MIN_STD = 1 / 255  # one grey level; a channel below it is constant, and dividing by less would only amplify noise
 _CHUNK_BYTES = 1 << 22
 
 
@@ -35,8 +35,10 @@ class Split:
     labels: np.ndarray  # int32 [N]
 
     def __post_init__(self) -> None:
-        assert (self.images.dtype, self.images.ndim) == (np.uint8, 4), (self.images.dtype, self.images.shape)
-        assert (self.labels.dtype, self.labels.shape) == (np.int32, self.images.shape[:1]), self.labels.shape
+        assert self.images.dtype == np.uint8, self.images.dtype
+        assert self.images.ndim == 4, self.images.shape
+        assert self.labels.dtype == np.int32, self.labels.dtype
+        assert self.labels.shape == self.images.shape[:1], self.labels.shape
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,7 +46,7 @@ class Split:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """What a source holds; a split it does not hold is None. ``train.images`` is the reader's own, and writable."""
+    """The content of a source; a missing split is None. ``build_dataset`` reuses the memory of ``train``."""
 
     name: str
     class_names: tuple[str, ...]
@@ -58,7 +60,7 @@ class RawDataset:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, ready to train on."""
+    """A data set that is ready to train on."""
 
     name: str
     class_names: tuple[str, ...]  # [K]
@@ -68,9 +70,9 @@ class Dataset:
     mean: tuple[float, ...]  # [C], of the train images scaled to [0, 1]
     std: tuple[float, ...]  # [C], likewise; never 0
     augmentation: Augmentation
-    source: str  # where it was read from, for the run's record
-    sha256: str  # of all images and labels before any split was carved out: independent of the seed
-    warnings: tuple[str, ...] = ()  # what the command should tell the user
+    source: str  # path or name that it was read from, for the run's record
+    sha256: str  # of all images and labels before any split is carved out, so it does not depend on the seed
+    warnings: tuple[str, ...] = ()  # for the command to show
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -88,12 +90,12 @@ def build_dataset(raw: RawDataset, *, val_fraction: float, seed: int) -> Dataset
     """``raw`` with all three splits, its hash and the statistics of its train pixels.
 
     Args:
-        raw: what a reader returned; its train images are rearranged in place.
-        val_fraction: the part of train that becomes val, stratified by class, where the source has no val.
+        raw: the result of a reader; its train images are rearranged in place, which saves a copy of them.
+        val_fraction: the share of train that becomes val, stratified by class, if the source has no val.
         seed: picks the examples of val.
 
     Raises:
-        DataError: a split is empty, a label or a class is out of order, or a class is too small to be split.
+        DataError: a split is empty, a label or class is out of range, or a class is too small to be split.
     """
     _check_raw(raw)
     sha256 = dataset_sha256(raw)
@@ -116,25 +118,25 @@ def build_dataset(raw: RawDataset, *, val_fraction: float, seed: int) -> Dataset
 
 
 def check_labels(labels: np.ndarray, num_classes: int, *, origin: str) -> None:
-    """Raises DataError for the first label outside 0 … K-1, naming ``origin``, its index and its value."""
+    """Raise DataError for the first label outside 0 … K-1; the message names ``origin``, its index and its value."""
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
         index = int(outside.argmax())
         raise DataError(
-            f"{origin}: label {index} is {labels[index]}, and there are {num_classes} classes",
+            f"{origin}: label {index} is {labels[index]}, but there are {num_classes} classes",
             remedy=f"Labels must be integers from 0 to {num_classes - 1}.",
         )
 
 
 def numbered_classes(labels: np.ndarray, *, origin: str) -> tuple[str, ...]:
-    """The names ``0`` … ``K-1`` of the classes of a source that does not name them.
+    """The class names ``0`` … ``K-1``, for a source that does not name its classes.
 
     Args:
         labels: the train labels, integers [N] of any width.
-        origin: where they come from.
+        origin: origin of the labels, for error messages.
 
     Raises:
-        DataError: there is no label, one is negative, or a number below the largest does not occur.
+        DataError: there are no labels, one is negative, or a number below the largest does not occur.
     """
     present = np.unique(labels)
     if len(present) == 0:
@@ -145,7 +147,7 @@ def numbered_classes(labels: np.ndarray, *, origin: str) -> tuple[str, ...]:
     gaps = np.flatnonzero(present != np.arange(len(present)))
     if len(gaps):
         raise DataError(
-            f"{origin}: the largest label is {present[-1]}, and no example has label {gaps[0]}",
+            f"{origin}: the largest label is {present[-1]}, but no example has label {gaps[0]}",
             remedy="Number the classes from 0 on without gaps.",
         )
     return tuple(map(str, range(len(present))))
@@ -163,9 +165,9 @@ def dataset_sha256(raw: RawDataset) -> str:
 
 
 def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, of uint8 images scaled to [0, 1].
+    """Mean and standard deviation per channel of uint8 images scaled to [0, 1].
 
-    Integer sums, chunk by chunk: exact, and so the same in any order; no float copy of the images is made.
+    The sums are integers, chunk by chunk: exact, the same in any order, and without a float copy of the images.
 
     Args:
         images: uint8 [N, H, W, C], N > 0.
@@ -188,7 +190,7 @@ def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float
 
 
 def _pixel_chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    """The pixels in bounded pieces, each [pixels, C]."""
+    """The pixels in chunks of bounded size, each [pixels, C]."""
     image_bytes = max(1, images[0].nbytes)
     step = max(1, _CHUNK_BYTES // image_bytes)
     for start in range(0, len(images), step):
@@ -210,7 +212,7 @@ def _check_raw(raw: RawDataset) -> None:
             raise DataError(f"{raw.source}: the {name} images have no pixels, their shape is {split.images.shape}")
         if split.images.shape[1:] != raw.train.images.shape[1:]:
             raise DataError(
-                f"{raw.source}: {name} images are {_format_shape(split)}, and train images {_format_shape(raw.train)}",
+                f"{raw.source}: {name} images are {_format_shape(split)}, but train images {_format_shape(raw.train)}",
                 remedy="Give all splits the same height, width and channels.",
             )
         check_labels(split.labels, num_classes, origin=f"{raw.source}: {name}")
@@ -221,7 +223,7 @@ def _check_classes(raw: RawDataset) -> None:
     counts = np.bincount(raw.train.labels, minlength=len(raw.class_names))
     if len(counts) < 2:
         raise DataError(
-            f"{raw.source}: there is a single class, {raw.class_names[0]}",
+            f"{raw.source}: there is only one class, {raw.class_names[0]}",
             remedy="A classifier needs at least two classes.",
         )
     empty = np.flatnonzero(counts == 0)
@@ -234,7 +236,7 @@ def _check_classes(raw: RawDataset) -> None:
 
 
 def _carve_test(raw: RawDataset) -> tuple[Split, Split]:
-    """(train, test): test is the source's own, or a fixed stratified part of train that no seed changes."""
+    """(train, test); test is the source's own, or a fixed stratified part of train that does not depend on a seed."""
     if raw.test is not None:
         return raw.train, raw.test
     chosen = stratified_sample(raw.train.labels, TEST_FRACTION, seed=TEST_SEED)
@@ -243,7 +245,7 @@ def _carve_test(raw: RawDataset) -> tuple[Split, Split]:
 
 
 def _carve_val(raw: RawDataset, train: Split, *, val_fraction: float, seed: int) -> tuple[Split, Split]:
-    """(train, val): val is the source's own, or a stratified part of ``train`` that ``seed`` picks."""
+    """(train, val); val is the source's own, or a stratified part of ``train`` that ``seed`` picks."""
     if raw.val is not None:
         return train, raw.val
     chosen = stratified_sample(train.labels, val_fraction, seed=seed)
@@ -260,7 +262,7 @@ def _split_off(split: Split, chosen: np.ndarray) -> tuple[Split, Split]:
 def _check_not_empty(raw: RawDataset, chosen: np.ndarray, name: str) -> None:
     if len(chosen) == 0:
         raise DataError(
-            f"{raw.source}: no example can be spared for the {name} split: every class has a single one",
+            f"{raw.source}: every class has a single example, so none can go to the {name} split",
             remedy=f"Add examples, or give the data set a {name} split of its own.",
         )
 

@@ -1,4 +1,4 @@
-"""Downloading a known data set from its publisher, by HTTPS; what arrives is believed only for its SHA-256."""
+"""Download of a known data set from its publisher by HTTPS; a file is trusted only if its SHA-256 is right."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Progress = Callable[[str, int, int | None], None]
 
 _CHUNK_BYTES = 1 << 18
 _TIMEOUT_SECONDS = 30
-_MAX_CONNECTIONS = 8  # to one mirror for one file, before it is given up
-# What never leaves this machine needs no encryption: browsers count these hosts as secure too.
+_MAX_CONNECTIONS = 8  # to one mirror for one file, before the next mirror is tried
+# Traffic within this machine needs no encryption; browsers treat these hosts as secure too.
 _LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class _MirrorError(Exception):
-    """A mirror does not serve the file; the next one may."""
+    """A mirror does not serve the file; another one may."""
 
 
 def fetch(
@@ -37,24 +37,24 @@ def fetch(
     progress: Progress | None = None,
     known: Mapping[str, KnownDataset] = KNOWN,
 ) -> Path:
-    """The folder that now holds the data set ``name``, downloaded from its publisher where it was not there already.
+    """Download the data set ``name`` from its publisher unless it is there already; return its folder.
 
-    A file arrives under a name that ends in ``.part``, is resumed there after a broken connection or a stopped
-    command, and gets its own name once its SHA-256 is right.
+    A file arrives under a name that ends in ``.part``. A broken connection or a stopped command is resumed there. The
+    file gets its own name once its SHA-256 is right.
 
     Args:
         name: a known name.
-        data_dir: where to make the folder ``name``; by default the user's cache.
-        progress: called with (file name, bytes so far, bytes in all).
+        data_dir: the parent of the folder ``name``; by default the user's cache.
+        progress: called with (file name, bytes so far, total bytes).
         known: the table of data sets.
 
     Raises:
         UsageError: the name is unknown, or needs no download.
-        DataError: no mirror can be reached, or what it serves is not the published file.
+        DataError: no mirror can be reached, or none serves the published file.
     """
     row = known.get(name)
     if row is None:
-        raise UsageError(f"{name} is no known data set", remedy=f"Known names: {', '.join(known)}.")
+        raise UsageError(f"{name} is not a known data set", remedy=f"Known names: {', '.join(known)}.")
     if not row.files:
         raise UsageError(f"{name} is installed with bncli; there is nothing to fetch", remedy=f"Use --data {name}.")
     folder = _make_folder(data_dir, name)
@@ -65,13 +65,13 @@ def fetch(
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _make_folder(data_dir: Path | None, name: str) -> Path:
-    """The folder ``name``, made where it is missing: in the user's cache for the user alone."""
+    """Create the folder ``name`` if it is missing; in the user's cache it is private."""
     folder = (data_dir or user_data_dir()) / name
     try:
         if data_dir is None:
@@ -79,7 +79,7 @@ def _make_folder(data_dir: Path | None, name: str) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be made: {error.strerror or error}", remedy="Choose another place with --data-dir."
+            f"{folder}: cannot be created: {error.strerror or error}", remedy="Choose another place with --data-dir."
         ) from error
     return folder
 
@@ -89,7 +89,7 @@ def _is_published(path: Path, file: RemoteFile) -> bool:
 
 
 def _fetch_file(file: RemoteFile, folder: Path, progress: Progress | None) -> None:
-    """Downloads one file from the first mirror that serves all of it."""
+    """Download one file from the first mirror that serves all of it."""
     part = folder / f"{file.name}.part"
     failures = []
     for url in file.urls:
@@ -103,13 +103,13 @@ def _fetch_file(file: RemoteFile, folder: Path, progress: Progress | None) -> No
             return
     raise DataError(
         f"{file.name} could not be downloaded. {'; '.join(failures)}",
-        remedy="Run the command again, which goes on where it stopped, or put the file there by hand: "
+        remedy="Run the command again, which continues where it stopped, or download the file yourself: "
         f"save {file.urls[0]} as {folder / file.name}",
     )
 
 
 def _download(url: str, part: Path, file: RemoteFile, progress: Progress | None) -> None:
-    """Fills ``part`` up to the published size, over as many connections as that takes."""
+    """Fill ``part`` up to the published size, with several connections if necessary."""
     for _ in range(_MAX_CONNECTIONS):
         start = _resumable_size(part, file)
         if start < file.size:
@@ -120,9 +120,9 @@ def _download(url: str, part: Path, file: RemoteFile, progress: Progress | None)
 
 
 def _receive(url: str, part: Path, start: int, file: RemoteFile, progress: Progress | None) -> None:
-    """Adds to ``part``, from byte ``start`` on, what one connection brings, be it all or not."""
+    """Append to ``part``, from byte ``start`` on, the bytes of one connection, which may break."""
     with _connect(url, start) as response:
-        # A server that knows no ranges answers 200 and sends the whole file.
+        # A server without range support answers 200 and sends the whole file.
         received = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         _check_announced_size(response, received, file)
         with _opened_part(part, "ab" if received else "wb") as target:
@@ -140,7 +140,9 @@ def _connect(url: str, start: int) -> http.client.HTTPResponse:
     headers = {"User-Agent": "bncli"} | ({"Range": f"bytes={start}-"} if start else {})
     opener = urllib.request.build_opener(_HttpsRedirects)
     try:
-        return opener.open(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS)
+        response: http.client.HTTPResponse = opener.open(
+            urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS
+        )
     except urllib.error.HTTPError as error:
         error.close()
         raise _MirrorError(f"the server answers {error.code} {error.reason}") from error
@@ -148,10 +150,11 @@ def _connect(url: str, start: int) -> http.client.HTTPResponse:
         raise _MirrorError(f"no connection: {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _MirrorError(f"no connection: {error}") from error
+    return response
 
 
 class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server to HTTPS addresses alone."""
+    """Follows redirects to HTTPS addresses only."""
 
     def redirect_request(
         self,
@@ -162,6 +165,11 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
+        """The redirected request.
+
+        Raises:
+            _MirrorError: the new address is not HTTPS.
+        """
         _require_https(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -169,18 +177,18 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
 def _require_https(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS):
-        raise _MirrorError(f"{url} is no HTTPS address")
+        raise _MirrorError(f"{url} is not an HTTPS address")
 
 
 def _check_announced_size(response: http.client.HTTPResponse, start: int, file: RemoteFile) -> None:
-    """Raises where the server says it has another file, such as a login page, before a byte of it is read."""
+    """Raise _MirrorError if the announced size shows another file, such as a login page, before reading any of it."""
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and start + int(length) != file.size:
-        raise _MirrorError(f"the server offers {start + int(length)} bytes, and {file.size} were published")
+        raise _MirrorError(f"the server offers {start + int(length)} bytes, but {file.size} were published")
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """What arrives until the end or until the connection breaks; the size tells the caller which it was."""
+    """The bytes until the end or until the connection breaks; the caller tells which from the size."""
     while True:
         try:
             chunk = response.read1(_CHUNK_BYTES)
@@ -193,7 +201,7 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 @contextmanager
 def _opened_part(part: Path, mode: Literal["ab", "wb"]) -> Iterator[BinaryIO]:
-    """The partial file; a full disk or a folder that is not writable is a DataError."""
+    """The open partial file; a full disk or an unwritable folder is a DataError."""
     try:
         with part.open(mode) as target:
             yield target
@@ -204,7 +212,7 @@ def _opened_part(part: Path, mode: Literal["ab", "wb"]) -> Iterator[BinaryIO]:
 
 
 def _resumable_size(part: Path, file: RemoteFile) -> int:
-    """The bytes already there; a file that is too long is no beginning of the published one, and is removed."""
+    """The number of bytes already there; a file that is too long cannot be resumed and is removed."""
     if _size(part) > file.size:
         part.unlink()
     return _size(part)
@@ -215,11 +223,11 @@ def _size(path: Path) -> int:
 
 
 def _check_sha256(part: Path, file: RemoteFile) -> None:
-    """Raises DataError, and removes ``part``, where it is not the published file."""
+    """Raise DataError, and remove ``part``, if it is not the published file."""
     actual = file_sha256(part)
     if actual != file.sha256:
         part.unlink()
         raise DataError(
             f"{file.name}: SHA-256 {file.sha256} expected, {actual} received; the download was removed",
-            remedy="Run the command again; if it happens twice, something between you and the publisher changes files.",
+            remedy="Run the command again; if it fails twice, something between you and the publisher changes files.",
         )

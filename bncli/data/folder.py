@@ -1,14 +1,13 @@
-"""Image files -> uint8 [N, H, W, C]; the only importer of Pillow.
+"""Image files -> uint8 [N, H, W, C]; the only module that imports Pillow.
 
 Letters: N images, H W height and width, C channels.
 
-Two passes: the first reads the headers, which gives the size, the channels and the memory needed before anything is
-decoded; the second decodes into one array. Files that are no readable image are collected over both and reported
-together.
+There are two passes. The first reads the headers, which tell size, channels and memory before anything is decoded. The
+second decodes into one array. Both collect unreadable files, which are reported together.
 
-One rule makes every image [H, W, C], here and in ``load_image``: turn it as its EXIF orientation says, lay
-transparent pixels on white, scale it until it just covers H x W (bilinear, antialiased), cut out the centre. 16-bit
-grey keeps its upper 8 bits' worth, 32-bit pixels are refused. Of an animation the first frame counts.
+One rule makes every image [H, W, C], here and in ``load_image``: apply the EXIF orientation, put transparent pixels on
+white, scale until the image just covers H x W (bilinear, antialiased), and crop the centre. 16-bit grey is rounded to 8
+bits, and 32-bit pixels are refused. Of an animation only the first frame is read.
 """
 
 from __future__ import annotations
@@ -37,25 +36,25 @@ Progress = Callable[[str, int, int | None], None]
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Named, so that no other of Pillow's fifty formats is guessed at: one of them (EPS) starts an interpreter.
+# Only these formats are tried. Pillow has fifty, and one of them (EPS) starts an interpreter.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _GREY_MODES = frozenset({"1", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "La"})
 _MAX_NATIVE_SIDE = 256
-_DEFAULT_SIDE = 224  # what ImageNet networks are trained at
+_DEFAULT_SIDE = 224  # the training size of ImageNet networks
 _SIDE_MULTIPLE = 8
 _FILES_PER_TASK = 64
 _MAX_LISTED = 100
-# Splits carved out of train are copied: at most a fifth and a tenth on top.
+# Splits carved out of train are copies: at most a fifth and a tenth in addition.
 _CARVING_FACTOR = 1.3
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What the header of an image file says."""
+    """The header of an image file."""
 
-    height: int  # after turning
+    height: int  # after applying the EXIF orientation
     width: int
     is_grey: bool
 
@@ -72,14 +71,14 @@ def read_image_folder(
 
     Args:
         root: the folder.
-        image_size: H and W. By default the size all images share, where it is at most 256; else the median of their
-            shorter sides, rounded down to a multiple of 8, and at most 224.
-        channels: 1 or 3. By default what all images have.
-        bad_images: what to do about files that are no readable image: refuse, naming all of them, or leave them out.
-        progress: called with (what is done, files done, files in all).
+        image_size: H and W. By default the common size of all images if it is at most 256; otherwise the median of
+            their shorter sides, rounded down to a multiple of 8, and at most 224.
+        channels: 1 or 3. By default the channels that all images have.
+        bad_images: refuse unreadable files and name them all ("error"), or leave them out ("skip").
+        progress: called with (stage, files done, number of files).
 
     Raises:
-        DataError: unreadable files, grey and colour mixed, or images that do not fit into memory.
+        DataError: unreadable files, a mix of grey and colour images, or images that do not fit into memory.
     """
     _check_options(image_size, channels)
     tree = scan_image_tree(root)
@@ -94,7 +93,7 @@ def read_image_folder(
     if bad and bad_images == "error":
         raise _bad_images_error(bad, _count(tree))
     if bad:
-        notes.append(f"left out {len(bad)} of {_count(tree)} files, no readable images, such as {bad[0].path}")
+        notes.append(f"left out {len(bad)} of {_count(tree)} files that are not readable images, such as {bad[0].path}")
     return RawDataset(
         name=root.resolve().name,
         class_names=tree.class_names,
@@ -108,7 +107,7 @@ def read_image_folder(
 
 
 def load_image(path: Path, *, size: tuple[int, int], channels: int) -> np.ndarray:
-    """One image file as uint8 [H, W, C], by the same rule as a folder's.
+    """One image file as uint8 [H, W, C], by the same rule as in a folder.
 
     Args:
         path: an image file.
@@ -116,7 +115,7 @@ def load_image(path: Path, *, size: tuple[int, int], channels: int) -> np.ndarra
         channels: 1 (grey) or 3 (colour).
 
     Raises:
-        DataError: the file is no readable image.
+        DataError: the file is not a readable image.
     """
     with _quiet_pillow():
         try:
@@ -133,7 +132,7 @@ def _check_options(image_size: int | None, channels: int | None) -> None:
 
 
 def _read_headers(tree: ImageTree, progress: Progress | None) -> tuple[dict[Path, ImageInfo], list[BadImage]]:
-    """The first pass: path -> header of every file that has one, and the files that have none."""
+    """The first pass: (path -> header, files without a readable header)."""
     paths = [path for files in tree.splits.values() for path, _ in files]
     infos: dict[Path, ImageInfo] = {}
     bad: list[BadImage] = []
@@ -169,12 +168,12 @@ def _common_channels(infos: dict[Path, ImageInfo]) -> int:
     colour = next(path for path, info in infos.items() if not info.is_grey)
     raise DataError(
         f"{len(grey)} images are grey and {len(infos) - len(grey)} are in colour: {grey[0]} is grey, {colour} is not",
-        remedy="Choose what they shall become: --channels 1 (grey) or --channels 3 (colour).",
+        remedy="Choose how to convert them: --channels 1 (grey) or --channels 3 (colour).",
     )
 
 
 def _default_size(infos: list[ImageInfo]) -> tuple[tuple[int, int], list[str]]:
-    """((H, W), notes for the user)."""
+    """((H, W), notes to the user)."""
     sizes = {(info.height, info.width) for info in infos}
     first = (infos[0].height, infos[0].width)
     if len(sizes) == 1 and max(first) <= _MAX_NATIVE_SIDE:
@@ -197,7 +196,7 @@ def _require_memory(num_images: int, size: tuple[int, int], channels: int, root:
 def _decode_tree(
     tree: ImageTree, infos: dict[Path, ImageInfo], shape: tuple[int, int, int], progress: Progress | None
 ) -> tuple[dict[str, Split], list[BadImage]]:
-    """The second pass: every split decoded, and the files whose pixels cannot be read."""
+    """The second pass: (decoded splits, files whose pixels cannot be read)."""
     splits: dict[str, Split] = {}
     bad: list[BadImage] = []
     for split, files in tree.splits.items():
@@ -225,7 +224,7 @@ def _decode_split(
 def _for_each(
     function: Callable[[T], R], items: Sequence[T], what: str, progress: Progress | None
 ) -> Iterator[R | str]:
-    """``function`` of every item, in order, in threads; of an item on which it fails, the reason."""
+    """``function`` of each item, in order, computed by threads; the reason for each item on which it fails."""
 
     def run(start: int) -> list[R | str]:
         return [_attempt(function, item) for item in items[start : start + _FILES_PER_TASK]]
@@ -240,8 +239,8 @@ def _for_each(
 
 
 def _attempt(function: Callable[[T], R], item: T) -> R | str:
-    # Pillow's decoders fail on bad bytes with whatever their parser meets first (OSError, SyntaxError, ValueError,
-    # struct.error, IndexError, …): anything they raise is a fact about the file.
+    # For bad bytes Pillow's decoders raise whatever their parser raises first (OSError, SyntaxError, ValueError,
+    # struct.error, IndexError, …). Any exception means that the file is damaged.
     try:
         return function(item)
     except Exception as error:
@@ -250,7 +249,7 @@ def _attempt(function: Callable[[T], R], item: T) -> R | str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image, or of a kind that is not read"
+        return "not an image, or of an unsupported kind"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
@@ -262,7 +261,7 @@ def _num_threads() -> int:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Silences Pillow's remarks on odd metadata; what matters, the size limit, `_opened` checks itself."""
+    """Silence Pillow's warnings about odd metadata; `_opened` checks the size limit, which matters, itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -270,7 +269,7 @@ def _quiet_pillow() -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image, its header read. Raises ValueError above Pillow's limit on pixels, which is otherwise a warning."""
+    """The image with its header read. Raise ValueError above Pillow's pixel limit, which Pillow only warns about."""
     with Image.open(path, formats=_FORMATS) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
@@ -284,7 +283,7 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     with _opened(path) as opened:
         covering = 2 * max(height, width)
         if min(opened.size) >= 2 * covering:
-            # A JPEG decoder can halve the image while decoding; twice the final size leaves the result smooth.
+            # A JPEG decoder can halve the image while decoding; at twice the final size the result stays smooth.
             opened.draft(None, (covering, covering))
         image = _turned(opened)
         mode = "L" if channels == 1 else "RGB"
@@ -296,7 +295,7 @@ def _decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation says; itself where there is none, for Pillow would copy it."""
+    """The image with its EXIF orientation applied; the same object if it has none, since Pillow would copy it."""
     return ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
 
 
@@ -326,6 +325,6 @@ def _bad_images_error(bad: Sequence[BadImage], num_files: int) -> DataError:
     if len(bad) > _MAX_LISTED:
         lines.append(f"  … and {len(bad) - _MAX_LISTED} more")
     return DataError(
-        "\n".join([f"{len(bad)} of {num_files} files are no readable images:", *lines]),
+        "\n".join([f"{len(bad)} of {num_files} files are not readable images:", *lines]),
         remedy="Remove or replace them, or leave them out with --bad-images skip.",
     )

@@ -1,4 +1,4 @@
-"""IDX, the format of MNIST and its successors: a magic number, the dimensions, the bytes; plain or gzipped.
+"""IDX, the format of MNIST and its successors: a magic number, the dimensions, the values; plain or gzipped.
 
 Letters: N examples, H W height and width.
 
@@ -31,7 +31,7 @@ _PARTS: tuple[Part, ...] = (("train", "images"), ("train", "labels"), ("test", "
 
 
 def holds_idx(folder: Path) -> bool:
-    """Whether ``folder`` holds IDX training images."""
+    """True if ``folder`` holds IDX training images."""
     return ("train", "images") in _find_parts(folder)
 
 
@@ -39,12 +39,12 @@ def read_idx_folder(folder: Path, known: KnownDataset | None = None) -> RawDatas
     """The data set of a folder that holds ``train…`` and ``t10k…`` (or ``test…``) image and label files.
 
     Args:
-        folder: holds one IDX file for each part; which is which is told by the magic number, and train from test by
-            the name. A plain file is preferred to a gzipped one of the same name.
-        known: the row of the table, where the data set is known; else the classes are numbered as the labels are.
+        folder: holds one IDX file for each part. The magic number tells images from labels, and the name train from
+            test. A plain file is preferred to a gzipped one of the same name.
+        known: the row of the table if the data set is known; otherwise the labels number the classes.
 
     Raises:
-        DataError: a part is missing, double or malformed.
+        DataError: a part is missing, ambiguous or malformed.
     """
     known = known or KNOWN.get(folder.name)
     parts = _find_parts(folder)
@@ -67,7 +67,7 @@ def read_idx(path: Path) -> np.ndarray:
     """The values of one IDX file, uint8 of rank 1 or 3, writable.
 
     Raises:
-        DataError: no IDX file, of another type or rank, cut short, too long, or a damaged gzip.
+        DataError: the file is not IDX, of another type or rank, cut short, too long, or a damaged gzip.
     """
     with open_decompressed(path) as stream:
         shape = _read_shape(stream, path)
@@ -81,7 +81,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise DataError(f"{path}: {expected} bytes of values expected, {actual} found", remedy=DAMAGED)
     if trailing:
         raise DataError(
-            f"{path}: the file goes on after the {expected} bytes of values its header announces", remedy=DAMAGED
+            f"{path}: the file continues after the {expected} bytes of values its header announces", remedy=DAMAGED
         )
     return values.reshape(shape)
 
@@ -95,7 +95,7 @@ def _read_split(
     labels = _expect_rank(read_idx(label_path), 1, label_path)  # [N]
     if len(images) != len(labels):
         raise DataError(
-            f"{image_path} holds {len(images)} images, and {label_path} {len(labels)} labels",
+            f"{image_path} holds {len(images)} images, but {label_path} {len(labels)} labels",
             remedy="Both files must come from the same data set.",
         )
     if known:
@@ -107,7 +107,7 @@ def _expect_rank(values: np.ndarray, rank: int, path: Path) -> np.ndarray:
     if values.ndim != rank:
         raise DataError(
             f"{path}: {_KIND_OF_RANK[rank]} expected, {_KIND_OF_RANK[values.ndim]} found",
-            remedy="The names of the image and label files may have been exchanged.",
+            remedy="The names of the image and label files may have been swapped.",
         )
     return values
 
@@ -122,12 +122,12 @@ def _single(parts: dict[Part, list[Path]], part: Part, folder: Path) -> Path:
         raise DataError(f"{folder}: no {part[0]} {part[1]}", remedy=f"Put {example} or {example}.gz there.")
     raise DataError(
         f"{folder}: several files hold {part[0]} {part[1]}: {', '.join(path.name for path in paths)}",
-        remedy="Keep one data set to a folder.",
+        remedy="Keep one data set per folder.",
     )
 
 
 def _find_parts(folder: Path) -> dict[Part, list[Path]]:
-    """The IDX files of ``folder`` by what they hold."""
+    """The IDX files of ``folder`` by their content."""
     parts: dict[Part, list[Path]] = {}
     if not folder.is_dir():
         return parts
@@ -140,7 +140,7 @@ def _find_parts(folder: Path) -> dict[Part, list[Path]]:
 
 
 def _part(path: Path) -> Part | None:
-    """What ``path`` holds, or None: the content decides, and the name where the content cannot be read."""
+    """The part that ``path`` holds, judged by its content, or by its name if the content cannot be read; or None."""
     name = path.name.lower()
     if not path.is_file() or name.startswith(".") or name.endswith(".part"):
         return None
@@ -152,14 +152,14 @@ def _part(path: Path) -> Part | None:
 
 
 def _named_kind(name: str) -> str | None:
-    """Images or labels by the name of a file that says it is IDX."""
+    """Images or labels, judged by a file name that contains "idx"; None for any other name."""
     if "idx" not in name:
         return None
     return next((kind for kind in ("images", "labels") if kind in name), None)
 
 
 def peek_kind(path: Path) -> str | None:
-    """Images or labels by the magic number; None for anything else."""
+    """Images or labels, judged by the magic number; None for any other content."""
     try:
         with open_decompressed(path) as stream:
             magic = stream.read(4)
@@ -173,7 +173,7 @@ def _read_shape(stream: BinaryIO, path: Path) -> tuple[int, ...]:
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise DataError(
             f"{path}: not an IDX file: it starts with {magic.hex(' ') or 'nothing'} instead of 00 00",
-            remedy="Look whether an error page was saved in its place.",
+            remedy="Check that the file is not a saved error page.",
         )
     if magic[2] != _UINT8 or magic[3] not in _KIND_OF_RANK:
         raise DataError(
@@ -195,13 +195,13 @@ def _empty(num_bytes: int, path: Path) -> np.ndarray:
 
 
 def _read_into(stream: BinaryIO, values: np.ndarray) -> int:
-    """Fills ``values`` from ``stream`` and returns how many bytes there were.
+    """Fill ``values`` from ``stream`` and return the number of bytes read.
 
-    Piece by piece: gzip takes as much memory again as it is asked for at once.
+    It reads in chunks, because gzip allocates as much memory again as it is asked for at once.
     """
     view = memoryview(values.data)
     filled = 0
-    # readinto is on every binary stream of the standard library; the abstract type only lacks the word.
+    # Every binary stream of the standard library has readinto; only the abstract type lacks it.
     while filled < len(view):
         count = stream.readinto(view[filled : filled + _CHUNK_BYTES])  # type: ignore[attr-defined]
         if not count:

@@ -1,6 +1,6 @@
-"""Which image files a folder holds, by split and class; no file is opened here.
+"""The image files of a folder by split and class; no file is opened here.
 
-Two layouts are read: ``train/CLASS/*`` with optional ``val/`` and ``test/``, or ``CLASS/*``.
+There are two layouts: ``train/CLASS/*`` with optional ``val/`` and ``test/``, or ``CLASS/*``.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from bncli.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
-# split -> what its folder may be called; the first that exists counts.
+# split -> possible names of its folder; the first that exists is taken.
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-# What file managers leave behind. Names that start with a dot are left alone as well.
+# Leftovers of file managers. Names that start with a dot are ignored as well.
 _LITTER = frozenset({"Thumbs.db", "__MACOSX", "desktop.ini"})
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """A file that is no readable image, and why."""
+    """A file that is not a readable image, and the reason."""
 
     path: Path
     reason: str
@@ -41,7 +41,7 @@ class ImageTree:
 
 
 def is_image_tree(folder: Path) -> bool:
-    """Whether ``folder`` has folders in it that could be classes or splits."""
+    """True if ``folder`` contains folders, which could be classes or splits."""
     return bool(_subfolders(folder))
 
 
@@ -51,7 +51,7 @@ def scan_image_tree(root: Path) -> ImageTree:
     Classes are numbered in the order of their names (by code point).
 
     Raises:
-        DataError: no class folders, an empty class, or splits whose classes differ.
+        DataError: there are no class folders, a class is empty, or the classes of two splits differ.
     """
     folders = _split_folders(root)
     class_names = tuple(folder.name for folder in _class_folders(folders["train"]))
@@ -64,7 +64,7 @@ def scan_image_tree(root: Path) -> ImageTree:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """split -> folder; of a root without splits, the root itself is train."""
+    """split -> folder; if there are no split folders, the root itself is train."""
     found = {split: _first_folder(root, names) for split, names in _SPLIT_FOLDERS.items()}
     train = found["train"]
     if train is not None and _subfolders(train):
@@ -95,7 +95,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in ``folder``, in the order of the names, without hidden files and litter."""
+    """The entries of ``folder`` in the order of their names, without hidden files and leftovers."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in _LITTER)
     except OSError as error:
@@ -116,14 +116,14 @@ def _check_same_classes(folder: Path, train: Path, class_names: tuple[str, ...])
 
 
 def _scan_split(folder: Path, class_names: tuple[str, ...], strays: list[BadImage]) -> list[tuple[Path, int]]:
-    """The image files of one split; what is no image file is added to ``strays``."""
+    """The image files of one split; any other entry is added to ``strays``."""
     files: list[tuple[Path, int]] = []
     for label, name in enumerate(class_names):
         for path in _entries(folder / name):
             if path.is_dir():
                 strays.append(BadImage(path, "a folder inside a class folder"))
             elif path.suffix.lower() not in SUFFIXES:
-                strays.append(BadImage(path, f"not a name of an image file ({', '.join(sorted(SUFFIXES))})"))
+                strays.append(BadImage(path, f"not the name of an image file ({', '.join(sorted(SUFFIXES))})"))
             else:
                 files.append((path, label))
     return files

@@ -1,4 +1,4 @@
-"""The table of data sets known by name: what they are and where their publisher keeps them."""
+"""The table of data sets known by name, with their publishers' addresses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Format = Literal["cifar", "digits", "idx"]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its publisher serves it. The first mirror is the one to name to a user."""
+    """A file as its publisher serves it. Messages to the user name the first mirror."""
 
     name: str
     size: int  # bytes
@@ -21,7 +21,7 @@ class RemoteFile:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where the file can be had, in the order to try."""
+        """The addresses of the file, in the order to try."""
         return tuple(f"{mirror}/{self.name}" for mirror in self.mirrors)
 
 
@@ -37,13 +37,13 @@ class KnownDataset:
     format: Format
     augmentation: Augmentation
     files: tuple[RemoteFile, ...] = ()
-    # Folders below a data folder in which other tools leave the same files.
+    # Folders below a data folder where other tools put the same files.
     subfolders: tuple[str, ...] = ()
-    found: str | None = None  # where it lies; filled by `known_datasets`
+    found: str | None = None  # its place on this machine; filled by `known_datasets`
 
     @property
     def num_classes(self) -> int:
-        """How many classes it has."""
+        """The number of classes."""
         return len(self.class_names)
 
 

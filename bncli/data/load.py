@@ -1,6 +1,6 @@
-"""From what the user wrote after ``--data`` to a data set.
+"""From the value of ``--data`` to a data set.
 
-The content decides what a folder or file is: magic numbers, the layout of a record, the shape of the tree.
+The format is detected from the content: magic numbers, the layout of a record, the shape of a folder tree.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ def load_dataset(
 ) -> Dataset:
     """The data set that ``source`` names, in three splits.
 
-    A source's own val and test are kept. Without a test split, a stratified fifth of the examples becomes one, the same
-    for every ``seed``; without a val split, ``seed`` picks a stratified ``val_fraction`` of what is left of train.
+    A source keeps its own val and test splits. If it has no test split, a stratified fifth of its examples becomes one,
+    the same for every ``seed``. If it has no val split, ``seed`` picks a stratified ``val_fraction`` of the rest.
 
     Args:
         source: a known name (``bncli data list``), a folder (images, IDX files or CIFAR's binary files), an ``.npz``,
             or CIFAR's archive.
-        data_dir: where to look first for a data set known by name.
+        data_dir: the first place to look for a data set known by name.
         val_fraction: more than 0 and less than 1.
         seed: picks the val split, and nothing else.
-        image_size: H and W of the images of an image folder; see ``read_image_folder``.
-        channels: 1 or 3, of the images of an image folder.
-        bad_images: whether unreadable files of an image folder are refused or left out.
-        progress: called with (what is done, how much, of how much).
+        image_size: H and W for an image folder; see ``read_image_folder``.
+        channels: 1 or 3, for an image folder.
+        bad_images: refuse unreadable files of an image folder ("error"), or leave them out ("skip").
+        progress: called with (stage, amount done, total amount).
 
     Raises:
-        DataError: the source is not there, cannot be read, or is malformed.
+        DataError: the source is missing, unreadable or malformed.
         ConfigError: an option is out of range.
-        UsageError: a size or channels are asked for that the source does not have, and it is no image folder.
+        UsageError: the source is not an image folder and does not have the requested size or channels.
     """
     check_fraction(val_fraction)
     try:
         raw = _read(source, data_dir, image_size, channels, bad_images, progress)
-    except OSError as error:  # where no reader knows better: a folder that may not be listed, a name that is too long
+    except OSError as error:  # not handled by a reader: a folder that may not be listed, a name that is too long
         raise DataError(
             f"{str(error.filename or source)[:300]}: cannot be read: {error.strerror or error}", remedy=_READABLE
         ) from error
@@ -107,7 +107,7 @@ def _read_known(known: KnownDataset, data_dir: Path | None) -> RawDataset:
 
 
 def _is_image_folder(folder: Path) -> bool:
-    """Whether ``folder`` is a tree of images, and not of files with a format of their own."""
+    """True if ``folder`` is a tree of images, and not of files in another format."""
     has_format = holds_idx(folder) or any(find_cifar(folder, name) for name in LAYOUTS) or find_pickled(folder)
     return not has_format and is_image_tree(folder)
 
@@ -136,24 +136,24 @@ def _read_file(path: Path) -> RawDataset:
     if head.startswith(_ZIP_MAGIC) or path.suffix == ".npz":
         return read_arrays(path)
     if peek_kind(path):
-        raise DataError(f"{path}: one IDX file is no data set", remedy="Give the folder it lies in.")
+        raise DataError(f"{path}: a single IDX file is not a data set", remedy="Give the folder that contains it.")
     if head.startswith(GZIP_MAGIC) or head[_TAR_MAGIC_OFFSET:] == _TAR_MAGIC:
         return read_cifar_archive(path)
     raise DataError(f"{path}: not a file that can be read as a data set", remedy=_READABLE)
 
 
 def _check_image_options(raw: RawDataset, image_size: int | None, channels: int | None) -> None:
-    """Refuses a size or channels that the images do not have; an image folder's were made to measure."""
+    """Raise UsageError if the images do not have this size or these channels; an image folder was converted to them."""
     height, width, depth = raw.train.images.shape[1:]
     if image_size not in (None, height) or image_size not in (None, width):
         raise UsageError(
-            f"{raw.source}: the images are {height}x{width}, and --image-size is {image_size}",
-            remedy="Only a folder of image files is resized: leave --image-size out.",
+            f"{raw.source}: the images are {height}x{width}, but --image-size is {image_size}",
+            remedy="Only a folder of image files is resized: leave out --image-size.",
         )
     if channels not in (None, depth):
         raise UsageError(
-            f"{raw.source}: the images have {depth} channels, and --channels is {channels}",
-            remedy="Only a folder of image files is converted: leave --channels out.",
+            f"{raw.source}: the images have {depth} channels, but --channels is {channels}",
+            remedy="Only a folder of image files is converted: leave out --channels.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Where the data sets known by name lie on this machine."""
+"""The places of the data sets known by name on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SYSTEM_ROOT = Path("/usr/share/datasets")
 
 
 def known_datasets(data_dir: Path | None = None) -> tuple[KnownDataset, ...]:
-    """The data sets known by name, in the order of their names, each with the place where it was found or None."""
+    """The data sets known by name, in the order of their names, each with its place or None."""
     return tuple(replace(known, found=_found(known, data_dir)) for known in KNOWN.values())
 
 
@@ -25,8 +25,8 @@ def locate(known: KnownDataset, data_dir: Path | None = None) -> Path | None:
     """The first folder or archive that holds ``known``, or None.
 
     Args:
-        known: a row of the table, other than ``digits``, which is no file.
-        data_dir: a folder to look in before ``$BNCLI_DATA``, the user's cache and the system's data sets.
+        known: a row of the table other than ``digits``, which is part of the package.
+        data_dir: a folder to search before ``$BNCLI_DATA``, the user's cache and the system's data sets.
     """
     for folder in search_folders(known, data_dir):
         if known.format == "idx" and holds_idx(folder):
@@ -37,10 +37,10 @@ def locate(known: KnownDataset, data_dir: Path | None = None) -> Path | None:
 
 
 def search_folders(known: KnownDataset, data_dir: Path | None = None) -> Iterator[Path]:
-    """The folders in which ``known`` may lie, in the order to look.
+    """The folders that may hold ``known``, in search order.
 
-    Each data folder may hold the data set in a folder of its name, which comes first because it says what it is, or
-    bare, or in a folder that another tool made.
+    A data folder may hold the data set in a folder of its name, directly, or in a folder that another tool made. The
+    folder of its name comes first, because it is unambiguous.
     """
     for root in data_folders(data_dir):
         for folder in (root / known.name, root):
@@ -50,7 +50,7 @@ def search_folders(known: KnownDataset, data_dir: Path | None = None) -> Iterato
 
 
 def data_folders(data_dir: Path | None) -> Iterator[Path]:
-    """The folders that hold data sets, in the order to look: the caller's, $BNCLI_DATA, the user's, the system's."""
+    """The folders that hold data sets, in search order: the caller's, $BNCLI_DATA, the user's, the system's."""
     if data_dir is not None:
         yield data_dir
     if environment := os.environ.get("BNCLI_DATA"):
@@ -60,7 +60,7 @@ def data_folders(data_dir: Path | None) -> Iterator[Path]:
 
 
 def user_data_dir() -> Path:
-    """Where ``bncli data fetch`` puts data sets: ``$XDG_CACHE_HOME/bncli/data``, by default below ``~/.cache``."""
+    """The folder for ``bncli data fetch``: ``$XDG_CACHE_HOME/bncli/data``, by default below ``~/.cache``."""
     return user_cache() / "data"
 
 

@@ -1,4 +1,4 @@
-"""Setting examples aside: which ones, and how, without a second copy of the images.
+"""Setting examples aside: which ones, and how to do it without a second copy of the images.
 
 Letters: N examples, n_k examples of class k.
 """
@@ -13,10 +13,10 @@ _CHUNK_BYTES = 1 << 22
 
 
 def stratified_sample(labels: np.ndarray, fraction: float, *, seed: int) -> np.ndarray:
-    """The places of the examples to set aside, ascending: ``fraction`` of them, from every class alike.
+    """The indices of the examples to set aside, ascending: a share ``fraction`` of every class.
 
-    Of class k, n_k * fraction examples are taken, rounded so that all classes together give round(N * fraction),
-    and at least one in all. At least one example of every class stays, so a class of one gives none.
+    Class k gives n_k * fraction examples, rounded so that all classes together give round(N * fraction), but at least
+    one in total. At least one example of every class stays, so a class with a single example gives none.
 
     Args:
         labels: int [N], 0 … K-1.
@@ -24,12 +24,12 @@ def stratified_sample(labels: np.ndarray, fraction: float, *, seed: int) -> np.n
         seed: picks the examples.
 
     Returns:
-        int64 [M], M = 0 only where no class has two examples.
+        int64 [M]; M is 0 only if no class has two examples.
     """
     check_fraction(fraction)
     if seed < 0:
         raise ConfigError(f"the seed is {seed}", remedy="Choose 0 or a positive number.")
-    # The raw stream of a bit generator is the part of numpy.random that is promised never to change.
+    # NumPy promises never to change the raw stream of a bit generator, unlike the rest of numpy.random.
     ranks = np.random.PCG64(seed).random_raw(len(labels))
     quotas = _quotas(np.bincount(labels), fraction)
     chosen = [_lowest(np.flatnonzero(labels == label), ranks, quota) for label, quota in enumerate(quotas) if quota]
@@ -37,7 +37,7 @@ def stratified_sample(labels: np.ndarray, fraction: float, *, seed: int) -> np.n
 
 
 def check_fraction(fraction: float) -> None:
-    """Raises ConfigError unless ``fraction`` is a part that can be set aside."""
+    """Raise ConfigError unless ``fraction`` is between 0 and 1."""
     if not 0 < fraction < 1:
         raise ConfigError(
             f"the fraction to set aside is {fraction}", remedy="Choose more than 0 and less than 1, such as 0.1."
@@ -45,9 +45,9 @@ def check_fraction(fraction: float) -> None:
 
 
 def take_out(array: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(what is left, what was taken out), both in their old order; ``array`` [N, …] is closed up in place.
+    """(the rest, the examples taken out), both in their original order; the rest moves together in place.
 
-    What is left is a view of ``array``, so that splitting a data set needs no second copy of it.
+    The rest is a view of ``array``, so splitting a data set needs no second copy of it.
 
     Args:
         array: [N, …], writable.
@@ -59,7 +59,7 @@ def take_out(array: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.nda
     kept = np.flatnonzero(keep)
     step = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(kept), step):
-        # Every source lies at or behind its destination, so no chunk overwrites one that is still to be read.
+        # Every source is at or behind its destination, so no chunk overwrites one that is still to be read.
         array[start : start + step][: len(kept) - start] = array[kept[start : start + step]]
     return array[: len(kept)], taken
 
@@ -70,10 +70,10 @@ def _lowest(indices: np.ndarray, ranks: np.ndarray, count: int) -> np.ndarray:
 
 
 def _quotas(counts: np.ndarray, fraction: float) -> np.ndarray:
-    """How many to take of each class: largest remainders first, never the last example of a class."""
+    """The number of examples to take of each class: largest remainders first, never the last example of a class."""
     spare = np.maximum(counts - 1, 0)
     exact = counts * fraction
-    quotas = np.minimum(np.floor(exact).astype(np.int64), spare)
+    quotas: np.ndarray = np.minimum(np.floor(exact).astype(np.int64), spare)
     total = min(max(1, round(float(counts.sum()) * fraction)), int(spare.sum()))
     by_remainder = np.argsort(quotas - exact, kind="stable")
     while quotas.sum() < total:

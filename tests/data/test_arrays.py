@@ -94,18 +94,18 @@ BAD = {
     "one-hot labels": ({"y_train": np.eye(3)[LABELS]}, r"y_train has shape \(12, 3\)"),
     "float labels": ({"y_train": LABELS.astype(float)}, "y_train is float64"),
     "a negative label": ({"y_train": LABELS - 1}, "y_train: label 0 is -1"),
-    "a gap in the labels": ({"y_train": LABELS * 2}, "the largest label is 4, and no example has label 1"),
+    "a gap in the labels": ({"y_train": LABELS * 2}, "the largest label is 4, but no example has label 1"),
     "a huge label": ({"y_train": np.where(LABELS == 2, 2**40, LABELS)}, "no example has label 2"),
     "a val label out of range": (
         {"x_val": IMAGES, "y_val": LABELS + 1},
-        "y_val: label 2 is 3, and there are 3 classes",
+        "y_val: label 2 is 3, but there are 3 classes",
     ),
-    "too few names": ({"class_names": np.array(["cat", "dog"])}, "y_train: label 2 is 2, and there are 2 classes"),
+    "too few names": ({"class_names": np.array(["cat", "dog"])}, "y_train: label 2 is 2, but there are 2 classes"),
     "too many names": ({"class_names": np.array(list("abcd"))}, "no training example: d"),
     "names that are numbers": ({"class_names": np.arange(3)}, "class_names is int64"),
     "an empty split": ({"x_test": IMAGES[:0], "y_test": LABELS[:0]}, "the test split is empty"),
     "no examples": ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "no labels"),
-    "a single class": ({"y_train": LABELS * 0}, "a single class"),
+    "a single class": ({"y_train": LABELS * 0}, "only one class"),
     "test images of another size": ({"x_test": IMAGES[:, :4], "y_test": LABELS}, "test images are 4x5x3"),
 }
 

@@ -84,7 +84,7 @@ BAD_FILES = {
     "a record cut short": ({"test_batch.bin": bytes(2 * RECORD - 1)}, "6145 found"),
     "a label out of range": (
         {"data_batch_2.bin": bytes(RECORD) + bytes([10]) + bytes(RECORD - 1)},
-        r"data_batch_2\.bin: label 1 is 10, and there are 10 classes",
+        r"data_batch_2\.bin: label 1 is 10, but there are 10 classes",
     ),
 }
 
@@ -163,7 +163,7 @@ def test_an_archive_that_unpacks_to_more_than_was_published_is_refused(tmp_path,
     monkeypatch.setattr("bncli.data.cifar._MAX_BYTES", 1 << 20)
     path = write_archive(tmp_path / "bomb.tar.gz", {"zeros": bytes(2 << 20)} | cifar10_files())
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(DataError, match=r"bomb\.tar\.gz: more than the 1 MiB"):
+    with pytest.raises(DataError, match=r"bomb\.tar\.gz: unpacks to more than 1 MiB"):
         read_cifar_archive(path)
 
 
@@ -171,7 +171,7 @@ def test_what_follows_the_archive_in_its_stream_counts_too(tmp_path, monkeypatch
     monkeypatch.setattr("bncli.data.cifar._MAX_BYTES", 1 << 20)
     path = write_archive(tmp_path / "bomb.tar.gz", cifar10_files())
     path.write_bytes(path.read_bytes() + gzip.compress(bytes(2 << 20)))
-    with pytest.raises(DataError, match="more than the 1 MiB"):
+    with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
         read_cifar_archive(path)
 
 

@@ -106,11 +106,11 @@ BAD = {
     "splits of two sizes": (make_raw(make_split(6), val=make_split(6, side=5)), "val images are 5x5x2"),
     "a label out of range": (
         make_raw(make_split(6), test=make_split(6, num_classes=6)),
-        "toy.npz: test: label 3 is 3, and there are 3 classes",
+        "toy.npz: test: label 3 is 3, but there are 3 classes",
     ),
-    "a single class": (make_raw(make_split(6, num_classes=1), num_classes=1), "single class, a"),
+    "a single class": (make_raw(make_split(6, num_classes=1), num_classes=1), "only one class, a"),
     "an empty class": (make_raw(make_split(6), num_classes=5), r"2 of 5 classes have no training example: d \(3\), e"),
-    "only classes of one": (make_raw(make_split(3)), "no example can be spared for the test split"),
+    "only classes of one": (make_raw(make_split(3)), "every class has a single example"),
 }
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_trained_on_is_refused(raw, message):
     [
         ([], "no labels"),
         ([0, -3, -1], "label 1 is -3"),
-        ([0, 1, 3], "the largest label is 3, and no example has label 2"),
+        ([0, 1, 3], "the largest label is 3, but no example has label 2"),
         ([1, 2], "no example has label 0"),
         ([2**63], "no example has label 0"),
     ],

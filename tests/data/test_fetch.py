@@ -156,7 +156,7 @@ def test_a_wrong_hash_is_refused_and_removed(server, tmp_path):
 @pytest.mark.parametrize("content", [b"<html>Log in</html>", CONTENT + CONTENT], ids=["login page", "longer"])
 def test_a_file_of_another_size_is_refused_before_it_is_read(server, tmp_path, content):
     server.content = content
-    with pytest.raises(DataError, match=f"offers {len(content)} bytes, and {len(CONTENT)} were published"):
+    with pytest.raises(DataError, match=f"offers {len(content)} bytes, but {len(CONTENT)} were published"):
         fetch("toy", data_dir=tmp_path, known=table(server.url))
     assert list((tmp_path / "toy").iterdir()) == []
 
@@ -201,7 +201,7 @@ def test_the_next_mirror_goes_on_where_the_first_failed(server, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_refused(server, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="cannot be made") as caught:
+    with pytest.raises(DataError, match="cannot be created") as caught:
         fetch("toy", data_dir=tmp_path / "file", known=table(server.url))
     assert "--data-dir" in caught.value.remedy
     (tmp_path / "toy" / "toy.bin.part").mkdir(parents=True)
@@ -209,7 +209,7 @@ def test_a_place_that_cannot_be_written_is_refused(server, tmp_path):
         fetch("toy", data_dir=tmp_path, known=table(server.url))
 
 
-@pytest.mark.parametrize(("name", "message"), [("nope", "no known data set"), ("digits", "nothing to fetch")])
+@pytest.mark.parametrize(("name", "message"), [("nope", "not a known data set"), ("digits", "nothing to fetch")])
 def test_what_cannot_be_fetched_is_a_usage_error(name, message):
     with pytest.raises(UsageError, match=message):
         fetch(name)
@@ -230,7 +230,7 @@ def test_every_publisher_is_asked_by_https():
 
 @pytest.mark.parametrize("mirror", ["http://192.0.2.1", "ftp://127.0.0.1", "file:///etc", "http://127.0.0.1.example"])
 def test_what_is_no_https_address_is_not_asked(tmp_path, mirror):
-    with pytest.raises(DataError, match=rf"{mirror}/toy\.bin is no HTTPS address"):
+    with pytest.raises(DataError, match=rf"{mirror}/toy\.bin is not an HTTPS address"):
         fetch("toy", data_dir=tmp_path, known=table(mirror))
     assert list((tmp_path / "toy").iterdir()) == []
 
@@ -238,7 +238,7 @@ def test_what_is_no_https_address_is_not_asked(tmp_path, mirror):
 @pytest.mark.parametrize("place", ["http://192.0.2.1/toy.bin", "ftp://192.0.2.1/toy.bin"])
 def test_a_server_that_sends_elsewhere_without_https_is_not_followed(server, tmp_path, place):
     server.redirects = [place]
-    with pytest.raises(DataError, match=f"{place} is no HTTPS address"):
+    with pytest.raises(DataError, match=f"{place} is not an HTTPS address"):
         fetch("toy", data_dir=tmp_path, known=table(server.url))
     assert list((tmp_path / "toy").iterdir()) == []
 

@@ -214,7 +214,7 @@ def test_all_unreadable_files_are_named_before_training(tmp_path):
     with pytest.raises(DataError) as caught:
         read_image_folder(tmp_path, channels=3)
     lines = caught.value.message.splitlines()
-    assert lines[0] == "8 of 31 files are no readable images:"
+    assert lines[0] == "8 of 31 files are not readable images:"
     for name in bad:
         assert any(f"{name}: " in line for line in lines[1:]), (name, lines)
     assert len(lines) == 1 + len(bad)
@@ -237,7 +237,7 @@ def test_a_folder_of_nothing_readable_is_refused_even_then(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_bytes(b"no")
     for bad_images in ("error", "skip"):
-        with pytest.raises(DataError, match="2 of 2 files are no readable images"):
+        with pytest.raises(DataError, match="2 of 2 files are not readable images"):
             read_image_folder(tmp_path, bad_images=bad_images)
 
 

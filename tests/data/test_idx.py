@@ -65,7 +65,7 @@ BAD_FILES = {
     "two dimensions": (b"\0\0\x08\x02\0\0\0\x01\0\0\0\x01\0", "type 0x08 and 2 dimensions"),
     "a header cut short": (IMAGES[:11], "the header ends after 11 bytes"),
     "values cut short": (IMAGES[:-7], "180 bytes of values expected, 173 found"),
-    "trailing bytes": (IMAGES + b"\0", "goes on after the 180 bytes"),
+    "trailing bytes": (IMAGES + b"\0", "continues after the 180 bytes"),
     "no values": (idx_bytes(grey_images(0)), "holds no values"),
     "a header that announces the moon": (b"\0\0\x08\x03" + b"\xff" * 12, "memory needed|header announces"),
     "a gzip cut short": (gzip.compress(IMAGES)[:-12], "the gzip stream is damaged"),
@@ -95,16 +95,16 @@ BAD_FOLDERS = {
     "no labels": (remove("train-labels-idx1-ubyte"), "no train labels", "train-labels-idx1-ubyte"),
     "no test images": (remove("t10k-images-idx3-ubyte"), "no test images", "t10k-images-idx3-ubyte"),
     "two image files": (replace("train-more-idx3-ubyte", IMAGES), "several files hold train images", "Keep one"),
-    "another count": (replace("train-labels-idx1-ubyte", LABELS), "40 images, and .* 5 labels", "same data set"),
+    "another count": (replace("train-labels-idx1-ubyte", LABELS), "40 images, but .* 5 labels", "same data set"),
     "a damaged file": (replace("train-labels-idx1-ubyte", b"\0\0"), "not an IDX file", "error page"),
     "a gap": (
         replace("train-labels-idx1-ubyte", idx_bytes(cycled_labels(40) * 2)),
-        "the largest label is 18, and no example has label 1",
+        "the largest label is 18, but no example has label 1",
         "without gaps",
     ),
     "a test label too large": (
         replace("t10k-labels-idx1-ubyte", idx_bytes(cycled_labels(20, 11))),
-        "test: label 10 is 10, and there are 10 classes",
+        "test: label 10 is 10, but there are 10 classes",
         "0 to 9",
     ),
 }
@@ -123,7 +123,7 @@ def test_a_malformed_folder_is_refused(tmp_path, damage, message, remedy):
 def test_a_label_out_of_range_names_its_file(tmp_path):
     folder = tmp_path / "mnist"
     write_idx_folder(folder, num_classes=12, zipped=False)
-    with pytest.raises(DataError, match="label 10 is 10, and there are 10 classes") as caught:
+    with pytest.raises(DataError, match="label 10 is 10, but there are 10 classes") as caught:
         load_dataset("mnist", data_dir=tmp_path)
     assert str(folder / "train-labels-idx1-ubyte") in caught.value.message
 

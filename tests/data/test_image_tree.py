@@ -54,7 +54,7 @@ def test_litter_is_left_alone_and_anything_else_is_a_stray(tmp_path):
     )  # fmt: skip
     assert tree.class_names == ("a", "b")
     assert [(stray.path.name, stray.reason.split(" (")[0]) for stray in tree.strays] == [
-        ("notes.txt", "not a name of an image file"),
+        ("notes.txt", "not the name of an image file"),
         ("more", "a folder inside a class folder"),
     ]
 

@@ -98,7 +98,7 @@ BAD_SOURCES = {
     "a folder of loose files": ({"1.png": b""}, "", "holds no data set"),
     "a text file": ({"x.txt": b"hello"}, "x.txt", "not a file that can be read as a data set"),
     "a pickle": ({"x.pkl": b"\x80\x04."}, "x.pkl", "not a file that can be read as a data set"),
-    "one IDX file": ({"x": idx_bytes(grey_images(2))}, "x", "one IDX file is no data set"),
+    "one IDX file": ({"x": idx_bytes(grey_images(2))}, "x", "a single IDX file is not a data set"),
     "a gzip of something": ({"x.gz": b"\x1f\x8b\x08"}, "x.gz", "damaged"),
 }
 
