@@ -113,19 +113,15 @@ def fold(
     from bncli.cli import render
 
     original = _open(checkpoint, step, model, foreign)
-    from bncli.jobs.fold import fold_checkpoint
+    from bncli.jobs.fold import FoldOptions, fold_checkpoint
 
-    result = fold_checkpoint(
-        original,
-        out,
-        data_dir=data_dir,
+    options = FoldOptions(
+        include=tuple(include or ("*",)),
+        exclude=tuple(exclude or ()),
         tolerance=tolerance,
-        include=include or ("*",),
-        exclude=exclude or (),
-        exports=exports,
-        dry_run=dry_run,
-        overwrite=overwrite,
+        exports=tuple(exports),
     )
+    result = fold_checkpoint(original, out, options, data_dir=data_dir, dry_run=dry_run, overwrite=overwrite)
     render.emit(result, as_json=as_json, to_json=render.fold_json, to_text=render.fold_text)
 
 

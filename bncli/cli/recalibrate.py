@@ -41,16 +41,8 @@ def recalibrate(
 
     opened = session.open_checkpoint(checkpoint, step=step, model=model)
     dataset = session.checkpoint_data(opened, source=data, data_dir=data_dir, quiet=quiet)
-    from bncli.jobs.recalibrate import recalibrate_checkpoint
+    from bncli.jobs.recalibrate import Sampling, recalibrate_checkpoint
 
-    result = recalibrate_checkpoint(
-        opened,
-        out,
-        dataset,
-        num_batches=batches or None,
-        batch_size=batch_size,
-        max_runs=max_runs,
-        dry_run=dry_run,
-        overwrite=overwrite,
-    )
+    sampling = Sampling(num_batches=batches or None, batch_size=batch_size, max_runs=max_runs)
+    result = recalibrate_checkpoint(opened, out, dataset, sampling, dry_run=dry_run, overwrite=overwrite)
     render.emit(result, as_json=as_json, to_json=render.recalibrate_json, to_text=render.recalibrate_text)

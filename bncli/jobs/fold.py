@@ -32,15 +32,29 @@ VERIFY_BATCH = 64
 LATENCY_ROUNDS = 50
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoldOptions:
+    """The choices of a fold.
+
+    Attributes:
+        include: name patterns of the BN layers to fold.
+        exclude: name patterns of BN layers to keep.
+        tolerance: largest relative error of a logit; None takes the rounding error of the network's precision.
+        exports: formats to write beside the checkpoint, each verified like the folded network itself.
+    """
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    tolerance: float | None = None
+    exports: tuple[ExportFormat, ...] = ()
+
+
 def fold_checkpoint(
     original: Checkpoint,
     out: Path,
+    options: FoldOptions | None = None,
     *,
     data_dir: Path | None = None,
-    tolerance: float | None = None,
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    exports: Sequence[ExportFormat] = (),
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> FoldResult:
@@ -49,11 +63,8 @@ def fold_checkpoint(
     Args:
         original: a trained checkpoint of bncli or of another program.
         out: a new directory.
+        options: the choices of the fold; None takes the defaults.
         data_dir: the first place to look for the checkpoint's data set.
-        tolerance: largest relative error of a logit; None takes the rounding error of the network's precision.
-        include: name patterns of the BN layers to fold.
-        exclude: name patterns of BN layers to keep.
-        exports: formats to write beside the checkpoint, each verified like the folded network itself.
         dry_run: fold and verify, but write nothing.
         overwrite: replace an existing checkpoint in ``out``.
 
@@ -62,7 +73,8 @@ def fold_checkpoint(
         FoldError: the network must not be folded, or an export format cannot express it; the message names the layer.
         CheckFailedError: the folded network or an export differs by more than ``tolerance``; nothing is written.
     """
-    for export_format in exports:
+    options = options or FoldOptions()
+    for export_format in options.exports:
         check_installed(export_format)
     path = original.path
     if not dry_run:
@@ -73,15 +85,15 @@ def fold_checkpoint(
             remedy="Fold the checkpoint it was folded from, or use this one as it is.",
         )
     start = time.perf_counter()
-    folded, forward = _fold_and_lower(original, include=include, exclude=exclude)
+    folded, forward = _fold_and_lower(original, options)
     seconds = time.perf_counter() - start
     images, examples = _verification_images(original, data_dir)
     sides = _Sides.compile(original, folded, forward)
-    proof = _Proof(path, sides.original, original, images, examples, tolerance)
+    proof = _Proof(path, sides.original, original, images, examples, options.tolerance)
     verification = proof.of(sides.folded, "the folded network")
     config = _folded_config(original, path, folded)
     source = Source(folded, forward, _symbolic_images(original), config)
-    made = [make_export(export_format, source) for export_format in dict.fromkeys(exports)]
+    made = [make_export(export_format, source) for export_format in dict.fromkeys(options.exports)]
     result = FoldResult(
         checkpoint=path,
         step=original.step,
@@ -99,9 +111,7 @@ def fold_checkpoint(
     return _write(result, config, source, made, out, overwrite=overwrite)
 
 
-def _fold_and_lower(
-    original: Checkpoint, *, include: Sequence[str], exclude: Sequence[str]
-) -> tuple[Folded, jax.export.Exported]:
+def _fold_and_lower(original: Checkpoint, options: FoldOptions) -> tuple[Folded, jax.export.Exported]:
     """The folded network, and its forward pass (variables, images [b, H, W, C]) -> logits [b, K] for any batch size b.
 
     JAX traces a few operations differently if the batch size is a symbol (``x[:, 1:]`` becomes a gather). A network
@@ -109,15 +119,18 @@ def _fold_and_lower(
     """
     concrete, symbolic = original.preprocessor.input_spec(2), _symbolic_images(original)
 
+    def folded_for(images: jax.ShapeDtypeStruct) -> Folded:
+        return fold(original.apply_fn, original.variables, images, include=options.include, exclude=options.exclude)
+
     def lowered(folded: Folded) -> jax.export.Exported:
         return lower(pad_small_images(folded.apply), folded.variables, symbolic)
 
-    folded = fold(original.apply_fn, original.variables, concrete, include=include, exclude=exclude)
+    folded = folded_for(concrete)
     try:
         return folded, lowered(folded)
     except Exception:  # the second attempt tells if the network is at fault or only this trace of it
         try:
-            folded = fold(original.apply_fn, original.variables, symbolic, include=include, exclude=exclude)
+            folded = folded_for(symbolic)
             return folded, lowered(folded)
         except Exception as error:
             raise FoldError(

@@ -44,14 +44,27 @@ class RecalibrationResult:
     after: EvalResult
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The images to measure, and the number of runs over them.
+
+    Attributes:
+        num_batches: number of batches of images; None for all.
+        batch_size: batch size of the forward passes; the result does not depend on it.
+        max_runs: largest number of runs over the images; None for as many as an exact result needs.
+    """
+
+    num_batches: int | None = BATCHES
+    batch_size: int = BATCH_SIZE
+    max_runs: int | None = None
+
+
 def recalibrate_checkpoint(
     original: Checkpoint,
     out: Path,
     dataset: Dataset,
+    sampling: Sampling | None = None,
     *,
-    num_batches: int | None = BATCHES,
-    batch_size: int = BATCH_SIZE,
-    max_runs: int | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
 ) -> RecalibrationResult:
@@ -61,9 +74,7 @@ def recalibrate_checkpoint(
         original: a trained checkpoint.
         out: a new directory.
         dataset: its training images, not augmented, are measured; its validation split is scored.
-        num_batches: number of batches of images; None for all.
-        batch_size: batch size of the forward passes; the result does not depend on it.
-        max_runs: largest number of runs over the images; None for as many as an exact result needs.
+        sampling: the images to measure and the number of runs; None takes the defaults.
         dry_run: measure only.
         overwrite: replace an existing checkpoint in ``out``.
 
@@ -71,6 +82,8 @@ def recalibrate_checkpoint(
         CheckpointError: ``original`` is folded, or ``out`` is taken.
         ModelError: the network has no BN layer, or one in a loop.
     """
+    sampling = sampling or Sampling()
+    batch_size = sampling.batch_size
     if original.network is None:
         raise CheckpointError(
             f"{original.path} is folded and has no BN statistics left",
@@ -79,8 +92,8 @@ def recalibrate_checkpoint(
     if not dry_run:
         checkpoints.check_output(out, overwrite=overwrite, source=original.path)
     check_batch_size(batch_size, make_mesh())
-    batches = ImageBatches.training(original.config, dataset, num_batches=num_batches, batch_size=batch_size)
-    done = recalibrate_measured(original.apply_fn, original.variables, batches, max_runs=max_runs)
+    batches = ImageBatches.training(original.config, dataset, num_batches=sampling.num_batches, batch_size=batch_size)
+    done = recalibrate_measured(original.apply_fn, original.variables, batches, max_runs=sampling.max_runs)
     changed = replace(original, variables=done.variables)
     before, after = (
         evaluate_checkpoint(

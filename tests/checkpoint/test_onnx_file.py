@@ -11,14 +11,14 @@ from onnx import helper
 import bncli
 from bncli.checkpoint import read_config
 from bncli.errors import CheckpointError, ConfigError
-from bncli.jobs.fold import fold_checkpoint
+from bncli.jobs.fold import FoldOptions, fold_checkpoint
 from bncli.jobs.predict import predict
 
 
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     out = tmp_path_factory.mktemp("exported") / "out"
-    fold_checkpoint(bncli.load(trained.out), out, exports=("onnx",))
+    fold_checkpoint(bncli.load(trained.out), out, FoldOptions(exports=("onnx",)))
     return out / "model.onnx"
 
 

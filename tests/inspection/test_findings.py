@@ -16,7 +16,7 @@ from bncli.config.choices import FindingCode
 from bncli.inspection import inspect_stats
 from bncli.inspection.findings import RULES, RULES_ON_DATA, SEVERITIES, catalogue, find
 from bncli.inspection.layers import BatchNormArrays
-from bncli.jobs.recalibrate import recalibrate_checkpoint
+from bncli.jobs.recalibrate import Sampling, recalibrate_checkpoint
 
 ALL = {0: 0, 1: 0, 2: 0, 3: 0}
 
@@ -167,7 +167,7 @@ def test_what_recalibration_is_the_remedy_for_is_gone_after_it(copied, dataset, 
     findings = inspect_stats(copied, step=str(STEP)).findings
     assert {finding.code for finding in findings} == {"negative-variance", "never-updated", "momentum-convention"}
     assert all(finding.remedy.startswith(f"bncli recalibrate {copied} OUT") for finding in findings)
-    recalibrate_checkpoint(bncli.load(copied, step=str(STEP)), tmp_path / "out", dataset, num_batches=None)
+    recalibrate_checkpoint(bncli.load(copied, step=str(STEP)), tmp_path / "out", dataset, Sampling(num_batches=None))
     assert inspect_stats(tmp_path / "out").findings == ()
 
 

@@ -12,7 +12,7 @@ import bncli
 from bncli.cli import render
 from bncli.errors import CheckFailedError, FoldError
 from bncli.jobs import export as exports
-from bncli.jobs.fold import fold_checkpoint
+from bncli.jobs.fold import FoldOptions, fold_checkpoint
 
 FORMATS = ("onnx", "safetensors", "stablehlo")
 
@@ -20,7 +20,7 @@ FORMATS = ("onnx", "safetensors", "stablehlo")
 @pytest.fixture(scope="module")
 def folded(trained, tmp_path_factory):
     return fold_checkpoint(
-        bncli.load(trained.out), tmp_path_factory.mktemp("exports") / "out", exports=(*FORMATS, "onnx")
+        bncli.load(trained.out), tmp_path_factory.mktemp("exports") / "out", FoldOptions(exports=(*FORMATS, "onnx"))
     )
 
 
@@ -60,7 +60,7 @@ def test_safetensors_holds_the_checkpoints_arrays(folded):
 
 
 def test_a_dry_run_proves_the_exports_and_writes_nothing(trained, tmp_path):
-    result = fold_checkpoint(bncli.load(trained.out), tmp_path / "out", exports=("onnx",), dry_run=True)
+    result = fold_checkpoint(bncli.load(trained.out), tmp_path / "out", FoldOptions(exports=("onnx",)), dry_run=True)
     assert result.exports[0].verification.passed
     assert not (tmp_path / "out").exists()
 
@@ -72,7 +72,7 @@ def test_an_export_that_computes_otherwise_is_not_written(trained, tmp_path, mon
 
     monkeypatch.setitem(exports.MAKERS, "onnx", wrong)
     with pytest.raises(CheckFailedError, match=r"model\.onnx differs from") as caught:
-        fold_checkpoint(bncli.load(trained.out), tmp_path / "out", exports=("onnx",))
+        fold_checkpoint(bncli.load(trained.out), tmp_path / "out", FoldOptions(exports=("onnx",)))
     assert caught.value.exit_code == 3
     assert not (tmp_path / "out").exists()
 
@@ -82,5 +82,5 @@ def test_a_missing_library_is_said_before_the_work(trained, tmp_path, monkeypatc
     monkeypatch.setattr("bncli.jobs.fold.fold", None)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(FoldError, match=f"--export onnx needs {missing}") as caught:
-        fold_checkpoint(bncli.load(trained.out), tmp_path / "out", exports=("onnx",))
+        fold_checkpoint(bncli.load(trained.out), tmp_path / "out", FoldOptions(exports=("onnx",)))
     assert caught.value.remedy == "pip install 'bncli[onnx]'"

@@ -16,7 +16,7 @@ import bncli
 from bncli import checkpoint
 from bncli.cli import render
 from bncli.errors import CheckpointError, UsageError
-from bncli.jobs.recalibrate import recalibrate_checkpoint
+from bncli.jobs.recalibrate import Sampling, recalibrate_checkpoint
 from bncli.measure.moments import record_batch_norms
 from bncli.measure.population import recalibrate_measured
 from bncli.training import run
@@ -89,7 +89,7 @@ def test_it_repairs_a_network_whose_statistics_are_wrong(trained, dataset, tmp_p
     healthy = bncli.load(trained.out)
     stats = jax.tree.map(lambda leaf: leaf * 30 + 5, healthy.variables["batch_stats"])
     broken = replace(healthy, variables={**healthy.variables, "batch_stats": stats})
-    result = recalibrate_checkpoint(broken, tmp_path / "out", dataset, num_batches=None)
+    result = recalibrate_checkpoint(broken, tmp_path / "out", dataset, Sampling(num_batches=None))
     assert result.before.accuracy < 0.6
     assert result.after.accuracy > 0.9
     opened = bncli.load(tmp_path / "out")
@@ -102,7 +102,9 @@ def test_it_repairs_a_network_whose_statistics_are_wrong(trained, dataset, tmp_p
 
 
 def test_a_dry_run_writes_nothing(trained, dataset, tmp_path):
-    result = recalibrate_checkpoint(bncli.load(trained.out), tmp_path / "out", dataset, dry_run=True, batch_size=16)
+    result = recalibrate_checkpoint(
+        bncli.load(trained.out), tmp_path / "out", dataset, Sampling(batch_size=16), dry_run=True
+    )
     assert result.out is None
     assert not (tmp_path / "out").exists()
 

@@ -10,7 +10,7 @@ from bncli import checkpoint
 from bncli.errors import FoldError
 from bncli.inspection.readers import Asked
 from bncli.inspection.readers.checkpoint import read
-from bncli.jobs.recalibrate import recalibrate_checkpoint
+from bncli.jobs.recalibrate import Sampling, recalibrate_checkpoint
 from bncli.models import build_network
 
 
@@ -36,7 +36,7 @@ def test_the_step_that_is_asked_for_is_read(trained):
 
 def test_it_says_how_often_running_averages_were_updated_and_which_are_none(copied, dataset, tmp_path):
     assert {(layer.updates, layer.measured) for layer in read(copied, Asked(step="12")).layers} == {(12, False)}
-    recalibrate_checkpoint(checkpoint.load(copied), tmp_path / "out", dataset, num_batches=None)
+    recalibrate_checkpoint(checkpoint.load(copied), tmp_path / "out", dataset, Sampling(num_batches=None))
     layers = read(tmp_path / "out", Asked(step="best")).layers
     assert {(layer.updates, layer.measured) for layer in layers} == {(None, True)}
 
