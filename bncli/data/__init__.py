@@ -19,7 +19,7 @@ from bncli.data.augment import Augmentation, augment, normalize
 from bncli.data.batches import Batch, epoch_batches, epoch_order, eval_batches, example_keys, steps_per_epoch
 from bncli.data.dataset import Dataset, Split
 from bncli.data.fetch import fetch
-from bncli.data.folder import load_image
+from bncli.data.folder import ImageOptions, load_image
 from bncli.data.known import KNOWN, KnownDataset, RemoteFile
 from bncli.data.load import load_dataset
 from bncli.data.places import known_datasets, locate, user_data_dir
@@ -30,6 +30,7 @@ __all__ = [
     "Augmentation",
     "Batch",
     "Dataset",
+    "ImageOptions",
     "KnownDataset",
     "Preprocessor",
     "RemoteFile",

@@ -9,6 +9,7 @@ from pathlib import Path
 from bncli.config.document import CheckpointConfig
 from bncli.config.settings import DataConfig
 from bncli.data.dataset import Dataset
+from bncli.data.folder import ImageOptions
 from bncli.data.load import load_dataset
 from bncli.errors import DataError, UsageError
 
@@ -26,9 +27,7 @@ def load_configured(config: DataConfig, *, seed: int, progress: Progress | None 
         data_dir=Path(config.data_dir) if config.data_dir else None,
         val_fraction=config.val_fraction,
         seed=seed,
-        image_size=config.image_size,
-        channels=config.channels,
-        bad_images=config.bad_images,
+        images=ImageOptions(size=config.image_size, channels=config.channels, bad_images=config.bad_images),
         progress=progress,
     )
 

@@ -20,11 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from bncli.config.choices import BadImages
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, Split
 from bncli.data.image_tree import BadImage, ImageTree, scan_image_tree
@@ -59,38 +60,52 @@ class ImageInfo:
     is_grey: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """The conversion of image files.
+
+    Attributes:
+        size: H and W. By default the common size of all images if it is at most 256; otherwise the median of their
+            shorter sides, rounded down to a multiple of 8, and at most 224.
+        channels: 1 or 3. By default the channels that all images have.
+        bad_images: refuse unreadable files and name them all ("error"), or leave them out ("skip").
+    """
+
+    size: int | None = None
+    channels: int | None = None
+    bad_images: BadImages = "error"
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ConfigError(f"the image size is {self.size}", remedy="Choose a positive number of pixels.")
+        if self.channels not in (None, 1, 3):
+            raise ConfigError(f"the number of channels is {self.channels}", remedy="Choose 1 (grey) or 3 (colour).")
+
+
 def read_image_folder(
-    root: Path,
-    *,
-    image_size: int | None = None,
-    channels: int | None = None,
-    bad_images: Literal["error", "skip"] = "error",
-    progress: Progress | None = None,
+    root: Path, options: ImageOptions | None = None, *, progress: Progress | None = None
 ) -> RawDataset:
     """The data set of a folder of images, ``train/CLASS/*`` (with ``val/``, ``test/``) or ``CLASS/*``.
 
     Args:
         root: the folder.
-        image_size: H and W. By default the common size of all images if it is at most 256; otherwise the median of
-            their shorter sides, rounded down to a multiple of 8, and at most 224.
-        channels: 1 or 3. By default the channels that all images have.
-        bad_images: refuse unreadable files and name them all ("error"), or leave them out ("skip").
+        options: the conversion of the images; None takes the defaults.
         progress: called with (stage, files done, number of files).
 
     Raises:
         DataError: unreadable files, a mix of grey and colour images, or images that do not fit into memory.
     """
-    _check_options(image_size, channels)
+    options = options or ImageOptions()
     tree = scan_image_tree(root)
     infos, unreadable = _read_headers(tree, progress)
     if not infos:
         raise _bad_images_error([*tree.strays, *unreadable], _count(tree))
-    channels = channels or _common_channels(infos)
-    size, notes = ((image_size, image_size), []) if image_size else _default_size(list(infos.values()))
+    channels = options.channels or _common_channels(infos)
+    size, notes = ((options.size, options.size), []) if options.size else _default_size(list(infos.values()))
     _require_memory(len(infos), size, channels, root)
     splits, undecodable = _decode_tree(tree, infos, (*size, channels), progress)
     bad = [*tree.strays, *unreadable, *undecodable]
-    if bad and bad_images == "error":
+    if bad and options.bad_images == "error":
         raise _bad_images_error(bad, _count(tree))
     if bad:
         notes.append(f"left out {len(bad)} of {_count(tree)} files that are not readable images, such as {bad[0].path}")
@@ -122,13 +137,6 @@ def load_image(path: Path, *, size: tuple[int, int], channels: int) -> np.ndarra
             return _decode(path, (*size, channels))
         except Exception as error:
             raise DataError(f"{path}: {_reason(error)}", remedy="Give a PNG, JPEG or other image file.") from error
-
-
-def _check_options(image_size: int | None, channels: int | None) -> None:
-    if image_size is not None and image_size < 1:
-        raise ConfigError(f"the image size is {image_size}", remedy="Choose a positive number of pixels.")
-    if channels not in (None, 1, 3):
-        raise ConfigError(f"the number of channels is {channels}", remedy="Choose 1 (grey) or 3 (colour).")
 
 
 def _read_headers(tree: ImageTree, progress: Progress | None) -> tuple[dict[Path, ImageInfo], list[BadImage]]:

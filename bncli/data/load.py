@@ -9,14 +9,13 @@ import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from bncli.data.arrays import read_arrays
 from bncli.data.cifar import LAYOUTS, find_cifar, find_pickled, read_cifar_archive, read_cifar_folder, refuse_pickled
 from bncli.data.compressed import GZIP_MAGIC
 from bncli.data.dataset import Dataset, RawDataset, build_dataset
 from bncli.data.digits import read_digits
-from bncli.data.folder import read_image_folder
+from bncli.data.folder import ImageOptions, read_image_folder
 from bncli.data.idx import holds_idx, peek_kind, read_idx_folder
 from bncli.data.image_tree import is_image_tree
 from bncli.data.known import KNOWN, KnownDataset
@@ -38,9 +37,7 @@ def load_dataset(
     data_dir: Path | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
-    image_size: int | None = None,
-    channels: int | None = None,
-    bad_images: Literal["error", "skip"] = "error",
+    images: ImageOptions | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Dataset:
     """The data set that ``source`` names, in three splits.
@@ -54,9 +51,7 @@ def load_dataset(
         data_dir: the first place to look for a data set known by name.
         val_fraction: more than 0 and less than 1.
         seed: picks the val split, and nothing else.
-        image_size: H and W for an image folder; see ``read_image_folder``.
-        channels: 1 or 3, for an image folder.
-        bad_images: refuse unreadable files of an image folder ("error"), or leave them out ("skip").
+        images: the conversion of an image folder; None takes the defaults.
         progress: called with (stage, amount done, total amount).
 
     Raises:
@@ -65,31 +60,28 @@ def load_dataset(
         UsageError: the source is not an image folder and does not have the requested size or channels.
     """
     check_fraction(val_fraction)
+    images = images or ImageOptions()
     try:
-        raw = _read(source, data_dir, image_size, channels, bad_images, progress)
+        raw = _read(source, data_dir, images, progress)
     except OSError as error:  # not handled by a reader: a folder that may not be listed, a name that is too long
         raise DataError(
             f"{str(error.filename or source)[:300]}: cannot be read: {error.strerror or error}", remedy=_READABLE
         ) from error
-    _check_image_options(raw, image_size, channels)
+    _check_image_options(raw, images)
     return build_dataset(raw, val_fraction=val_fraction, seed=seed)
 
 
 def _read(
     source: str,
     data_dir: Path | None,
-    image_size: int | None,
-    channels: int | None,
-    bad_images: Literal["error", "skip"],
+    images: ImageOptions,
     progress: Callable[[str, int, int | None], None] | None,
 ) -> RawDataset:
     path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path's own fails on "~nobody"
     if source in KNOWN:
         return _read_known(KNOWN[source], data_dir)
     if path.is_dir() and _is_image_folder(path):
-        return read_image_folder(
-            path, image_size=image_size, channels=channels, bad_images=bad_images, progress=progress
-        )
+        return read_image_folder(path, images, progress=progress)
     if path.is_dir():
         return _read_folder(path)
     if path.is_file():
@@ -142,17 +134,17 @@ def _read_file(path: Path) -> RawDataset:
     raise DataError(f"{path}: not a file that can be read as a data set", remedy=_READABLE)
 
 
-def _check_image_options(raw: RawDataset, image_size: int | None, channels: int | None) -> None:
+def _check_image_options(raw: RawDataset, images: ImageOptions) -> None:
     """Raise UsageError if the images do not have this size or these channels; an image folder was converted to them."""
     height, width, depth = raw.train.images.shape[1:]
-    if image_size not in (None, height) or image_size not in (None, width):
+    if images.size not in (None, height) or images.size not in (None, width):
         raise UsageError(
-            f"{raw.source}: the images are {height}x{width}, but --image-size is {image_size}",
+            f"{raw.source}: the images are {height}x{width}, but --image-size is {images.size}",
             remedy="Only a folder of image files is resized: leave out --image-size.",
         )
-    if channels not in (None, depth):
+    if images.channels not in (None, depth):
         raise UsageError(
-            f"{raw.source}: the images have {depth} channels, but --channels is {channels}",
+            f"{raw.source}: the images have {depth} channels, but --channels is {images.channels}",
             remedy="Only a folder of image files is converted: leave out --channels.",
         )
 

@@ -19,7 +19,7 @@ from support.damage import damaged_bytes, few_or_many, for_examples
 from support.dataset_writers import cifar10_files, colour_image, write_files, write_idx_folder, write_image_folder
 from support.hostile import zip_of
 
-from bncli.data import load_dataset
+from bncli.data import ImageOptions, load_dataset
 from bncli.errors import DataError
 
 _ROOM = 4 << 30
@@ -247,7 +247,7 @@ def test_image_files(tmp_path, count, capfd):
         suffix, content, bad_images = example
         path = root / "cat" / f"x.{suffix}"
         path.write_bytes(content)
-        is_read = check(root, bad_images=bad_images, image_size=8)
+        is_read = check(root, images=ImageOptions(bad_images=bad_images, size=8))
         assert is_read or bad_images == "error"
         path.unlink()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.dataset_writers import colour_image, grey_image, save_image, write_image_folder
 
-from bncli.data import load_dataset, load_image
+from bncli.data import ImageOptions, load_dataset, load_image
 from bncli.data.folder import read_image_folder
 from bncli.errors import ConfigError, DataError
 
@@ -53,7 +53,7 @@ def test_grey_files_give_one_channel(tmp_path):
     write_image_folder(tmp_path, make=grey_image)
     raw = read_image_folder(tmp_path)
     np.testing.assert_array_equal(raw.train.images[0, ..., 0], pixels(grey_image(seed=0)))
-    coloured = read_image_folder(tmp_path, channels=3)
+    coloured = read_image_folder(tmp_path, ImageOptions(channels=3))
     np.testing.assert_array_equal(coloured.train.images, np.repeat(raw.train.images, 3, axis=3))
 
 
@@ -66,9 +66,9 @@ def test_grey_and_colour_mixed_needs_a_decision(tmp_path):
         read_image_folder(tmp_path)
     assert "--channels 1" in caught.value.remedy
     assert str(odd) in caught.value.message
-    assert read_image_folder(tmp_path, channels=1).train.images.shape == (12, 8, 8, 1)
+    assert read_image_folder(tmp_path, ImageOptions(channels=1)).train.images.shape == (12, 8, 8, 1)
     np.testing.assert_array_equal(
-        read_image_folder(tmp_path, channels=3).train.images[9], pixels(grey_image().convert("RGB"))
+        read_image_folder(tmp_path, ImageOptions(channels=3)).train.images[9], pixels(grey_image().convert("RGB"))
     )
 
 
@@ -89,7 +89,7 @@ def test_the_default_size_is_the_common_one_or_the_median(tmp_path, sizes, expec
     raw = read_image_folder(tmp_path)
     assert raw.train.images.shape[1:3] == expected
     assert [told in warning and "--image-size" in warning for warning in raw.warnings] == ([True] if told else [])
-    assert read_image_folder(tmp_path, image_size=12).train.images.shape[1:] == (12, 12, 3)
+    assert read_image_folder(tmp_path, ImageOptions(size=12)).train.images.shape[1:] == (12, 12, 3)
 
 
 def test_a_resized_image_is_the_centre_of_the_scaled_one(tmp_path):
@@ -114,7 +114,7 @@ def test_one_image_alone_is_the_image_in_the_folder(tmp_path):
     for name in ("cat", "dog"):
         for number, side in enumerate((30, 40, 50)):
             save_image(colour_image(side, 2 * side, seed=number), tmp_path / name / f"{number}.jpg", quality=90)
-    raw = read_image_folder(tmp_path, image_size=16, channels=1)
+    raw = read_image_folder(tmp_path, ImageOptions(size=16, channels=1))
     for number in range(3):
         alone = load_image(tmp_path / "cat" / f"{number}.jpg", size=(16, 16), channels=1)
         np.testing.assert_array_equal(raw.train.images[number], alone)
@@ -212,7 +212,7 @@ def damage_folder(root):
 def test_all_unreadable_files_are_named_before_training(tmp_path):
     bad = damage_folder(tmp_path)
     with pytest.raises(DataError) as caught:
-        read_image_folder(tmp_path, channels=3)
+        read_image_folder(tmp_path, ImageOptions(channels=3))
     lines = caught.value.message.splitlines()
     assert lines[0] == "8 of 31 files are not readable images:"
     for name in bad:
@@ -223,7 +223,7 @@ def test_all_unreadable_files_are_named_before_training(tmp_path):
 
 def test_unreadable_files_are_left_out_on_demand(tmp_path):
     damage_folder(tmp_path)
-    raw = read_image_folder(tmp_path, channels=3, bad_images="skip")
+    raw = read_image_folder(tmp_path, ImageOptions(channels=3, bad_images="skip"))
     assert (len(raw.train), len(raw.test)) == (12, 11)
     assert "left out 8 of 31 files" in raw.warnings[-1]
     readable = [seed for seed in range(12, 24) if seed != 19]
@@ -238,7 +238,7 @@ def test_a_folder_of_nothing_readable_is_refused_even_then(tmp_path):
         (tmp_path / name / "1.png").write_bytes(b"no")
     for bad_images in ("error", "skip"):
         with pytest.raises(DataError, match="2 of 2 files are not readable images"):
-            read_image_folder(tmp_path, bad_images=bad_images)
+            read_image_folder(tmp_path, ImageOptions(bad_images=bad_images))
 
 
 def test_a_class_that_skipping_empties_is_refused(tmp_path):
@@ -246,7 +246,7 @@ def test_a_class_that_skipping_empties_is_refused(tmp_path):
     for path in (tmp_path / "dog").iterdir():
         path.write_bytes(b"no")
     with pytest.raises(DataError, match="no training example: dog"):
-        load_dataset(str(tmp_path), bad_images="skip")
+        load_dataset(str(tmp_path), images=ImageOptions(bad_images="skip"))
 
 
 def test_a_long_list_is_cut(tmp_path):
@@ -264,7 +264,7 @@ def test_a_decompression_bomb_is_refused_by_name(tmp_path, monkeypatch, limit):
     bomb = save_image(colour_image(10, 10), tmp_path / "dog" / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(DataError, match=r"bomb\.png: .*100 pixels"):
-        read_image_folder(tmp_path, image_size=4)
+        read_image_folder(tmp_path, ImageOptions(size=4))
     with pytest.raises(DataError, match=r"bomb\.png: .*100 pixels"):
         load_image(bomb, size=(4, 4), channels=3)
 
@@ -292,10 +292,10 @@ def test_progress_is_reported_to_the_end(tmp_path, monkeypatch):
     assert all(before[1] < after[1] for before, after in pairwise(calls) if before[0] == after[0])
 
 
-@pytest.mark.parametrize(("options", "message"), [({"image_size": 0}, "image size is 0"), ({"channels": 2}, "is 2")])
+@pytest.mark.parametrize(("options", "message"), [({"size": 0}, "image size is 0"), ({"channels": 2}, "is 2")])
 def test_options_out_of_range_are_refused(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
-        read_image_folder(tmp_path, **options)
+        read_image_folder(tmp_path, ImageOptions(**options))
 
 
 def test_a_file_that_is_no_image_is_refused_alone(tmp_path):

@@ -13,7 +13,7 @@ from support.dataset_writers import (
     write_image_folder,
 )
 
-from bncli.data import KNOWN, load_dataset, user_data_dir
+from bncli.data import KNOWN, ImageOptions, load_dataset, user_data_dir
 from bncli.errors import ConfigError, DataError, UsageError
 
 
@@ -50,11 +50,11 @@ def test_every_kind_is_told_by_its_content(tmp_path, kind):
 def test_only_image_files_are_resized_or_converted(tmp_path, kind):
     source = str(make_source(kind, tmp_path / "x"))
     height, _, channels = load_dataset(source).image_shape
-    assert load_dataset(source, image_size=height, channels=channels).image_shape[0] == height
+    assert load_dataset(source, images=ImageOptions(size=height, channels=channels)).image_shape[0] == height
     with pytest.raises(UsageError, match=f"--image-size is {height + 1}"):
-        load_dataset(source, image_size=height + 1)
+        load_dataset(source, images=ImageOptions(size=height + 1))
     with pytest.raises(UsageError, match=f"--channels is {4 - channels}"):
-        load_dataset(source, channels=4 - channels)
+        load_dataset(source, images=ImageOptions(channels=4 - channels))
 
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if name != "digits"])
