@@ -36,6 +36,8 @@ _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from bncli.pro
 _CHUNK_BYTES = 1 << 16
 # Of what the child prints, which may be any amount, only the end is kept.
 _TAIL_CHUNKS = 4
+# After the child has ended: a process that it started may hold its pipes open.
+_DRAIN_SECONDS = 10.0
 # Characters of an error's traceback that reach the parent.
 _MAX_DETAILS = 20_000
 
@@ -162,7 +164,7 @@ def run_child(
         process.kill()
         process.wait()
         for reader in readers:
-            reader.join()
+            reader.join(_DRAIN_SECONDS)
         _close(process.stdin)
     end = End(code, seconds, b"".join(printed).decode(errors="replace"))
     return ChildResult(*parse(b"".join(sent)), end)

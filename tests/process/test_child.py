@@ -91,6 +91,15 @@ def test_a_child_that_takes_too_long_is_killed(run):
     assert not Path(f"/proc/{result.answers[0].document['pid']}").exists()
 
 
+def test_a_process_that_the_child_leaves_behind_does_not_keep_the_parent(run, monkeypatch):
+    monkeypatch.setattr(child, "_DRAIN_SECONDS", 1.0)
+    started = time.perf_counter()
+    body = "import subprocess; pid = subprocess.Popen(['sleep', '600']).pid; yield Answer({'pid': pid})"
+    (answer,) = run(body).answers
+    os.kill(answer.document["pid"], signal.SIGKILL)
+    assert time.perf_counter() - started < 60
+
+
 def test_what_is_printed_is_no_answer_and_only_its_end_is_kept(run, capfd):
     result = run("print('x' * 10**6); os.write(1, b'y' * 10**6); print('last', file=sys.stderr); yield Answer({})")
     assert result.answers == (Answer({}),)
