@@ -1,0 +1,5 @@
+# %% [markdown]
+# # diagnose_a_checkpoint
+
+# %%
+print(1)

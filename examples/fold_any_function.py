@@ -1,0 +1,5 @@
+# %% [markdown]
+# # fold_any_function
+
+# %%
+print(1)

@@ -1,0 +1,5 @@
+# %% [markdown]
+# # what_bn_does
+
+# %%
+print(1)
