@@ -1,11 +1,11 @@
-"""Directives that write the reference from the code: `bncli-command` and `bncli-findings`."""
+"""Directives that write parts of pages from the code: `bncli-command`, `bncli-findings` and `bncli-map`."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from docutils import nodes
-from reference_text import command_reference, findings_reference
+from reference_text import command_reference, findings_reference, house_map
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata, OptionSpec
@@ -33,8 +33,19 @@ class Findings(SphinxDirective):
         return self.parse_text_to_nodes(findings_reference(), allow_section_headings=True)
 
 
+class Map(SphinxDirective):
+    """The rooms of the package."""
+
+    option_spec: ClassVar[OptionSpec] = {}
+
+    def run(self) -> list[nodes.Node]:
+        """The map as nodes."""
+        return self.parse_text_to_nodes(house_map())
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Register the directives."""
     app.add_directive("bncli-command", Command)
     app.add_directive("bncli-findings", Findings)
+    app.add_directive("bncli-map", Map)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -12,6 +12,7 @@ from typing import Any
 import typer.main
 from typer.utils import get_params_from_function
 
+import bncli
 from bncli.cli.app import app
 from bncli.inspection.findings import Entry, catalogue
 
@@ -131,6 +132,13 @@ def _finding(entry: Entry) -> str:
         codes = ", ".join(f"[{code}](#{code})" for code in entry.unless)
         rows.append(f"Left out for channels or layers that have {codes}, which explains the same symptom better.")
     return "\n\n".join(rows)
+
+
+def house_map() -> str:
+    """The rooms that `bncli.__doc__` draws, from the top, as a table."""
+    rooms = re.findall(r"^    (\w+/?) +(\S.*)$", bncli.__doc__ or "", re.MULTILINE)
+    rows = [f"| `{room}` | {sentence(does)[:-1]} |" for room, does in rooms]
+    return "\n".join(["| room | what lives there |", "|---|---|", *rows])
 
 
 def sentence(text: str) -> str:

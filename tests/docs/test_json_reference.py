@@ -1,0 +1,133 @@
+"""The tables of `docs/reference/json.md` have every field of real documents, with its type, and no other."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+import pytest
+from cli.conftest import TINY
+
+from docs.conftest import ROOT
+
+PAGE = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `(?P<path>[^`]+)` \| (?P<types>[a-z ]+?) \|", re.MULTILINE)
+# Commands on the checkpoints of `place`; each schema is printed by one of them.
+DOCUMENTS = (
+    ("train", "--epochs", "2", "--out", "json-run", "--ema-decay", "0.9", "--precise-bn", *TINY),
+    ("eval", "ckpt"),
+    ("predict", "ckpt", "digit.png"),
+    ("inspect-stats", "poor", "--data", "--history"),
+    ("inspect-stats", "ckpt", "--layer", "BatchNorm_0"),
+    ("inspect-stats", "out"),
+    ("inspect-stats", "poor", "ckpt"),
+    ("inspect-stats", "ckpt", "poor"),
+    ("inspect-stats", "poor", "poor"),
+    ("fold", "ckpt", "json-fold", "--export", "safetensors,stablehlo"),
+    ("recalibrate", "poor", "json-repaired"),
+    ("bench", "ckpt", "out", "--batch-sizes", "1", "--rounds", "5"),
+    ("verify", "ckpt"),
+    ("data", "list"),
+)
+DOCTOR = ("doctor",)
+
+
+def tables() -> Mapping[str, Mapping[str, set[str]]]:
+    """Schema -> path of a field -> its types, as the page has them."""
+    sections = re.split(r"^## `(bncli\.[^`]+)`$", PAGE, flags=re.MULTILINE)[1:]
+    return {schema: dict(rows(text)) for schema, text in zip(sections[::2], sections[1::2], strict=True)}
+
+
+def rows(text: str) -> Iterator[tuple[str, set[str]]]:
+    for match in ROW.finditer(text):
+        for path in expanded(match["path"]):
+            yield path, set(match["types"].split(" or "))
+
+
+def expanded(path: str) -> Iterator[str]:
+    """Each path that braces stand for."""
+    parts = [part.strip("{}").split(",") if part.startswith("{") else [part] for part in re.split(r"({[^}]+})", path)]
+    yield from map("".join, itertools.product(*parts))
+
+
+def fields(value: object, path: str = "") -> Iterator[tuple[str, str]]:
+    """Path and type of everything in a document."""
+    if path:
+        yield path, type_name(value)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from fields(item, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for item in value:
+            yield from fields(item, f"{path}[]")
+
+
+def type_name(value: object) -> str:
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    return "null" if value is None else names[type(value)]
+
+
+def faults(document: object, table: Mapping[str, set[str]]) -> Iterator[str]:
+    """What the document has and the table does not."""
+    for path, found in fields(document):
+        if any(known.endswith(".*") and path.startswith(known[:-1]) for known in table):
+            continue
+        types = table.get(path) or ({"object"} if f"{path}.*" in table or is_parent(path, table) else None)
+        if types is None:
+            types = {"array", "null"} if any(known.startswith(f"{path}[]") for known in table) else set()
+        if not (found in types or (found == "integer" and "number" in types)):
+            yield f"{path}: {found} in the document, {sorted(types)} in the table"
+
+
+def is_parent(path: str, table: Mapping[str, set[str]]) -> bool:
+    return any(known.startswith(f"{path}.") for known in table)
+
+
+def unseen(table: Mapping[str, set[str]], documents: list[object]) -> set[str]:
+    """Fields of the table that none of the documents has."""
+    seen = {path for document in documents for path, _ in fields(document)}
+    return {path for path in table if path.removesuffix(".*") not in seen}
+
+
+@pytest.fixture(scope="module")
+def documents(place):
+    """Schema -> its documents."""
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save("digit.png")
+    poor = "bncli train --epochs 2 --bn-momentum 0.999 --out poor " + " ".join(TINY)
+    assert place.run(poor).exit_code == 0, place.run(poor).output
+    found: dict[str, list[object]] = {}
+    for words in DOCUMENTS:
+        result = place.run(" ".join(["bncli", *words, "--json"]))
+        assert result.exit_code == 0, (words, result.output)
+        document = json.loads(result.stdout)
+        found.setdefault(document["schema"], []).append(document)
+    return found
+
+
+def test_every_schema_has_a_section(documents):
+    assert set(tables()) == {*documents, "bncli.doctor/1"}
+
+
+@pytest.mark.parametrize("schema", sorted(set(tables()) - {"bncli.doctor/1"}))
+def test_the_table_is_what_the_documents_are(schema, documents):
+    table = tables()[schema]
+    assert [fault for document in documents[schema] for fault in faults(document, table)] == []
+    assert unseen(table, documents[schema]) == set()
+
+
+@pytest.mark.slow
+def test_the_table_of_doctor(place):
+    document = json.loads(place.run("bncli doctor --json").stdout)
+    assert list(faults(document, tables()["bncli.doctor/1"])) == []
+    assert unseen(tables()["bncli.doctor/1"], [document]) == set()
+
+
+def test_planted_faults_are_seen():
+    table = dict(rows("| `a.{b,c}[]` | number or null | x |\n| `versions.*` | object | x |\n"))
+    assert table == {"a.b[]": {"number", "null"}, "a.c[]": {"number", "null"}, "versions.*": {"object"}}
+    good = {"a": {"b": [1, 2.5, None], "c": []}, "versions": {"jax": "1"}}
+    assert list(faults(good, table)) == []
+    assert unseen(table, [good]) == {"a.c[]"}
+    assert len(list(faults({"a": {"b": ["text"]}, "new": 1}, table))) == 2
