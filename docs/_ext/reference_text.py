@@ -130,7 +130,8 @@ def _finding(entry: Entry) -> str:
     ]
     if entry.unless:
         codes = ", ".join(f"[{code}](#{code})" for code in entry.unless)
-        rows.append(f"Left out for channels or layers that have {codes}, which explains the same symptom better.")
+        explain = "explains" if len(entry.unless) == 1 else "explain"
+        rows.append(f"Left out for channels or layers that have {codes}, which {explain} the same symptom better.")
     return "\n\n".join(rows)
 
 
