@@ -14,6 +14,7 @@ from typer.utils import get_params_from_function
 
 import bncli
 from bncli.cli.app import app
+from bncli.config.options import Option, by_parameter
 from bncli.inspection.findings import Entry, catalogue
 
 # A parameter of a command; Typer brings its own copy of Click, or imports it, depending on the version.
@@ -21,6 +22,8 @@ Parameter = Any
 Command = Any
 # Options without a panel of their own stand under this title, as in `--help`.
 FIRST_PANEL = "Options"
+# Bounds that no user meets: those of the integers in which sizes, counts and seeds are kept.
+TECHNICAL_BOUNDS = (f"< {2**16}", f"< {2**31}", f"< {2**32}")
 TYPE_NAMES: Mapping[object, str] = {int: "integer", float: "number", str: "text", Path: "path"}
 
 
@@ -84,16 +87,34 @@ def _option(param: Parameter, command: Command) -> str:
     names = ", ".join(f"{name} {value}".strip() for name in [*param.opts, *param.secondary_opts])
     default = option_default(param)
     text = _prose(param.help or "") + (f" Default: `{default}`." if default else "")
+    if command.name == "train" and param.name in by_parameter():
+        text += f"\n\n{_place_in_files(by_parameter()[param.name])}"
     return f"````{{option}} {names}\n\n{text}\n````"
+
+
+def _place_in_files(option: Option) -> str:
+    """The key of a setting, and its fate with `--resume`."""
+    change = " May change with `--resume`." if option.setting.changeable else ""
+    return f"Key: `{option.key}`.{change}"
 
 
 def option_value(param: Parameter, command: Command) -> str:
     """The values an option takes; empty for a flag."""
     if param.is_flag:
         return ""
+    if command.name == "train" and param.name in by_parameter():
+        return value_of_setting(by_parameter()[param.name])
     declared = get_params_from_function(command.callback)[param.name]
     chosen = getattr(declared.default, "metavar", None)
     return str(chosen).strip("<>") if chosen else f"{_type_name(declared.annotation)}{_bounds(declared.default)}"
+
+
+def value_of_setting(option: Option) -> str:
+    """The values of a setting, with its bounds."""
+    if option.choices:
+        return " | ".join(option.choices)
+    bounds = [bound for bound in option.bounds if bound not in TECHNICAL_BOUNDS]
+    return f"{TYPE_NAMES.get(option.type, 'text')} {' and '.join(bounds)}".strip()
 
 
 def _type_name(annotation: object) -> str:

@@ -62,7 +62,9 @@ def test_values_and_defaults_read_as_a_user_writes_them():
     assert "{option} --epochs integer ≥ 1" in text
     assert "{option} --bn-placement pre | post" in text
     assert "{option} --bn, --no-bn" in text
+    assert "{option} --bn-momentum number ≥ 0 and < 1" in text
     assert "Default: `--bn`." in text
+    assert "Key: `training.keep`. May change with `--resume`." in text
 
 
 def test_the_reference_has_every_finding():
