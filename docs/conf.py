@@ -56,8 +56,16 @@ html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {
-    "light_css_variables": {"color-brand-primary": "#0b6e99", "color-brand-content": "#0b6e99", "color-api-name": "#0b6e99"},
-    "dark_css_variables": {"color-brand-primary": "#5cc5ec", "color-brand-content": "#5cc5ec", "color-api-name": "#5cc5ec"},
+    "light_css_variables": {
+        "color-brand-primary": "#0b6e99",
+        "color-brand-content": "#0b6e99",
+        "color-api-name": "#0b6e99",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#5cc5ec",
+        "color-brand-content": "#5cc5ec",
+        "color-api-name": "#5cc5ec",
+    },
 }
 pygments_style = "friendly"
 pygments_dark_style = "one-dark"

@@ -89,3 +89,26 @@ def test_the_newcomers_table_names_files_that_exist():
 
 def test_version_is_in_the_changelog():
     assert f"## {bncli.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+DIFFED = [ROOT / "docs" / "contributing" / "extending.md", ROOT / "docs" / "_snippets" / "add_primitive.md"]
+
+
+def diffs(text):
+    """(file, its lines in the diff) for each file of each diff of a page."""
+    for block in doc_sessions.blocks(text):
+        if block.info == "diff":
+            for part in re.split(r"^--- a/", block.body, flags=re.MULTILINE)[1:]:
+                name, _, *lines = part.splitlines()
+                yield name, lines
+
+
+@pytest.mark.parametrize("page", DIFFED, ids=lambda page: page.stem)
+def test_diffs_fit_the_code(page):
+    found = list(diffs(page.read_text(encoding="utf-8")))
+    assert found
+    for name, lines in found:
+        code = (ROOT / name).read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            if line.startswith((" ", "-")):
+                assert line[1:] in code, f"{name}: {line}"
