@@ -179,7 +179,7 @@ class Trainer:
         out = self.saver.out
         error = TrainingInterruptedError(
             f"interrupted in epoch {self.progress.epochs_done + 1}; saved at step {position.step} in {out}",
-            remedy=f"Go on with: bncli train --resume --out {out}",
+            remedy=f"Continue with: bncli train --resume --out {out}",
         )
         error.exit_code = exit_code
         raise error
@@ -198,7 +198,7 @@ class Trainer:
         metrics: EpochMetrics = jax.device_get(self.state.metrics)
         epoch = self.progress.epochs_done + 1
         if metrics.num_examples == 0:
-            raise self.recovery.end(self.position, f"epoch {epoch}: each of its steps was left out")
+            raise self.recovery.end(self.position, f"epoch {epoch}: all of its steps were skipped")
         variables = self.evaluation.variables(self.state)
         val = self.evaluation.score(variables, self.dataset.val)
         result = EpochResult(

@@ -60,16 +60,16 @@ class Recovery:
             position, where = self._roll_back(position)
             return position, Notice(f"{what}; {where}")
         if action == "skip":
-            return self._skip(position), Notice(f"{what}; the step is left out")
+            return self._skip(position), Notice(f"{what}; step skipped")
         raise self.end(position, what)
 
     def end(self, position: Position, what: str) -> BncliError:
         """Save the position; return the error that ends the run because ``what`` happened."""
         try:
             self.saver.save_now(position)
-            saved = f"The save of step {position.step} is from before it."
+            saved = f"The save of step {position.step} holds the state before it."
         except CheckpointError as error:
-            saved = f"The state before it is not saved: {error.message}."
+            saved = f"The state before it could not be saved: {error.message}."
         return diverged(what, saved=saved, learning_rate=self.config.optimizer.peak_learning_rate)
 
     def _before_halt(self, position: Position) -> Position:
@@ -97,7 +97,7 @@ class Recovery:
         )
 
     def _roll_back(self, position: Position) -> tuple[Position, str]:
-        """The last good save or the start, with half of the learning rate; and that in words."""
+        """The last good save or the start, with half of the learning rate; and a sentence on it."""
         error = self.saver.wait()
         failed = "" if error is None else f"{self.saver.tolerate(error).message}; "
         earlier, where = self._last_save(position.state)
@@ -108,7 +108,7 @@ class Recovery:
             replace(earlier.progress, rollbacks=rollbacks),
         )
         self.saver.rewind(earlier)
-        return earlier, f"{failed}back to {where}, with {scale:g} of the learning rate"
+        return earlier, f"{failed}back to {where}, learning rate × {scale:g}"
 
     def _last_save(self, like: TrainState) -> tuple[Position, str]:
         out = self.saver.out
@@ -119,7 +119,7 @@ class Recovery:
 
 
 def next_action(on_nan: OnNan, progress: RunProgress, *, step: int) -> Action:
-    """What to do about step ``step``, from 1: go back, skip it, or end the run."""
+    """The action after step ``step``, from 1, was not finite: go back, skip it, or end the run."""
     if on_nan == "rollback" and progress.rollbacks < MAX_ROLLBACKS:
         return "rollback"
     before = tuple(range(step - MAX_SKIPPED_IN_A_ROW, step))
@@ -139,5 +139,5 @@ def diverged(what: str, *, saved: str, learning_rate: float) -> BncliError:
     return BncliError(
         f"{what}: the training has diverged. {saved}",
         remedy=f"Start again with a lower --learning-rate (it was {learning_rate:g}), a longer --warmup-epochs or "
-        "--clip-norm 1; or have the run go on with --on-nan skip or rollback.",
+        "--clip-norm 1; or continue with --on-nan skip or rollback.",
     )

@@ -95,7 +95,7 @@ class RunSaver:
         """
         if self.settings.on_save_error == "stop":
             raise error
-        return Notice(f"{error.message}; the training goes on")
+        return Notice(f"{error.message}; the training continues")
 
     def save_now(self, position: Position) -> Position:
         """Save a position, unless its step is saved already, and wait; return it with the best epoch that is on disk.

@@ -1,4 +1,4 @@
-"""A step that comes to NaN or infinity: it is named, it never reaches the state, and each mode goes on as it says."""
+"""A step that is not finite: its cause is named, it never reaches the state, and ``--on-nan`` decides what follows."""
 
 import copy
 from dataclasses import replace
@@ -58,17 +58,17 @@ def test_an_exploding_learning_rate_stops_with_the_state_before_it(dataset, tmp_
     assert error.message.startswith("step ")
     step = int(trainer.state.step)
     assert error.message.startswith(f"step {step + 1} (epoch 1): ")
-    assert f"The save of step {step} is from before it." in error.message
+    assert f"The save of step {step} holds the state before it." in error.message
     assert "--learning-rate (it was 1e+38)" in error.remedy
     assert (notices, epochs) == ([], [])
     assert all_on_disk_is_finite(tmp_path / "ckpt")
 
 
-def test_steps_that_are_left_out_are_bounded(dataset, tmp_path):
+def test_skipped_steps_are_bounded(dataset, tmp_path):
     config = config_of(on_nan="skip", optimizer=EXPLODING, epochs=9)
     trainer, notices, _, error = events_of(config, dataset, tmp_path / "ckpt")
     assert len(notices) == MAX_SKIPPED_IN_A_ROW
-    assert all(notice.endswith("; the step is left out") for notice in notices)
+    assert all(notice.endswith("; step skipped") for notice in notices)
     assert "has diverged" in error.message
     assert trainer.progress.skipped[-MAX_SKIPPED_IN_A_ROW:] == tuple(
         range(trainer.progress.skipped[0], trainer.progress.skipped[0] + MAX_SKIPPED_IN_A_ROW)
@@ -80,7 +80,7 @@ def test_going_back_halves_the_learning_rate_and_is_bounded(dataset, tmp_path):
     config = config_of(on_nan="rollback", optimizer=EXPLODING)
     trainer, notices, _, error = events_of(config, dataset, tmp_path / "ckpt")
     assert [notice.split("; ")[1] for notice in notices] == [
-        f"back to the start, with {0.5**n:g} of the learning rate" for n in range(1, MAX_ROLLBACKS + 1)
+        f"back to the start, learning rate × {0.5**n:g}" for n in range(1, MAX_ROLLBACKS + 1)
     ]
     assert "has diverged" in error.message
     assert float(trainer.state.rate_scale) == 0.5**MAX_ROLLBACKS
@@ -105,7 +105,7 @@ def test_an_infinite_pixel_is_named_by_the_first_layer_that_it_reaches(inf_pixel
     assert (len(notices), epochs) == (told, [])  # the pixel is still there, however often the run goes back
 
 
-def test_the_step_with_an_infinite_pixel_is_left_out_and_the_run_is_the_same_each_time(inf_pixel, tmp_path):
+def test_the_step_with_an_infinite_pixel_is_skipped_and_the_run_is_the_same_each_time(inf_pixel, tmp_path):
     runs = [events_of(config_of(on_nan="skip"), inf_pixel, tmp_path / name) for name in ("a", "b")]
     for trainer, notices, epochs, error in runs:
         assert error is None

@@ -100,7 +100,7 @@ def test_each_failed_save_is_told_and_a_run_that_cannot_save_its_end_has_failed(
     with full_disk(), pytest.raises(CheckpointError, match="cannot save"):  # the last one, tried again
         drive()
     assert len(notices) == 3
-    assert all(notice.endswith("File too large; the training goes on") for notice in notices)
+    assert all(notice.endswith("File too large; the training continues") for notice in notices)
     assert checkpoint.complete_steps(tmp_path / "ckpt") == []
 
 
