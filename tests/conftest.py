@@ -1,6 +1,7 @@
 """Shared by all tests: nothing is left in the user's cache, and what many read is trained once."""
 
 import gc
+import logging
 import shutil
 import sys
 import threading
@@ -65,6 +66,8 @@ def full_disk(monkeypatch):
     resource = pytest.importorskip("resource")  # POSIX alone
     for module, hook in ((threading, "excepthook"), (sys, "unraisablehook")):
         monkeypatch.setattr(module, hook, getattr(module, hook))  # so that it comes back
+    for name in ("absl", "asyncio"):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
     save_errors.report_once()
 
     @contextmanager

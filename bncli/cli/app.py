@@ -19,7 +19,6 @@ from bncli.cli import (
     inspect_stats,
     predict,
     recalibrate,
-    save_errors,
     train,
     verify,
 )
@@ -40,8 +39,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - whatever the command takes
-        from bncli.cli import display
+        from bncli.cli import display, save_errors
 
+        save_errors.report_once()
         try:
             with display.shown_warnings(quiet=bool(kwargs.get("quiet"))):
                 command(*args, **kwargs)
@@ -108,5 +108,4 @@ app.add_typer(data_app, name="data")
 
 def main() -> None:
     """Run the console script."""
-    save_errors.report_once()
     app()

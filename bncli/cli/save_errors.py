@@ -31,8 +31,10 @@ Arguments = TypeVar("Arguments", bound=HookArguments)
 
 def report_once() -> None:
     """Silence the threads of a failed save, for the rest of the process: only an application may do that."""
+    if getattr(threading.excepthook, "__module__", None) == __name__:
+        return  # done before
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger(name).addFilter(_is_critical)  # a level would be set anew when JAX is configured
     of_threads, of_callbacks = threading.excepthook, sys.unraisablehook
     threading.excepthook = _unless_of_a_save(of_threads)
     sys.unraisablehook = _unless_of_a_save(of_callbacks)
@@ -47,6 +49,10 @@ def _unless_of_a_save(show: Callable[[Arguments], object]) -> Callable[[Argument
             show(arguments)
 
     return show_others
+
+
+def _is_critical(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.CRITICAL
 
 
 def _is_of_a_save(error: BaseException | None, place: TracebackType | None) -> bool:

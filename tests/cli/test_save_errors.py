@@ -1,5 +1,6 @@
 """A failed save is reported by its error alone; the errors of other threads are shown as ever."""
 
+import logging
 import sys
 import threading
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ def shown(monkeypatch):
     shown = []
     for module, hook in ((threading, "excepthook"), (sys, "unraisablehook")):
         monkeypatch.setattr(module, hook, lambda arguments: shown.append(arguments.exc_value))
+    for name in ("absl", "asyncio"):
+        monkeypatch.setattr(logging.getLogger(name), "filters", [])
     save_errors.report_once()
     return shown
 
@@ -40,3 +43,13 @@ def test_errors_of_a_save_are_silent_and_others_are_not(shown, hook):
     show(raised_in("/home/me/script.py", "write", ValueError("mine")))
     show(SimpleNamespace(exc_value=None, exc_traceback=None))
     assert [str(error) for error in shown] == ["Event loop is closed", "mine", "None"]
+
+
+@pytest.mark.parametrize("name", ["absl", "asyncio"])
+def test_what_orbax_logs_of_it_is_silent_whatever_level_is_set_later(shown, caplog, name):
+    logger = logging.getLogger(name)
+    with caplog.at_level(logging.INFO, logger=name):
+        logger.error("a thread of a save has failed")
+        logger.critical("something else")
+    assert "a thread" not in caplog.text
+    assert (name == "absl") or "something else" in caplog.text  # absl does not always propagate
