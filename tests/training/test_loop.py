@@ -1,9 +1,13 @@
 """Laws of the loop: any stop and resume gives the same bytes, the best is the best, and nothing is lost on the way."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -209,3 +213,27 @@ def test_averaged_weights_are_what_is_saved_with_statistics_of_their_own(straigh
     stats = saved["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(stats["mean"], inputs.mean(axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(stats["var"], inputs.var(axis=0), rtol=1e-4)
+
+
+ABANDONED = """
+import sys
+from pathlib import Path
+from support.tiny import make_dataset, run_config
+from bncli.training import run
+
+trainer = run.create_trainer(run_config(), make_dataset(), Path(sys.argv[1]))
+run.start(trainer, overwrite=False)
+events = trainer.epochs()
+print(next(events).step)
+"""
+
+
+def test_a_script_that_leaves_its_training_ends_in_silence(tmp_path):
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED, str(tmp_path / "ckpt")],
+        env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
