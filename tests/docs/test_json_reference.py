@@ -1,20 +1,21 @@
 """The tables of `docs/reference/json.md` have every field of real documents, with its type, and no other."""
 
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping
 
 import pytest
-from cli.conftest import TINY
+from cli.conftest import TINY, document
 
 from docs.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(?P<path>[^`]+)` \| (?P<types>[a-z ]+?) \|", re.MULTILINE)
-# Commands on the checkpoints of `place`; each schema is printed by one of them.
+# Each schema is printed by one of these commands.
 DOCUMENTS = (
-    ("train", "--epochs", "2", "--out", "json-run", "--ema-decay", "0.9", "--precise-bn", *TINY),
+    ("train", "--epochs", "2", "--ema-decay", "0.9", "--precise-bn", *TINY),
+    ("train", "--epochs", "2", "--bn-momentum", "0.999", "--out", "poor", *TINY),
+    ("fold", "ckpt", "out", "--export", "safetensors,stablehlo"),
     ("eval", "ckpt"),
     ("predict", "ckpt", "digit.png"),
     ("inspect-stats", "poor", "--data", "--history"),
@@ -23,13 +24,11 @@ DOCUMENTS = (
     ("inspect-stats", "poor", "ckpt"),
     ("inspect-stats", "ckpt", "poor"),
     ("inspect-stats", "poor", "poor"),
-    ("fold", "ckpt", "json-fold", "--export", "safetensors,stablehlo"),
-    ("recalibrate", "poor", "json-repaired"),
+    ("recalibrate", "poor", "repaired"),
     ("bench", "ckpt", "out", "--batch-sizes", "1", "--rounds", "5"),
     ("verify", "ckpt"),
     ("data", "list"),
 )
-DOCTOR = ("doctor",)
 
 
 def tables() -> Mapping[str, Mapping[str, set[str]]]:
@@ -90,19 +89,17 @@ def unseen(table: Mapping[str, set[str]], documents: list[object]) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def documents(place):
+def documents(tmp_path_factory):
     """Schema -> its documents."""
     from PIL import Image
 
-    Image.new("L", (8, 8)).save("digit.png")
-    poor = "bncli train --epochs 2 --bn-momentum 0.999 --out poor " + " ".join(TINY)
-    assert place.run(poor).exit_code == 0, place.run(poor).output
     found: dict[str, list[object]] = {}
-    for words in DOCUMENTS:
-        result = place.run(" ".join(["bncli", *words, "--json"]))
-        assert result.exit_code == 0, (words, result.output)
-        document = json.loads(result.stdout)
-        found.setdefault(document["schema"], []).append(document)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("documents"))
+        Image.new("L", (8, 8)).save("digit.png")
+        for words in DOCUMENTS:
+            printed = document(*words)
+            found.setdefault(printed["schema"], []).append(printed)
     return found
 
 
@@ -118,10 +115,10 @@ def test_the_table_is_what_the_documents_are(schema, documents):
 
 
 @pytest.mark.slow
-def test_the_table_of_doctor(place):
-    document = json.loads(place.run("bncli doctor --json").stdout)
-    assert list(faults(document, tables()["bncli.doctor/1"])) == []
-    assert unseen(tables()["bncli.doctor/1"], [document]) == set()
+def test_the_table_of_doctor():
+    printed = document("doctor")
+    assert list(faults(printed, tables()["bncli.doctor/1"])) == []
+    assert unseen(tables()["bncli.doctor/1"], [printed]) == set()
 
 
 def test_planted_faults_are_seen():
