@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bncli.frameworks.linen import observing
+from bncli.process.shared_programs import shared
 from bncli.training.state import ArrayTree, TrainState
 from bncli.training.steps import Examples, StepSettings, all_finite, make_loss
 
@@ -30,7 +31,7 @@ def first_non_finite(settings: StepSettings, state: TrainState, examples: Exampl
         state: before the step.
         examples: of the step.
     """
-    names, finite = _examine(settings, state, examples)
+    names, finite = _examination(settings)(state, examples)
     for name, is_finite in zip(names, finite.outputs, strict=True):
         if not is_finite:
             return f"the output of {name}" if name else "the output of the network"
@@ -43,31 +44,40 @@ def first_non_finite(settings: StepSettings, state: TrainState, examples: Exampl
     return "the optimizer's update"
 
 
-def _examine(settings: StepSettings, state: TrainState, examples: Examples) -> tuple[list[str], _Finite]:
-    """The paths of the modules in the order in which they finish, and which values of the step are finite."""
-    loss_of = make_loss(settings)
-    names: list[str] = []
-    outputs: list[jax.Array] = []
+class _Examination:
+    """Finds which values of a step are finite; compiled at the first call."""
 
-    def look(module: nn.Module, given: object, made: object) -> None:
-        names.append("/".join(module.path))
-        outputs.append(all_finite(made))
+    def __init__(self, settings: StepSettings) -> None:
+        self._loss_of = make_loss(settings)
+        self._names: list[str] = []
+        self._jitted = jax.jit(self._examine)
 
-    def examine(state: TrainState) -> _Finite:
-        names.clear()
-        outputs.clear()
+    def __call__(self, state: TrainState, examples: Examples) -> tuple[list[str], _Finite]:
+        """The paths of the modules in the order in which they finish, and which values are finite."""
+        finite: _Finite = jax.device_get(self._jitted(state, examples))
+        return self._names, finite
+
+    def _examine(self, state: TrainState, examples: Examples) -> _Finite:
+        names: list[str] = []
+        outputs: list[jax.Array] = []
+
+        def look(module: nn.Module, given: object, made: object) -> None:
+            names.append("/".join(module.path))
+            outputs.append(all_finite(made))
+
         with observing(look):
-            loss, (_, batch_stats) = loss_of(state.params, state, examples)
-        grads, _ = jax.grad(loss_of, has_aux=True)(state.params, state, examples)
+            loss, (_, batch_stats) = self._loss_of(state.params, state, examples)
+        grads, _ = jax.grad(self._loss_of, has_aux=True)(state.params, state, examples)
+        self._names = names  # as traced: the same each time
         return _Finite(
-            outputs=list(outputs),
+            outputs=outputs,
             batch_stats=jax.tree.map(all_finite, batch_stats),
             loss=jnp.isfinite(loss),
             grads=jax.tree.map(lambda grad: all_finite(grad**2), grads),
         )
 
-    finite: _Finite = jax.device_get(jax.jit(examine)(state))
-    return names, finite
+
+_examination = shared(_Examination)
 
 
 def _paths(tree: ArrayTree) -> list[str]:
