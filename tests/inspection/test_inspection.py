@@ -56,5 +56,5 @@ def test_a_checkpoint_without_bn_says_so(copied, dataset):
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"neither bncli's config\.json nor an Orbax tree"):
+    with pytest.raises(CheckpointError, match=r"no config\.json of bncli and no Orbax tree"):
         inspect_stats(tmp_path)

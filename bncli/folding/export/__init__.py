@@ -1,4 +1,4 @@
-"""A folded network for other programs: `onnx`, `safetensors` and `stablehlo`.
+"""Export of a folded network for other programs: `onnx`, `safetensors` and `stablehlo`.
 
-Each module imports its own dependency; nothing here is imported with the folder itself.
+Each module imports its own dependency. The folder itself imports none of them.
 """

@@ -1,4 +1,4 @@
-"""The arrays of a network in one file of flat names, for any framework."""
+"""The arrays of a network in one file under flat names, for any framework."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from bncli.folding.trace.graph import Pytree, leaf_path
 
 
 def to_safetensors(variables: Pytree, metadata: Mapping[str, str] | None = None) -> bytes:
-    """The content of a `.safetensors` file: each array as it is, under its path joined by dots.
+    """The content of a `.safetensors` file: each array unchanged, under its path joined by dots.
 
     Kernels keep JAX's layout: HWIO for a convolution, `[in, out]` for a dense layer. bfloat16 stays bfloat16.
 
     Args:
         variables: a pytree of arrays.
-        metadata: text to put into the header.
+        metadata: texts for the header.
 
     Raises:
-        FoldError: an array's dtype has no name in the format, or two arrays would have one name.
+        FoldError: the format has no name for an array's dtype, or two arrays would have the same name.
     """
     flat: dict[str, np.ndarray] = {}
     for path, array in jax.tree_util.tree_flatten_with_path(variables)[0]:
         name = ".".join(leaf_path(path))
         if name in flat:
-            raise FoldError(f"two arrays would be called {name!r} in a safetensors file", remedy="rename a module")
+            raise FoldError(
+                f"two arrays would have the same name {name!r} in a safetensors file", remedy="rename a module"
+            )
         flat[name] = np.ascontiguousarray(array)
     try:
         return safetensors.numpy.save(flat, metadata=dict(metadata or {}))
     except (KeyError, safetensors.SafetensorError) as error:
-        raise FoldError(f"safetensors cannot hold these arrays: {error}") from error
+        raise FoldError(f"safetensors cannot store these arrays: {error}") from error

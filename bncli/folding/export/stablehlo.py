@@ -1,4 +1,4 @@
-"""The forward pass as StableHLO, which `jax.export.deserialize` loads without bncli and without the model's source."""
+"""The forward pass as StableHLO, which `jax.export.deserialize` loads without bncli and the model's source."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jax.export
 
 from bncli.folding.trace.graph import ApplyFn, Pytree
 
-# Lowered for each of these, whichever this machine has.
+# The program is lowered for all of these, whichever this machine has.
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -16,7 +16,7 @@ def lower(apply_fn: ApplyFn, variables: Pytree, images: jax.ShapeDtypeStruct) ->
 
     Args:
         apply_fn: any traceable function.
-        variables: its arrays, of which only shapes and dtypes are used.
+        variables: its arrays; only shapes and dtypes are used.
         images: shape and dtype of its input.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
@@ -24,7 +24,7 @@ def lower(apply_fn: ApplyFn, variables: Pytree, images: jax.ShapeDtypeStruct) ->
 
 
 def with_variables(forward: jax.export.Exported, variables: Pytree) -> jax.export.Exported:
-    """The program images -> outputs, the variables' numbers inside it."""
+    """The program images -> outputs, with the variables' values inside."""
     (_, images) = jax.tree.unflatten(forward.in_tree, forward.in_avals)[0]
     function = jax.jit(lambda x: forward.call(variables, x))
     return jax.export.export(function, platforms=PLATFORMS)(jax.ShapeDtypeStruct(images.shape, images.dtype))

@@ -1,21 +1,22 @@
-"""What lies at a path, as BN layers: one reader a format, chosen by content.
+"""Readers: the BN layers of any file or directory. One reader a format, chosen by content.
 
 ::
 
-    read ─ detection.py       what it is
+    read ─ detection.py       the format
        ├── checkpoint.py       bncli's own directories              (imports JAX)
        ├── flax_files.py       Orbax directories, Flax msgpack      (import JAX)
        ├── safetensors_file.py
-       └── apart.py            in a process of its own, with limits:
+       └── apart.py            in a separate process, with limits:
            ├── keras_file.py     hdf5.py, keras_config.py
            ├── onnx_model.py
            └── pytorch.py
 
-Each makes ``arrays`` by path, in which ``grouping`` finds BN layers by the names of ``conventions``; ``assembly`` makes
-``Contents`` of them: ``copies`` of a network, ``replicas``, stacked layers, ``settings`` that no file says.
+Each reader makes ``arrays`` by path. ``grouping`` finds BN layers among them by the names in ``conventions``.
+``assembly`` turns these into ``Contents``: it chooses among ``copies`` of a network, recognises ``replicas``, separates
+stacked layers, and takes from ``settings`` what the file does not say.
 
-Nothing in a file is ever run or unpickled. To add a format: a module with ``read(path, asked) -> Contents``, a row in
-``READERS``, and what tells it from others in ``detection``.
+Nothing in a file is ever run or unpickled. To add a format: write a module with ``read(path, asked) -> Contents``, add
+a row to ``READERS``, and teach ``detection`` to recognise it.
 """
 
 from __future__ import annotations
@@ -36,31 +37,33 @@ Reader = Callable[[Path, Asked], Contents]
 
 
 def read(path: Path, asked: Asked) -> Contents:
-    """The BN layers of what lies at ``path``.
+    """Read the BN layers of the file or directory at ``path``.
 
     Raises:
-        BncliError: nothing that bncli reads, no such save, or a damaged file; names it.
+        BncliError: bncli cannot read it, it has no such save, or it is damaged; the message names it.
     """
     file_format = detect(path)
     if path.is_file() and asked.step not in ("best", "last"):
-        raise CheckpointError(f"{path} is one save and has no step {asked.step!r}", remedy="Leave --step out.")
+        raise CheckpointError(
+            f"{path} is a single save without steps, so it has no step {asked.step!r}", remedy="Leave --step out."
+        )
     try:
         return READERS[file_format](path, asked)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}", remedy="Is it still there?") from error
-    except CheckpointError as error:  # of what was found in it, wherever that came from
+    except CheckpointError as error:  # add the path to complaints about the content
         if str(path) in error.message:
             raise
         raise CheckpointError(f"{path}: {error.message}", remedy=error.remedy) from error
 
 
 def _here(module: str, function: str = "read") -> Reader:
-    """A reader that is imported when it is needed."""
+    """A reader that is imported on first use."""
     return lambda path, asked: getattr(importlib.import_module(f"{__name__}.{module}"), function)(path, asked)
 
 
 def _apart(module: str) -> Reader:
-    """A reader that runs in a process of its own."""
+    """A reader that runs in a separate process."""
     return lambda path, asked: read_apart(f"{__name__}.{module}", path, asked)
 
 

@@ -1,4 +1,4 @@
-"""From what was found in a file to the layers of a report, with a note for each thing that was assumed.
+"""The layers of a report from those found in a file, with a note for each assumption.
 
 Letters: C channels, L layers stacked in one array, R replicas.
 """
@@ -19,17 +19,17 @@ from bncli.inspection.readers.grouping import Found, find_batch_norms
 from bncli.inspection.readers.replicas import count_replicas
 from bncli.inspection.readers.settings import Asked, settle
 
-# DenseNet-264 has 264, an ensemble of ten of them ten times as many; a stack may claim any number.
+# DenseNet-264 has 264 layers, an ensemble of ten has ten times as many; a stack may claim any number.
 MAX_LAYERS = 4096
 REMEDY = "Is the file damaged? Restore it from a copy."
 
-NO_LAYER = "no BN layer is in it: no running mean and variance by the names of Flax, Haiku, Keras, ONNX or PyTorch"
+NO_LAYER = "no BN layer found: no running mean and variance under the names of Flax, Haiku, Keras, ONNX or PyTorch"
 _KERNELS = ("kernel", "w", "weight")
 _BIASES = ("b", "bias")
 
 
 def contents_of(arrays: Arrays, *, file_format: str, asked: Asked, notes: Iterable[str] = ()) -> Contents:
-    """The BN layers among the arrays of a file, by their names."""
+    """The BN layers among the arrays of a file, recognised by name."""
     found = find_batch_norms(arrays)
     if found:
         return assemble(found, arrays, file_format=file_format, asked=asked, notes=notes)
@@ -39,10 +39,10 @@ def contents_of(arrays: Arrays, *, file_format: str, asked: Asked, notes: Iterab
 def assemble(
     found: Sequence[Found], arrays: Arrays, *, file_format: str, asked: Asked, notes: Iterable[str] = ()
 ) -> Contents:
-    """The layers that were found, at least one, with what is not in the file.
+    """The layers that were found, at least one, completed by what the file does not say.
 
     Raises:
-        CheckpointError: the arrays of a layer do not belong together, or are more than a network has.
+        CheckpointError: the arrays of a layer do not fit each other, or there are more than a network has.
     """
     found, chosen = choose(found)
     _check(found)
@@ -53,20 +53,21 @@ def assemble(
 
 
 def count_biases(arrays: Arrays) -> tuple[int, int]:
-    """(convolutions that have a bias, convolutions)."""
+    """(number of convolutions with a bias, number of convolutions)."""
     kernels = [path for path, array in arrays.items() if path[-1] in _KERNELS and len(array.shape) > 2]
     return sum(any((*path[:-1], bias) in arrays for bias in _BIASES) for path in kernels), len(kernels)
 
 
 def looks_folded(biased: int, convolutions: int) -> tuple[str, ...]:
-    """What it looks like where all convolutions have a bias: a network for BN has none before it."""
+    """A note if all convolutions have a bias: before BN they usually have none."""
     if not convolutions or biased < convolutions:
         return ()
-    return (f"it looks folded, or made without BN: all its convolutions, {convolutions}, have a bias",)
+    which = "its only convolution has" if convolutions == 1 else f"all {convolutions} convolutions have"
+    return (f"it looks folded, or built without BN: {which} a bias",)
 
 
 def _check(found: Sequence[Found]) -> None:
-    """Raises CheckpointError unless these are the layers of a network."""
+    """Raise CheckpointError unless these can be the layers of a network."""
     for layer in found:
         shapes = {name: array.shape for name, array in layer.arrays.items()}
         if len(set(shapes.values())) > 1:
@@ -77,13 +78,14 @@ def _check(found: Sequence[Found]) -> None:
         for name, array in layer.arrays.items():
             if array.dtype not in FLOATS:
                 raise CheckpointError(
-                    f"{name} of the BN layer {layer.label} is {array.dtype}; bncli reads {', '.join(FLOATS)}",
+                    f"{name} of the BN layer {layer.label} is {array.dtype}, but bncli reads {', '.join(FLOATS)}",
                     remedy="Save the network before it is quantised, or in another dtype.",
                 )
     values, layers = (sum(map(count, found)) for count in (_num_values, _num_layers))
     if values > MAX_VALUES or layers > MAX_LAYERS:
         raise CheckpointError(
-            f"{layers:,} BN layers of {values:,} values: more than {MAX_LAYERS:,} or {MAX_VALUES:,} are no network's",
+            f"{layers:,} BN layers with {values:,} values are too many for a network: limits are {MAX_LAYERS:,} and "
+            f"{MAX_VALUES:,}",
             remedy=REMEDY,
         )
 
@@ -97,10 +99,10 @@ def _num_layers(layer: Found) -> int:
 
 
 def _layers(found: Found, replicas: int | None) -> Iterator[BatchNormArrays]:
-    """One layer, or each of those that are stacked in its arrays, named with its number: ``Block/BatchNorm_0[1]``."""
+    """The layer, or each of the layers stacked in its arrays, numbered: ``Block/BatchNorm_0[1]``."""
     arrays = {name: array.values() for name, array in found.arrays.items()}
     updates = found.updates.values() if found.updates is not None and _is_number(found.updates) else None
-    assert found.epsilon is not None  # it is settled
+    assert found.epsilon is not None  # ``settle`` has filled it in
     all_statistics = None
     if replicas is not None:
         all_statistics = np.stack([arrays["mean"], arrays["var"]], axis=1)  # [R, 2, …, C]
@@ -124,7 +126,7 @@ def _layers(found: Found, replicas: int | None) -> Iterator[BatchNormArrays]:
 
 
 def _stack(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes that number layers: all but the last, unless what is not of length 1 is one axis in all."""
+    """The axes that count stacked layers: all but the last, or none if at most one axis is longer than 1."""
     return () if sum(length > 1 for length in shape) < 2 else shape[:-1]
 
 
@@ -141,7 +143,7 @@ def _is_number(array: Stored) -> bool:
 
 
 def _count(updates: np.ndarray, index: tuple[int, ...]) -> int | None:
-    """How often a layer's statistics were updated, if that is what these numbers, one or [L], are."""
+    """The number of updates of a layer, if these numbers, one or [L], can be that."""
     if updates.size == 1:
         value = float(updates.reshape(-1)[0])
     elif updates.ndim == len(index) and np.all(np.less(index, updates.shape)):

@@ -1,4 +1,4 @@
-"""BN layers in a bncli checkpoint, trained or folded."""
+"""BN layers of a bncli checkpoint, trained or folded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bncli.models import relu_follows_every_bn
 
 
 def read(path: Path, asked: Asked) -> Contents:
-    """The BN layers of one save of a checkpoint; ε and momentum are the model's own.
+    """Read the BN layers of one save; ε and momentum are the model's own.
 
     Raises:
         BncliError: as ``bncli.load`` does.
@@ -32,7 +32,7 @@ def read(path: Path, asked: Asked) -> Contents:
     if folded_from is not None:
         return Contents("bncli-folded", (), (folded_note(folded_from),), folded_from)
     if not checkpoint.variables.get("batch_stats"):
-        return Contents("bncli", (), ("trained without BN: there is nothing to inspect",))
+        return Contents("bncli", (), ("trained without BN, so there is nothing to inspect",))
     relu_follows = relu_follows_every_bn(checkpoint.config.run.model)
     contents = read_variables(
         checkpoint.variables, settings=_settings(checkpoint), relu_follows=relu_follows, asked=asked
@@ -44,9 +44,9 @@ def read(path: Path, asked: Asked) -> Contents:
 def _with_history(
     checkpoint: Checkpoint, layers: Iterable[BatchNormArrays], kept: Mapping[str, str]
 ) -> tuple[BatchNormArrays, ...]:
-    """The layers with where their statistics come from, and what a fold would make of them.
+    """The layers with the origin of their statistics, and the verdict of a trial fold.
 
-    A step of training updates each BN layer once.
+    Each training step updates each BN layer once.
     """
     measured = checkpoint.has_population_statistics
     updates = None if measured else checkpoint.step
@@ -56,18 +56,18 @@ def _with_history(
 
 
 def _unstacked(name: str) -> str:
-    """The name of the module that has this layer among others in its arrays: ``Block/BatchNorm_0[1]``."""
+    """The module whose arrays stack this layer with others: ``Block/BatchNorm_0`` for ``Block/BatchNorm_0[1]``."""
     return name.rpartition("[")[0] if name.endswith("]") else name
 
 
 def _fold_verdict(checkpoint: Checkpoint, layers: Iterable[BatchNormArrays]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """({layer: why a fold keeps it}, notes); nothing where statistics are broken, which no fold takes."""
+    """({layer: why a fold keeps it}, notes); empty if statistics are broken, which a fold refuses."""
     if not all(_is_sound(layer) for layer in layers):
         return {}, ()
     config = checkpoint.config
     example = jax.ShapeDtypeStruct((2, *config.preprocessing.image_shape), jnp.dtype(config.run.training.precision))
     try:
-        with np.errstate(all="ignore"):  # the kernels may hold anything
+        with np.errstate(all="ignore"):  # the kernels may hold any values
             report = fold(checkpoint.apply_fn, checkpoint.variables, example).report
     except FoldError as error:
         return {}, (f"bncli fold refuses this network: {error.message}",)

@@ -1,4 +1,4 @@
-"""What every reader answers with."""
+"""The result of every reader."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:  # a validation library, which foreign files do not need
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file or directory says about BN.
+    """The BN layers of a file or directory.
 
     Attributes:
         format: "bncli", "bncli-folded", "flax-msgpack", "flax-variables", "keras", "onnx", "orbax", "pytorch",
             "safetensors".
-        layers: in the order of the forward pass where it is known, else in the file's.
-        notes: what was assumed because no file of this format says it, and what explains an empty table.
-        folded_from: what a folded bncli checkpoint was made of.
-        framework: whose remedies fit, by its name among the phrases of ``remedies``; None for that of the format.
+        layers: in the order of the forward pass if it is known, else in the order of the file.
+        notes: what was assumed because the file does not say it, and the reason for an empty table.
+        folded_from: the original of a folded checkpoint of bncli.
+        framework: the framework whose remedies apply, as ``remedies`` names it; None to go by the format.
     """
 
     format: str
@@ -32,7 +32,7 @@ class Contents:
 
 
 def folded_note(folded: FoldedFrom) -> str:
-    """Why there is no BN layer in what a fold has made."""
-    kept = f"; kept as one multiply-add each: {', '.join(folded.kept)}" if folded.kept else "; none is left"
+    """The reason that a folded network has no BN layer."""
+    kept = f"; kept as one multiply-add each: {', '.join(folded.kept)}" if folded.kept else "; no BN layer is left"
     names = ", ".join(folded.folded) or "none"
     return f"folded from {folded.checkpoint} (step {folded.step}): {names}{kept}"

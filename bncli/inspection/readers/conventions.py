@@ -1,6 +1,6 @@
-"""How frameworks name the arrays of a BN layer, and what they take where a file does not say.
+"""Conventions of the frameworks: names of a BN layer's arrays, and defaults for settings that a file does not store.
 
-To add a framework: a row in ``CONVENTIONS``.
+To add a framework: add a row to ``CONVENTIONS``.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from bncli.inspection.readers.arrays import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Convention:
-    """One framework's.
+    """The convention of one framework.
 
     Attributes:
         title: the framework's name.
-        framework: its name among the phrases of ``remedies``.
-        mean: where the running mean stands below the layer.
-        var: where the running variance does.
-        scale: what γ may be called.
-        bias: what β may be called.
-        updates: where the number of updates stands; None where none is kept.
-        collections: the two trees in which statistics and parameters stand apart, each under the layer's own path; None
-            where they stand together.
-        looks_like_bn: what the layer's own name looks like where the arrays' names could be another layer's; those with
-            γ or β are taken in any case.
+        framework: its name in ``remedies``.
+        mean: path of the running mean below the layer.
+        var: path of the running variance below the layer.
+        scale: possible names of γ.
+        bias: possible names of β.
+        updates: path of the number of updates; None if it is not stored.
+        collections: the trees of statistics and of parameters, each of which holds the layer's own path; None if both
+            stand together.
+        looks_like_bn: pattern of the layer's own name, if another kind of layer could have arrays of these names; a
+            layer with γ or β needs no match.
         separator: joins a path into a name.
         epsilon: the framework's default.
-        momentum: the framework's default as the weight of the old value; None where it has none.
-        variance: how the framework's running variance differs from Flax's; None where it does not.
+        momentum: the framework's default as the weight of the old value; None if it has none.
+        variance: note on how the framework's running variance differs from Flax's; None if it does not.
     """
 
     title: str
@@ -70,7 +70,7 @@ FLAX_NNX = Convention(
     bias=("bias",),
     looks_like_bn=BN_NAME,
 )
-# https://dm-haiku.readthedocs.io/en/latest/api.html#batchnorm; its average is free of the start already.
+# https://dm-haiku.readthedocs.io/en/latest/api.html#batchnorm; its average has no bias towards the initial value.
 HAIKU = Convention(
     title="Haiku",
     framework="haiku",
@@ -102,10 +102,10 @@ PYTORCH = Convention(
     updates=("num_batches_tracked",),
     separator=".",
     momentum=0.9,
-    variance="running variances are taken to be PyTorch's, unbiased: m/(m − 1) times the biased ones that Flax keeps, "
-    "for m values a channel in a batch",
+    variance="running variances are assumed to be PyTorch's unbiased ones, m/(m − 1) times Flax's biased ones for m "
+    "values per channel in a batch",
 )
-# https://onnx.ai/onnx/operators/onnx__BatchNormalization.html; its arrays are a node's inputs and have no names.
+# https://onnx.ai/onnx/operators/onnx__BatchNormalization.html; the arrays are a node's inputs, in a fixed order.
 ONNX = Convention(
     title="ONNX",
     framework="onnx",
@@ -114,8 +114,8 @@ ONNX = Convention(
     scale=("scale",),
     bias=("bias",),
     momentum=0.9,
-    variance="whether running variances are biased (Flax, Keras) or unbiased (PyTorch) is not in an ONNX file",
+    variance="an ONNX file does not say if running variances are biased (Flax, Keras) or unbiased (PyTorch)",
 )
 
-# Tried in this order: an array belongs to the first that it fits.
+# Tried in this order: an array belongs to the first convention that fits.
 CONVENTIONS = (FLAX, HAIKU, PYTORCH, KERAS, FLAX_NNX)

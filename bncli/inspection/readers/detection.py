@@ -1,4 +1,4 @@
-"""What lies at a path, by its content: names and endings are anyone's."""
+"""The format of a file or directory, detected from its content, not from its name."""
 
 from __future__ import annotations
 
@@ -16,63 +16,63 @@ READABLE = (
     "PyTorch (.pt, .pth) and safetensors."
 )
 _STATE_DICT = "Save the weights alone: torch.save(model.state_dict(), PATH)"
-_TENSORFLOW = "Save the model for Keras: model.save('model.keras'), or model.save_weights('model.weights.h5')"
-_ARRAYS = "Save the network's arrays by safetensors, under the names they have in it"
+_TENSORFLOW = "Save the model with Keras: model.save('model.keras'), or model.save_weights('model.weights.h5')"
+_ARRAYS = "Save the network's arrays with safetensors, under their names in the network"
 _UNPACK = "Unpack it first"
 
 
 @dataclass(frozen=True)
 class _Other:
-    """Something that bncli does not read: what it is, and what to do."""
+    """A format that bncli does not read: its name, and what to do instead."""
 
     what: str
     remedy: str
 
 
-# The bytes at a place of a file -> its format, or what else it is; the first that is there counts.
-# https://docs.hdfgroup.org/hdf5/v1_14/_f_m_t3.html; a PyTorch file before 1.6 begins with a pickled magic number, one
-# older than that is a tar archive; an ONNX file with the number of its format, field 1 of a protobuf message.
+# Bytes at a place of a file -> its format, or a format that is not read; the first match counts.
+# HDF5: https://docs.hdfgroup.org/hdf5/v1_14/_f_m_t3.html. A PyTorch file before 1.6 begins with a pickled magic number;
+# even older ones are tar archives. An ONNX file begins with its IR version, field 1 of a protobuf message.
 _CONTENTS: tuple[tuple[int, bytes, str | _Other], ...] = (
     (257, b"ustar", _Other("a tar archive", _UNPACK)),
     (0, b"\x89HDF\r\n\x1a\n", "keras"),
     (0, b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "pytorch"),
     *(
-        (0, bytes((0x80, protocol)), _Other("a pickle: opening it can run any program", _ARRAYS))
+        (0, bytes((0x80, protocol)), _Other("a pickle, and opening one can run any program", _ARRAYS))
         for protocol in range(2, 6)
     ),
     (0, b"\x08\x01\x12", _Other("the graph of a TensorFlow SavedModel", _TENSORFLOW)),
     *((0, bytes((8, version)), "onnx") for version in range(2, 64)),
-    (0, b"model_checkpoint_path:", _Other("the list of TensorFlow's checkpoints beside it", _TENSORFLOW)),
-    (0, b"\x93NUMPY", _Other("one array of NumPy", _ARRAYS)),
+    (0, b"model_checkpoint_path:", _Other("a list of TensorFlow checkpoints", _TENSORFLOW)),
+    (0, b"\x93NUMPY", _Other("a single NumPy array", _ARRAYS)),
     (0, b"\x1f\x8b", _Other("compressed by gzip", _UNPACK)),
     (0, b"BZh", _Other("compressed by bzip2", _UNPACK)),
     (0, b"\xfd7zXZ", _Other("compressed by xz", _UNPACK)),
     (0, b"\x28\xb5\x2f\xfd", _Other("compressed by zstd", _UNPACK)),
-    (0, b"version https://git-lfs", _Other("a pointer of Git LFS to the file itself", "Fetch it: git lfs pull")),
-    (0, b"<", _Other("a text, such as the page of a download that failed", "Get the file itself")),
+    (0, b"version https://git-lfs", _Other("a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull")),
+    (0, b"<", _Other("a text, perhaps the error page of a failed download", "Download the file itself")),
     # A map of msgpack: fixmap, map 16, map 32.
     *((0, bytes((kind,)), "flax-msgpack") for kind in (*range(0x80, 0x90), 0xDE, 0xDF)),
 )
-# How the name of a member of an archive ends -> what it is, other than Keras' and PyTorch's.
+# End of the name of an archive member -> a format that is not read.
 _OTHER_ARCHIVES: tuple[tuple[str, _Other], ...] = (
-    ("/constants.pkl", _Other("a TorchScript program: bncli runs no programs", _STATE_DICT)),
-    ("archive_format", _Other("a program of torch.export: bncli runs no programs", _STATE_DICT)),
-    ("serialized_exported_program.json", _Other("a program of torch.export: bncli runs no programs", _STATE_DICT)),
-    (".npy", _Other("an npz of arrays, whose names are no framework's", _ARRAYS)),
+    ("/constants.pkl", _Other("a TorchScript program, and bncli runs no programs", _STATE_DICT)),
+    ("archive_format", _Other("a torch.export program, and bncli runs no programs", _STATE_DICT)),
+    ("serialized_exported_program.json", _Other("a torch.export program, and bncli runs no programs", _STATE_DICT)),
+    (".npy", _Other("an npz archive of arrays, whose names follow no framework", _ARRAYS)),
 )
-# Files of TensorFlow's checkpoints, of which no content tells.
+# Files of TensorFlow checkpoints, whose content does not identify them.
 _TENSORFLOW_NAMES = ("*.data-?????-of-?????", "*.index")
 
-# What a directory of an archive, and a config.json, may take: 100,000 members, and a thousand times what bncli writes.
+# Bytes that the directory of an archive and a config.json may take: 100,000 members, and a thousand times bncli's own.
 MAX_DIRECTORY = 8 << 20
 MAX_CONFIG = 8 << 20
 
 
 def detect(path: Path) -> str:
-    """The format of what lies at ``path``: a key of ``READERS``.
+    """The format of the file or directory at ``path``: a key of ``READERS``.
 
     Raises:
-        CheckpointError: nothing lies there, or nothing that bncli reads; says what it is where that is known.
+        CheckpointError: the path does not exist, or bncli cannot read it; the message names the format if known.
     """
     try:
         if path.is_dir():
@@ -81,7 +81,7 @@ def detect(path: Path) -> str:
             return _of_file(path)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}", remedy=READABLE) from error
-    what = "is no file" if path.exists() else "no such file or directory"
+    what = "is neither a file nor a directory" if path.exists() else "no such file or directory"
     raise CheckpointError(f"{path}: {what}", remedy=READABLE)
 
 
@@ -92,14 +92,16 @@ def _of_directory(path: Path) -> str:
         return "orbax"
     readable = next((file for file in sorted(path.iterdir()) if file.is_file() and _is_readable(file)), None)
     if readable is not None:
-        raise CheckpointError(f"{path} is a directory of files", remedy=f"Name the file: {readable}")
+        raise CheckpointError(f"{path} is a directory, not a checkpoint file", remedy=f"Name the file: {readable}")
     if any(any(path.glob(pattern)) for pattern in ("saved_model.pb", *_TENSORFLOW_NAMES)):
-        raise CheckpointError(f"{path} is TensorFlow's, whose format bncli does not read", remedy=f"{_TENSORFLOW}.")
-    raise CheckpointError(f"{path} holds no checkpoint: neither bncli's config.json nor an Orbax tree", remedy=READABLE)
+        raise CheckpointError(
+            f"{path} holds a TensorFlow checkpoint, which bncli does not read", remedy=f"{_TENSORFLOW}."
+        )
+    raise CheckpointError(f"{path} holds no checkpoint: no config.json of bncli and no Orbax tree", remedy=READABLE)
 
 
 def _is_bncli(config: Path) -> bool:
-    """Whether it is bncli's; one that cannot be read counts as such, and its reader says what is wrong with it."""
+    """True for a config.json of bncli, or one that cannot be parsed: bncli's reader then names the damage."""
     if not config.is_file() or config.stat().st_size > MAX_CONFIG:
         return False
     try:
@@ -124,26 +126,26 @@ def _of_file(path: Path) -> str:
         raise CheckpointError(f"{path} is empty", remedy="Restore it from a copy.")
     if start.startswith(b"PK\x03\x04"):
         return _of_archive(path)
-    if _is_safetensors(start):  # before ONNX: any byte may begin it
+    if _is_safetensors(start):  # before ONNX: its first byte can be anything
         return "safetensors"
     for place, content, kind in _CONTENTS:
         if start.startswith(content, place):
             return _format(path, kind)
     if any(map(path.match, _TENSORFLOW_NAMES)):
-        raise CheckpointError(f"{path} is a part of a checkpoint of TensorFlow", remedy=f"{_TENSORFLOW}. {READABLE}")
-    raise CheckpointError(f"{path} is no checkpoint that bncli reads", remedy=READABLE)
+        raise CheckpointError(f"{path} is part of a TensorFlow checkpoint", remedy=f"{_TENSORFLOW}. {READABLE}")
+    raise CheckpointError(f"{path} is not a checkpoint that bncli can read", remedy=READABLE)
 
 
 def _is_safetensors(start: bytes) -> bool:
-    """Whether it begins with the length of a JSON object, less than 4 GiB, and with that."""
+    """True if the file begins with a length below 4 GiB, followed by a JSON object."""
     return start[4:9] == b"\0\0\0\0{"
 
 
 def _format(path: Path, kind: str | _Other) -> str:
-    """The format.
+    """The name of a format that is read.
 
     Raises:
-        CheckpointError: it is none.
+        CheckpointError: the format is not read.
     """
     if isinstance(kind, _Other):
         raise CheckpointError(f"{path} is {kind.what}", remedy=f"{kind.remedy}. {READABLE}")
@@ -159,8 +161,8 @@ def _of_archive(path: Path) -> str:
         if fits(names):
             return file_format
     raise CheckpointError(
-        f"{path} is a zip archive of neither Keras nor PyTorch",
-        remedy=f"{_UNPACK}, if there is a checkpoint in it. {READABLE}",
+        f"{path} is a zip archive, but not one of Keras or PyTorch",
+        remedy=f"{_UNPACK}, if it contains a checkpoint. {READABLE}",
     )
 
 
@@ -168,18 +170,18 @@ def _member_names(path: Path) -> Sequence[str]:
     try:
         with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
             return archive.namelist()
-    # A damaged directory of the archive; its reader of names decodes them, too.
+    # The archive's directory is damaged, or a name in it cannot be decoded.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError) as error:
         raise CheckpointError(f"{path} is a damaged zip archive: {error}", remedy="Restore it from a copy.") from None
 
 
 class _Bounded(io.FileIO):
-    """A file of which no more is read at once than an archive's directory may take: Python keeps 20 times as much."""
+    """A file that refuses reads longer than an archive's directory may be: in Python it takes 20 times as much."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """At most so many bytes."""
+        """Read up to ``size`` bytes."""
         if size is not None and size > MAX_DIRECTORY:
-            raise zipfile.BadZipFile(f"its directory claims {size:,} bytes")
+            raise zipfile.BadZipFile(f"its directory claims to be {size:,} bytes long")
         return super().read(size)
 
 

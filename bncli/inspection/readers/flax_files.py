@@ -1,4 +1,4 @@
-"""BN layers in an Orbax directory, or in a file of ``flax.serialization``."""
+"""BN layers of an Orbax directory, or of a ``flax.serialization`` file."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from bncli.inspection.readers.settings import Asked
 
 
 def read_orbax(path: Path, asked: Asked) -> Contents:
-    """The BN layers of one save in an Orbax directory, whoever wrote it.
+    """Read the BN layers of one save in an Orbax directory.
 
     Raises:
-        CheckpointError: no such step, or a file is missing or damaged.
+        CheckpointError: there is no such step, or a file is missing or damaged.
     """
     return _read(path, asked, file_format="orbax")
 
 
 def read_msgpack(path: Path, asked: Asked) -> Contents:
-    """The BN layers in a file of ``flax.serialization.to_bytes``.
+    """Read the BN layers of a file written by ``flax.serialization.to_bytes``.
 
     Raises:
-        CheckpointError: the file is damaged, or would need far more memory than it is large.
+        CheckpointError: the file is damaged, or would take far more memory than its size.
     """
     check_msgpack(path)
     return _read(path, asked, file_format="flax-msgpack")

@@ -1,4 +1,4 @@
-"""From arrays to BN layers, by the names that frameworks give them."""
+"""BN layers among the arrays of a file, recognised by the names of the frameworks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from bncli.inspection.readers.conventions import CONVENTIONS, Convention
 
 @dataclass(frozen=True)
 class Found:
-    """A BN layer in a file.
+    """A BN layer found in a file.
 
     Attributes:
-        place: what its network is wrapped in there, such as ("state_dict",).
+        place: the keys above its network, such as ("state_dict",).
         name: its path in the network.
-        convention: by which its arrays are named.
-        mean: running mean, as a rule [C].
+        convention: the naming of its arrays.
+        mean: running mean, usually [C].
         var: running variance.
-        scale: γ; None where the layer has none.
-        bias: β; None where the layer has none.
-        updates: how often the statistics were updated.
-        epsilon: where the file says it.
-        momentum: weight of the old value, where the file says it.
-        relu_follows: whether the layer is known to be read by a ReLU alone.
+        scale: γ; None if the layer has none.
+        bias: β; None if the layer has none.
+        updates: the number of updates of the statistics.
+        epsilon: None if the file does not store it.
+        momentum: weight of the old value; None if the file does not store it.
+        relu_follows: True if only a ReLU is known to read the layer's output.
     """
 
     place: Path
@@ -42,13 +42,15 @@ class Found:
 
     @property
     def label(self) -> str:
-        """The name of the layer as its framework writes it."""
+        """The layer's name as its framework writes it."""
         label = self.convention.separator.join(self.name)
-        return label.encode("utf-8", "backslashreplace").decode()  # JSON can spell what no terminal can
+        return label.encode(
+            "utf-8", "backslashreplace"
+        ).decode()  # JSON can hold characters that a terminal cannot print
 
     @property
     def arrays(self) -> dict[str, Stored]:
-        """Those with a value for each channel, by what they are."""
+        """The arrays with one value a channel, by their role."""
         arrays = {"mean": self.mean, "var": self.var, "scale": self.scale, "bias": self.bias}
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -65,13 +67,13 @@ def find_batch_norms(arrays: Arrays) -> tuple[Found, ...]:
 
 @dataclass(frozen=True)
 class _File:
-    """The arrays, and an index for parameters that stand elsewhere than beside the statistics."""
+    """The arrays, with an index of parameters that are not beside their statistics."""
 
     arrays: Arrays
 
     @cached_property
     def params(self) -> dict[Path, list[Path]]:
-        """The path below a tree called "params" -> the paths of all arrays that stand there."""
+        """Path below a tree called "params" -> full paths of the arrays with that path."""
         index: dict[Path, list[Path]] = {}
         for path in self.arrays:
             for number, part in enumerate(path):
@@ -92,7 +94,7 @@ def _by_convention(file: _File, convention: Convention) -> Iterator[Found]:
 
 
 def _with_parts(file: _File, convention: Convention, module: Path, mean: Stored) -> Found | None:
-    """The layer at ``module``; None where the convention has it in a collection, and it is in none."""
+    """The layer at ``module``; None if it is not in the collection that the convention requires."""
     place, name, parent = mean.place, module[len(mean.place) :], module
     if convention.collections is not None:
         statistics, parameters = convention.collections
@@ -114,7 +116,7 @@ def _with_parts(file: _File, convention: Convention, module: Path, mean: Stored)
 
 
 def _parameter(file: _File, convention: Convention, parent: Path, name: Path, leaves: Iterable[str]) -> Stored | None:
-    """γ or β where it belongs; of two collections, also the only one that a layer of this name has anywhere."""
+    """γ or β beside its statistics, or in another "params" tree if only one has a layer of this name."""
     for leaf in leaves:
         if (*parent, leaf) in file.arrays:
             return file.arrays[*parent, leaf]
@@ -125,7 +127,7 @@ def _parameter(file: _File, convention: Convention, parent: Path, name: Path, le
 
 
 def _is_batch_norm(layer: Found) -> bool:
-    """Whether arrays called mean and var are a BN layer's: many other things have such."""
+    """True if arrays called mean and var belong to a BN layer, not to another kind of layer."""
     pattern = layer.convention.looks_like_bn
     if pattern is None or layer.scale is not None or layer.bias is not None:
         return True

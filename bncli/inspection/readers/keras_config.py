@@ -1,8 +1,8 @@
-"""What a Keras model's configuration says of its layers: their order; of BN also ε, momentum, and which arrays it has.
+"""The layers in a Keras model's configuration: their order, and ε, momentum and arrays of BN.
 
 The configuration is the JSON of ``model.to_json()``: ``config.json`` in a ``.keras`` archive, the attribute
-``model_config`` of an ``.h5`` file (https://keras.io/guides/serialization_and_saving). A layer that holds others has
-them in its own configuration, as a rule under ``layers`` or ``layer``.
+``model_config`` of an ``.h5`` file (https://keras.io/guides/serialization_and_saving). A layer that contains others has
+them in its own configuration, usually under ``layers`` or ``layer``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from bncli.errors import CheckpointError
 from bncli.inspection.readers.arrays import MAX_DEPTH, Path
 from bncli.inspection.readers.settings import non_negative
 
 _CLASS = re.compile(r"(Sync)?BatchNormalization(V[12])?")
-# What the configuration of no other layer has, and that of a subclass of the user's has as well.
+# A key that only BN has, a user's subclass of it included.
 _OF_BN = "moving_variance_initializer"
 
 
@@ -29,11 +28,11 @@ class Configured:
     """A layer of the configuration.
 
     Attributes:
-        path: where a weights file of Keras 3 has it, without ``vars``: ("layers", "batch_normalization_1").
-        names: its own, after those of the models and layers it is in, without the whole model's.
-        variables: of BN, the names of its arrays in the order in which Keras numbers them; else ().
-        epsilon: None where it is not said.
-        momentum: weight of the old value; None where it is not said.
+        path: its path in a weights file of Keras 3, without ``vars``: ("layers", "batch_normalization_1").
+        names: its name, after those of the models and layers around it, without the whole model's.
+        variables: names of a BN layer's arrays in the order in which Keras numbers them; () for other layers.
+        epsilon: None if the configuration lacks it.
+        momentum: weight of the old value; None if the configuration lacks it.
     """
 
     path: Path
@@ -44,13 +43,13 @@ class Configured:
 
     @property
     def is_batch_norm(self) -> bool:
-        """Whether it is a BN layer."""
+        """True for a BN layer."""
         return bool(self.variables)
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """All layers in the order of the configuration, which is that of the forward pass."""
+    """All layers in the order of the configuration, which is the order of the forward pass."""
 
     layers: tuple[Configured, ...] = ()
 
@@ -66,7 +65,7 @@ class Configuration:
         return index
 
     def find(self, path: Path, names: Path) -> Configured | None:
-        """The layer at ``path`` in a file that has these names; either may be (), where the file has none."""
+        """The layer at ``path`` with these names; either is () if the file lacks it."""
         numbers = self._of_names.get(names, [])
         number = self._at_path.get(path)
         if number is not None and (not names or number in numbers):
@@ -76,12 +75,12 @@ class Configuration:
         exact = [self.layers[number] for number in numbers]
         if exact and exact[0].is_batch_norm:
             return exact[0]
-        # Keras 2 has no name of its own for a layer in a wrapper, and TensorFlow's scopes add some.
+        # Keras 2 gives a wrapped layer no name of its own, and TensorFlow's scopes add names.
         like = [layer for layer in self.layers if layer.is_batch_norm and _agree(layer.names, names)]
         return like[0] if len(like) == 1 else next(iter(exact), None)
 
     def position(self, path: Path, names: Path) -> int:
-        """Where in the order a layer stands: with the innermost layer around it that is known, or behind all."""
+        """The position of a layer in the order: that of the innermost known layer around it, or the end."""
         around = [self._at_path.get(path[:length]) for length in range(len(path), 0, -1)]
         around += [self._of_names.get(names[:length], [None])[0] for length in range(len(names), 0, -1)]
         return next((number for number in around if number is not None), len(self.layers))
@@ -91,7 +90,7 @@ def parse(text: str | bytes) -> Configuration:
     """The layers of a configuration.
 
     Raises:
-        CheckpointError: it is no JSON object, is nested too deeply, or a setting is no number.
+        CheckpointError: it is not a JSON object, is nested too deeply, or a setting is not a number.
     """
     try:
         return Configuration(tuple(_walk(json.loads(text), (), ())))
@@ -102,25 +101,25 @@ def parse(text: str | bytes) -> Configuration:
         ) from None
 
 
-def _walk(node: Mapping[str, Any], path: Path, names: Path) -> Iterator[Configured]:
-    """The layer that a node describes, unless it is the whole model, and those in it."""
+def _walk(node: Mapping[str, object], path: Path, names: Path) -> Iterator[Configured]:
+    """The layer that a node describes, unless it is the whole model, and the layers in it."""
     if len(path) > MAX_DEPTH:
-        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        raise ValueError(f"it is more than {MAX_DEPTH} levels deep")
     config = node.get("config")
-    if isinstance(config, list):  # as a Sequential model once was
+    if isinstance(config, list):  # the layers of an old Sequential model
         config = {"layers": config}
     if not isinstance(config, Mapping):
         return
     is_batch_norm = _is_batch_norm(node, config)
     if path:
         names = (*names, str(config.get("name") or node.get("name") or path[-1]))
-        yield Configured(path, names, **_settings(config, names) if is_batch_norm else {})
+        yield _batch_norm(config, path, names) if is_batch_norm else Configured(path, names)
     for place, child in () if is_batch_norm else _children(config):
         yield from _walk(child, (*path, *place), names)
 
 
-def _children(config: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """The objects in a layer, each by its path below it: those of a list by class and number, as Keras saves them."""
+def _children(config: Mapping[str, object]) -> Iterator[tuple[Path, Mapping[str, object]]]:
+    """The objects in a layer with their paths below it; objects in a list by class and number, as Keras saves them."""
     for key, value in config.items():
         if isinstance(value, Mapping) and "class_name" in value:
             yield (key,), value
@@ -132,27 +131,29 @@ def _children(config: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, An
                 counts[group] += 1
 
 
-def _is_batch_norm(node: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+def _is_batch_norm(node: Mapping[str, object], config: Mapping[str, object]) -> bool:
     return _CLASS.fullmatch(str(node.get("class_name"))) is not None or _OF_BN in config
 
 
-def _settings(config: Mapping[str, Any], names: Path) -> dict[str, Any]:
-    """The part of a BN layer's ``Configured`` that no other has."""
+def _batch_norm(config: Mapping[str, object], path: Path, names: Path) -> Configured:
+    """A BN layer with its settings."""
     flags = {"gamma": config.get("scale", True), "beta": config.get("center", True)}
     renorm = ("moving_stddev", "renorm_mean", "renorm_stddev") if config.get("renorm") else ()
-    return {
-        "variables": (*(key for key, is_there in flags.items() if is_there), "moving_mean", "moving_variance", *renorm),
-        "epsilon": non_negative(config.get("epsilon"), f"epsilon of {'/'.join(names)}"),
-        "momentum": non_negative(config.get("momentum"), f"momentum of {'/'.join(names)}"),
-    }
+    return Configured(
+        path,
+        names,
+        variables=(*(key for key, is_set in flags.items() if is_set), "moving_mean", "moving_variance", *renorm),
+        epsilon=non_negative(config.get("epsilon"), f"epsilon of {'/'.join(names)}"),
+        momentum=non_negative(config.get("momentum"), f"momentum of {'/'.join(names)}"),
+    )
 
 
 def _snake_case(name: str) -> str:
-    """The class's name as Keras writes it in a path: BatchNormalization -> batch_normalization."""
+    """The class name as Keras writes it in a path: BatchNormalization -> batch_normalization."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name.rpartition(">")[2]))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _agree(names: Path, others: Path) -> bool:
-    """Whether one begins with the other."""
+    """True if one begins with the other."""
     return all(name == other for name, other in zip(names, others, strict=False))

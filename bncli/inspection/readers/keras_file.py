@@ -1,4 +1,4 @@
-"""BN layers in what Keras saves: ``.keras``, ``.weights.h5`` and ``.h5``; by h5py alone, in a process of its own.
+"""BN layers of Keras' files: ``.keras``, ``.weights.h5`` and ``.h5``; by h5py alone, in a separate process.
 
 ::
 
@@ -7,7 +7,7 @@
     *.h5                  older: model_weights/NAME/NAME/gamma:0 … by name; the configuration is an attribute
 
 (https://keras.io/guides/serialization_and_saving; keras/src/saving/saving_lib.py, legacy/saving/legacy_h5_format.py.)
-Keras' own loader is not used: it can run code that a file brings.
+Keras' own loader is not used: it can run code from the file.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from bncli.inspection.readers.settings import Asked
 WEIGHTS = "model.weights.h5"
 CONFIG = "config.json"
 MAX_CONFIG = 64 << 20
-# Trained weights do not compress, and Keras stores them as they are: what claims to be so much larger is a bomb.
+# Trained weights do not compress, and Keras stores them uncompressed: a member so much larger than the file is a bomb.
 MAX_RATIO = 20
 
 _VARS = "vars"
 _OPTIMIZER = ("optimizer", "optimizer_weights")
-# What Keras 2.12 and 2.13 called "layers".
+# Names of "layers" in Keras 2.12 and 2.13.
 _DEPENDENCIES = ("_layer_checkpoint_dependencies", "layer_checkpoint_dependencies")
 _NUMBER = re.compile(r"_\d+$")
-# Names of a BN layer's arrays by how many there are, where no configuration says which: γ is left out more often than β
-# (Keras' own Inception networks have none). Batch renormalisation has three more.
+# Names of a BN layer's arrays by their number, for files without configuration: γ is missing more often than β (Keras'
+# own Inception networks have none). Batch renormalisation has three more.
 _STATISTICS = ("moving_mean", "moving_variance")
 _RENORM = (*_STATISTICS, "moving_stddev", "renorm_mean", "renorm_stddev")
 _BY_COUNT: Mapping[int, tuple[str, ...]] = {
@@ -53,7 +53,7 @@ _BY_COUNT: Mapping[int, tuple[str, ...]] = {
     6: ("beta", *_RENORM),
     7: ("gamma", "beta", *_RENORM),
 }
-# What Keras calls the class in a path; and what else has arrays of one length: γ and β, the counts of a metric.
+# The class in a path as Keras writes it; and other layers with arrays of one length, such as other norms and metrics.
 _BN_CLASS = re.compile(r"(sync_)?batch_normalization(_v[12])?(_\d+)?")
 _OTHER = re.compile(r"(group|instance|layer|rms|spectral|unit)_?norm|(^|_)auc|_at_", re.IGNORECASE)
 
@@ -63,12 +63,12 @@ class _Layer:
     """A layer of any kind.
 
     Attributes:
-        path: where it is in the file.
-        label: its name, after those of the models it is in.
-        arrays: by their names; none where they are neither guessed nor those of the configuration.
-        position: in the order of the configuration.
-        configured: what the configuration says of it; None where it says nothing, or is not there.
-        is_guess: whether the names of its arrays were not in the file.
+        path: its path in the file.
+        label: its name, after those of the models around it.
+        arrays: by name; empty if the names are neither in the configuration nor could be guessed.
+        position: its place in the order of the configuration.
+        configured: its entry in the configuration; None if there is none.
+        is_guess: True if the names of its arrays are not in the file.
     """
 
     path: Path
@@ -80,21 +80,21 @@ class _Layer:
 
     @property
     def is_batch_norm(self) -> bool:
-        """Whether the configuration says so."""
+        """True if the configuration says so."""
         return self.configured is not None and self.configured.is_batch_norm
 
 
 def require_library() -> None:
-    """Raises CheckpointError where h5py is not installed."""
+    """Raise CheckpointError if h5py is not installed."""
     require_h5py()
 
 
 def read(path: FilePath, asked: Asked) -> Contents:
-    """The BN layers of a Keras file, with ε and momentum where their configuration is in it.
+    """Read the BN layers of a Keras file, with ε and momentum if it holds their configuration.
 
     Raises:
         CheckpointError: a part of the file is too large, missing or damaged.
-        Exception: of any class, from h5py or zipfile, where the file is damaged.
+        Exception: h5py's or zipfile's, of any class, if the file is damaged.
     """
     with path.open("rb") as file:
         is_archive = file.read(2) == b"PK"
@@ -108,15 +108,15 @@ def read(path: FilePath, asked: Asked) -> Contents:
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """A file in the archive.
+    """A member of the archive.
 
     Raises:
-        CheckpointError: it claims to be larger than ``limit``; zipfile reads no more than it claims.
+        CheckpointError: it claims to be larger than ``limit``; zipfile reads no more than that.
     """
     size = archive.getinfo(name).file_size
     if size > limit:
         raise CheckpointError(
-            f"{archive.filename}: {name} claims {size:,} bytes, and more than {limit:,} cannot be",
+            f"{archive.filename}: {name} claims {size:,} bytes, but can have at most {limit:,}",
             remedy="Is the file damaged? Restore it from a copy.",
         )
     return archive.read(name)
@@ -131,8 +131,8 @@ def _contents(content: Hdf5, config: str | bytes | None, asked: Asked) -> Conten
     guessed = ["/".join(layer.label) for layer in layers if layer.is_guess and _BY_COUNT[3] == tuple(layer.arrays)]
     left_out = ["/".join(layer.label) for layer in layers if layer.is_batch_norm and not layer.arrays]
     notes = [
-        *_note("three arrays, of which the first may be γ or β, and is taken for β", guessed),
-        *_note("left out, since its arrays are not those of Keras' BN layer", left_out),
+        *_note("three arrays, the first of which can be γ or β, and is assumed to be β", guessed),
+        *_note("left out, because its arrays do not match Keras' BN layer", left_out),
     ]
     if not found:
         return contents_of(arrays, file_format="keras", asked=asked, notes=notes)
@@ -140,7 +140,7 @@ def _contents(content: Hdf5, config: str | bytes | None, asked: Asked) -> Conten
 
 
 def _in_order(layers: Sequence[_Layer]) -> Sequence[_Layer]:
-    """As the configuration has them; where it has not, as they were made if all have the names that Keras counts."""
+    """The layers in the order of the configuration; without one, by Keras' counters if all names have them."""
     created = [layer.label[-1] for layer in layers if "moving_mean" in layer.arrays and layer.label]
     if len(created) == len(set(created)) and all(map(_BN_CLASS.fullmatch, created)):
         layers = sorted(layers, key=lambda layer: naturally(layer.label[-1:]))
@@ -159,7 +159,7 @@ def _configured(found: Found, layer: _Layer | None) -> Found:
 
 
 def _numbered(content: Hdf5, configuration: Configuration) -> Iterator[_Layer]:
-    """The layers whose arrays have numbers in place of names."""
+    """The layers whose arrays have numbers instead of names."""
     groups: dict[Path, dict[int, Stored]] = {}
     for path, array in content.arrays.items():
         if path[-2:-1] == (_VARS,) and path[-1].isdecimal() and path[0] not in _OPTIMIZER:
@@ -182,14 +182,14 @@ def _numbered(content: Hdf5, configuration: Configuration) -> Iterator[_Layer]:
 
 
 def _guessed_names(arrays: Sequence[Stored], place: Path, names: Path) -> tuple[str, ...]:
-    """What the arrays of a layer are, by their shapes and what it is called; () for no layer of interest."""
+    """Names of a layer's arrays, guessed from their shapes and the layer's names; () for other layers."""
     if len({array.shape for array in arrays}) == 1 and len(arrays[0].shape) == 1:
         return _BY_COUNT.get(len(arrays), ()) if _is_called_bn((*place[-1:], *names[-1:]), len(arrays)) else ()
     return ("kernel", "bias")[: len(arrays)] if len(arrays[0].shape) > 2 else ()
 
 
 def _is_called_bn(words: Path, num_arrays: int) -> bool:
-    """Whether a layer of so many equally long arrays is BN, by its class or attribute, and its name."""
+    """True if a layer with this number of equally long arrays is BN, judging by its class, attribute and name."""
     if any(map(_BN_CLASS.fullmatch, words)):
         return True
     return not any(map(_OTHER.search, words)) and (num_arrays == 4 or any(map(BN_NAME.search, words)))
@@ -201,20 +201,20 @@ def _named(content: Hdf5, configuration: Configuration) -> Iterator[_Layer]:
     for path, array in content.arrays.items():
         if _VARS not in path and path[0] not in _OPTIMIZER:
             *parent, name = canonical(path)
-            # A layer stands where its last array does: those that are trained are listed before all others.
+            # Trained arrays are listed first, so the last array decides the place of a layer.
             group = groups[tuple(parent)] = groups.pop(tuple(parent), {})
             group[name] = array
     for path, arrays in groups.items():
         label = path[1:] if path[:1] == ("model_weights",) else path
-        if label[:1] and label[0] in label[1:]:  # a layer's arrays have its name before theirs
+        if label[:1] and label[0] in label[1:]:  # the names of a layer's arrays begin with its own
             label = label[label.index(label[0], 1) :]
         yield _Layer(path, label, arrays, configuration.position((), label), configuration.find((), label))
 
 
 def _as_keras_3_counts(groups: Iterable[Path]) -> dict[Path, str]:
-    """Path of a group -> what Keras 3 calls it, where that differs.
+    """Path of a group -> its name in Keras 3, if that differs.
 
-    Keras 2.12 and 2.13 counted each layer that has weights twice: the second of a class is number 2, the third 4.
+    Keras 2.12 and 2.13 counted each layer with weights twice: the second of a class is number 2, the third is 4.
     """
     names: dict[Path, str] = {}
     counts: Counter[tuple[Path, str]] = Counter()
@@ -229,7 +229,7 @@ def _as_keras_3_counts(groups: Iterable[Path]) -> dict[Path, str]:
 
 
 def _names(path: Path, content: Hdf5) -> Path:
-    """The layer's name, after those of the models it is in; () where the file does not have it."""
+    """The layer's name, after those of the models around it; () if the file lacks it."""
     if (*path, _VARS) not in content.names:
         return ()
     above = [(*path[:length], _VARS) for length in range(1, len(path) + 1)]
@@ -237,6 +237,6 @@ def _names(path: Path, content: Hdf5) -> Path:
 
 
 def _with_distinct_labels(layers: Sequence[_Layer]) -> list[_Layer]:
-    """The layers, those with a label that another has as well by their path."""
+    """The layers, with their paths as labels where two have the same label."""
     taken = Counter(layer.label for layer in layers)
     return [layer if taken[layer.label] == 1 else replace(layer, label=layer.path) for layer in layers]

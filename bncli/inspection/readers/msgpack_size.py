@@ -1,7 +1,7 @@
-"""What a msgpack file would become in memory, counted before it does.
+"""The size of a msgpack file in memory, counted before it is read.
 
-An empty map is one byte in the file and 64 in Python: a hundred megabytes of them are six gigabytes. A dtype of a
-hundred megabytes, "i4,i4,…", is eight.
+An empty map is one byte in the file and 64 in Python: a hundred megabytes of them become six gigabytes. A dtype of a
+hundred megabytes, "i4,i4,…", becomes eight.
 https://github.com/msgpack/msgpack/blob/master/spec.md
 """
 
@@ -14,38 +14,39 @@ from pathlib import Path
 from bncli.errors import CheckpointError
 from bncli.inspection.readers.arrays import MAX_DEPTH
 
-# A training state with Adam has three for each array; a file may claim any number.
+# A training state with Adam has three objects an array; a file may claim any number.
 MAX_OBJECTS = 1_000_000
 
-# First byte -> bytes in all; -> bytes of a length that follows; -> the same, and members for each of that length.
+# First byte -> bytes in all (_FIXED); -> bytes of the length field (_SIZED); -> the same, members per unit of length
+# (_CONTAINERS).
 _UNSIGNED = {**dict.fromkeys(range(0x80), 1), 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
 _SHORT_TEXTS = {0xA0 + length: 1 + length for length in range(32)}
 _FIXED = {**_UNSIGNED, **_SHORT_TEXTS, 0xCA: 5, 0xCB: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9}
 _SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _CONTAINERS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
-# Extension types by the bytes of their header, of which the last is the code.
+# Extension types -> bytes of the header, whose last byte is the code.
 _EXTENSIONS = {0xC7: 3, 0xC8: 4, 0xC9: 6, **dict.fromkeys(range(0xD4, 0xD9), 2)}
 # Flax's extension types: an array, a complex number, a scalar as an array of no axes.
 _ARRAYS = (1, 3)
 _COMPLEX = 2
-# Two float64 in an array.
+# Bytes of two float64 in an array.
 _COMPLEX_LENGTH = 19
 
 
 def check_msgpack(path: Path) -> None:
-    """Raises CheckpointError where the file holds more objects, or deeper ones, than a network has.
+    """Raise CheckpointError if the file holds more objects, or deeper ones, than a network has.
 
-    Whether it is sound otherwise, its reader tells.
+    Other damage is left to the reader.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
             for count, depth in enumerate(_depths(content), start=1):
                 if count > MAX_OBJECTS or depth > MAX_DEPTH:
                     raise _damaged(
-                        path, f"more than {MAX_OBJECTS:,} objects, or more than {MAX_DEPTH} levels: no network does"
+                        path, f"more than {MAX_OBJECTS:,} objects or {MAX_DEPTH} levels, too many for a network"
                     )
         except (IndexError, ValueError):
-            raise _damaged(path, "what is no array of Flax") from None
+            raise _damaged(path, "an array that Flax did not write") from None
 
 
 def _damaged(path: Path, what: str) -> CheckpointError:
@@ -53,13 +54,13 @@ def _damaged(path: Path, what: str) -> CheckpointError:
 
 
 def _depths(content: mmap.mmap) -> Iterator[int]:
-    """For each object how many containers it is in; an array or a number is one object.
+    """The number of containers around each object; an array or a number is one object.
 
     Raises:
-        IndexError: an array is cut off.
-        ValueError: an array is not as Flax writes it.
+        IndexError: an array is cut short.
+        ValueError: Flax does not write such an array.
     """
-    pending = [1]  # members to come of each container that is open
+    pending = [1]  # members still to come in each open container
     offset = 0
     while pending and offset < len(content):
         if pending[-1] == 0:
@@ -74,7 +75,7 @@ def _depths(content: mmap.mmap) -> Iterator[int]:
 
 
 def _measure(content: mmap.mmap, offset: int) -> tuple[int, int]:
-    """(bytes up to its members or to its end, members) of the object there."""
+    """(bytes before its members, or in all; number of members) of the object at ``offset``."""
     kind = content[offset]
     if 0x80 <= kind < 0x90:
         return 1, 2 * (kind - 0x80)
@@ -99,7 +100,7 @@ def _measure_extension(content: mmap.mmap, offset: int, header: int) -> int:
 
 
 def _is_array(content: mmap.mmap, offset: int) -> bool:
-    """Whether it begins as Flax writes an array, [shape, name of the dtype, bytes]: all lengths and a short name."""
+    """True if the content starts like an array of Flax: [shape, name of the dtype, bytes]."""
     rank = content[offset + 1] - 0x90
     if content[offset] != 0x93 or not 0 <= rank < 16:
         return False

@@ -1,7 +1,7 @@
-"""BN layers in a PyTorch file, zip or older; the only importer of torch, in a process of its own.
+"""BN layers of a PyTorch file, zip or older; the only importer of torch, in a separate process.
 
-Only by ``torch.load(weights_only=True)``, which makes tensors and plain containers and calls nothing else; there is no
-other way in, whatever the file holds (https://docs.pytorch.org/docs/stable/notes/serialization.html).
+A file is opened only by ``torch.load(weights_only=True)``, which builds tensors and plain containers and calls nothing
+else (https://docs.pytorch.org/docs/stable/notes/serialization.html).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,32 +21,37 @@ from bncli.inspection.readers.contents import Contents
 from bncli.inspection.readers.copies import WRAPPER
 from bncli.inspection.readers.settings import Asked
 
-# Before, files could be made that run code in spite of weights_only: CVE-2025-32434, CVE-2026-24747.
+if TYPE_CHECKING:
+    import torch
+
+# In older versions a crafted file can run code in spite of weights_only: CVE-2025-32434, CVE-2026-24747.
 OLDEST = (2, 10)
-NEEDS_EXTRA = "pip install 'bncli[torch]', or save the weights by safetensors, for which torch is not needed"
-_SAVE_ANEW = "Save the weights alone, torch.save(model.state_dict(), PATH), or by safetensors.torch.save_file."
-# A tensor takes 150 bytes in the pickle of a state dict; what is in it is built by Python, ten times as large.
+NEEDS_EXTRA = "pip install 'bncli[torch]', or save the weights with safetensors, which needs no torch"
+_SAVE_ANEW = "Save only the weights: torch.save(model.state_dict(), PATH), or safetensors.torch.save_file."
+# A tensor takes 150 bytes in the pickle of a state dict; Python's objects for it take ten times as much.
 MAX_PICKLE = 64 << 20
 
 
 def require_library() -> None:
-    """Raises CheckpointError where torch is not installed, or so old that it can be made to run what a file holds."""
+    """Raise CheckpointError if torch is missing, or so old that a file can make it run code."""
     try:
         import torch
     except ImportError:
-        raise CheckpointError("a PyTorch file needs torch, which is not here", remedy=NEEDS_EXTRA) from None
+        raise CheckpointError(
+            "reading a PyTorch file needs torch, which is not installed", remedy=NEEDS_EXTRA
+        ) from None
     if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST:
         raise CheckpointError(
-            f"PyTorch {torch.__version__} can run code that a file holds (CVE-2026-24747), so it opens none here",
+            f"PyTorch {torch.__version__} can run code from a file (CVE-2026-24747), so bncli does not use it",
             remedy="pip install 'torch>=2.10'",
         )
 
 
 def read(path: FilePath, asked: Asked) -> Contents:
-    """The BN layers of a PyTorch file; of the tensors of a zip file, only theirs are read.
+    """Read the BN layers of a PyTorch file; no other tensors of a zip file are read.
 
     Raises:
-        CheckpointError: it is damaged, or holds more than tensors and plain containers.
+        CheckpointError: the file is damaged, or holds more than tensors and plain containers.
     """
     is_zip = zipfile.is_zipfile(path)
     if is_zip:
@@ -55,7 +60,7 @@ def read(path: FilePath, asked: Asked) -> Contents:
 
 
 def _check_archive(path: FilePath) -> None:
-    """Raises CheckpointError unless the members are stored as PyTorch does it: as they are, within the file."""
+    """Raise CheckpointError unless the members are stored as PyTorch does: uncompressed, within the file."""
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -67,29 +72,35 @@ def _check_archive(path: FilePath) -> None:
                 )
 
 
-def _load(path: FilePath, *, mmap: bool) -> Any:  # noqa: ANN401 - any container that a pickle can hold
-    """What the file holds.
+def _load(path: FilePath, *, mmap: bool) -> object:
+    """The content of the file.
 
     Raises:
-        CheckpointError: something that is no tensor and no plain container, which is named, or damage.
+        CheckpointError: the file holds an object that is neither a tensor nor a plain container, which is named, or is
+            damaged.
     """
     import torch
 
     try:
-        return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
+        content: object = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
+        return content
     except MemoryError:
         raise
-    except Exception as error:  # of any class: the unpickler's, the archive's, or that of a tensor it cannot make
+    except Exception as error:  # of any class: the unpickler's, the archive's, a tensor's
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"holds {refused[1]} beside tensors, and is not opened" if refused else "is damaged, or no state dict"
+        what = (
+            f"holds {refused[1]} beside tensors, so bncli does not open it"
+            if refused
+            else "is damaged, or no state dict"
+        )
         # Without PyTorch's advice to open it with weights_only=False.
         told = re.split(r"trusted source\.\s*|WeightsUnpickler error: ", str(error))[-1].partition("\n")[0]
         reason = "" if refused else f": {type(error).__name__}: {told[:200]}"
         raise CheckpointError(f"{path} {what}{reason}", remedy=_SAVE_ANEW) from None
 
 
-def _arrays(node: Any, place: Path) -> Iterator[tuple[Path, Stored]]:  # noqa: ANN401 - any container
-    """The tensors by where they are: the keys of the dicts, and the name in the state dict."""
+def _arrays(node: object, place: Path) -> Iterator[tuple[Path, Stored]]:
+    """The tensors by path: the keys of the dicts, and the parts of their names."""
     import torch
 
     if len(place) > MAX_DEPTH or not isinstance(node, Mapping):
@@ -102,17 +113,17 @@ def _arrays(node: Any, place: Path) -> Iterator[tuple[Path, Stored]]:  # noqa: A
 
 
 def _wrapper(place: Path) -> Path:
-    """As much of the keys above a state dict as names no layer."""
+    """The keys above a state dict, up to the first that is not a wrapper."""
     length = next((number for number, key in enumerate(place) if not WRAPPER.fullmatch(key)), len(place))
     return place[:length]
 
 
-def _stored(tensor: Any, place: Path) -> Stored:  # noqa: ANN401 - torch is not always there
+def _stored(tensor: torch.Tensor, place: Path) -> Stored:
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Stored(tuple(tensor.shape), dtype, lambda: _numbers(tensor, dtype), place)
 
 
-def _numbers(tensor: Any, dtype: str) -> np.ndarray:  # noqa: ANN401 - torch is not always there
+def _numbers(tensor: torch.Tensor, dtype: str) -> np.ndarray:
     import torch
 
-    return tensor.detach().to(torch.float64 if dtype in FLOATS else torch.int64).numpy()
+    return np.asarray(tensor.detach().to(torch.float64 if dtype in FLOATS else torch.int64).numpy())

@@ -1,7 +1,7 @@
-"""BN layers in a safetensors file, by the names of any framework.
+"""BN layers of a safetensors file, by the names of any framework.
 
-The format is a length, a JSON object and bytes (https://huggingface.co/docs/safetensors/index#format): reading the few
-arrays that are wanted takes less than importing its library.
+The format is a length, a JSON object and bytes (https://huggingface.co/docs/safetensors/index#format). Reading the few
+arrays of BN takes less time than importing the library.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from bncli.inspection.readers.assembly import contents_of
 from bncli.inspection.readers.contents import Contents
 from bncli.inspection.readers.settings import Asked
 
-# Enough for 100,000 arrays; parsed, a header takes 30 times its size.
+# Enough for 100,000 arrays; a parsed header takes 30 times its size.
 MAX_HEADER = 16 << 20
-# Name in the format -> (dtype, bytes a value); what is not named here can be in a file, and cannot be a BN layer's.
+# Name in the format -> (dtype, bytes a value). A file may have other dtypes, but not for a BN layer.
 DTYPES = {
     "BF16": ("bfloat16", 2),
     "BOOL": ("bool", 1),
@@ -38,14 +38,14 @@ DTYPES = {
     "U64": ("uint64", 8),
     "U8": ("uint8", 1),
 }
-# NumPy's limits: axes of an array, and length of one.
+# NumPy's limits: the number of axes of an array, and the length of one.
 MAX_RANK, MAX_LENGTH = 32, 1 << 62
-# What bncli's own export has as its "format".
+# The "format" that bncli's own export writes.
 _OWN = "bncli"
 
 
 def read(path: Path, asked: Asked) -> Contents:
-    """The BN layers of a safetensors file; of the arrays, only theirs are read.
+    """Read the BN layers of a safetensors file; no other arrays are read.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -56,9 +56,9 @@ def read(path: Path, asked: Asked) -> Contents:
     try:
         arrays = {split_name(name): _stored(path, start, size, entry) for name, entry in header.items()}
     except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise _damaged(path, f"its header does not describe arrays in it ({type(error).__name__}: {error})") from None
+        raise _damaged(path, f"its header does not match its content ({type(error).__name__}: {error})") from None
     own = isinstance(metadata, Mapping) and metadata.get("format") == _OWN
-    notes = ("written by `bncli fold --export safetensors`: what BN there was is folded",) if own else ()
+    notes = ("written by `bncli fold --export safetensors`: its BN layers are folded",) if own else ()
     return contents_of(
         {path: arrays[path] for path in sorted(arrays, key=naturally)},
         file_format="safetensors",
@@ -68,11 +68,11 @@ def read(path: Path, asked: Asked) -> Contents:
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """(the header, where the arrays begin)."""
+    """(the header, the offset of the arrays)."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER:
-            raise _damaged(path, f"its header claims {length:,} bytes")
+            raise _damaged(path, f"its header claims to be {length:,} bytes long")
         text = file.read(length)
     try:
         header = json.loads(text)
@@ -107,7 +107,7 @@ def _read_array(path: Path, offset: int, length: int, dtype: str, shape: tuple[i
         file.seek(offset)
         content = file.read(length)
     if len(content) < length:
-        raise _damaged(path, "it became shorter while it was read")
+        raise _damaged(path, "it was truncated while it was being read")
     if dtype == "bfloat16":
         return bfloat16_bits(np.frombuffer(content, "<u2")).reshape(shape)
     return np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).reshape(shape)

@@ -1,4 +1,4 @@
-"""ε and momentum: what the file says, else what the user says, else the framework's default, with a note."""
+"""ε and momentum: from the file, else from the user, else the framework's default, with a note."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bncli.inspection.readers.grouping import Found
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user says of a checkpoint.
+    """The user's options for reading a checkpoint.
 
     Attributes:
-        step: which save, where there are several: "best", "last" or a number.
-        epsilon: of the layers for which the file does not say it.
-        momentum: weight of the old running value, of the layers for which the file does not say it.
-        model: the user's own model, where a checkpoint of bncli does not find its code or may not run it.
+        step: the save to read if there are several: "best", "last" or a number.
+        epsilon: for layers whose file does not store it.
+        momentum: weight of the old running value, for layers whose file does not store it.
+        model: the user's own model, if a checkpoint of bncli cannot find its code or may not run it.
     """
 
     step: str = "best"
@@ -28,17 +28,20 @@ class Asked:
     model: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises UsageError where a setting is out of range."""
+        """Raise UsageError if a setting is out of range."""
         if self.epsilon is not None and not 0 <= self.epsilon < math.inf:
-            raise UsageError(f"epsilon is {self.epsilon}", remedy="It is added to a variance: 1e-5, for example.")
+            raise UsageError(
+                f"epsilon {self.epsilon} is out of range", remedy="It is added to a variance: 1e-5, for example."
+            )
         if self.momentum is not None and not 0 <= self.momentum <= 1:
             raise UsageError(
-                f"momentum is {self.momentum}", remedy="It is the weight of the old value, 0 to 1: 1 − PyTorch's."
+                f"momentum {self.momentum} is out of range",
+                remedy="It is the weight of the old value, 0 to 1: 1 − PyTorch's.",
             )
 
 
 def settle(found: Sequence[Found], asked: Asked) -> tuple[tuple[Found, ...], tuple[str, ...]]:
-    """(the layers with ε and momentum, notes on what was assumed)."""
+    """Fill in ε and momentum; return the layers, and notes on what was assumed."""
     return tuple(_settled(layer, asked) for layer in found), tuple(_notes(found, asked))
 
 
@@ -51,14 +54,14 @@ def _settled(layer: Found, asked: Asked) -> Found:
 
 
 def _first(*values: float | None) -> float | None:
-    """The first that is known."""
+    """The first value that is not None."""
     return next((value for value in values if value is not None), None)
 
 
 def _notes(found: Sequence[Found], asked: Asked) -> Iterator[str]:
     for name in ("epsilon", "momentum"):
         if getattr(asked, name) is not None and all(getattr(layer, name) is not None for layer in found):
-            yield f"{name} {getattr(asked, name):g} is not used: the checkpoint has its own"
+            yield f"{name} {getattr(asked, name):g} is ignored: the checkpoint stores its own"
     for convention in dict.fromkeys(layer.convention for layer in found):
         layers = [layer for layer in found if layer.convention is convention]
         yield from _assumed(layers, asked)
@@ -67,7 +70,7 @@ def _notes(found: Sequence[Found], asked: Asked) -> Iterator[str]:
 
 
 def _assumed(layers: Sequence[Found], asked: Asked) -> Iterator[str]:
-    """What is taken from the convention that these layers share."""
+    """A note on the defaults of the convention that these layers share, if any were needed."""
     convention = layers[0].convention
     unknown = {name: sum(getattr(layer, name) is None for layer in layers) for name in ("epsilon", "momentum")}
     defaults = {"epsilon": f"ε = {convention.epsilon:g}", "momentum": f"momentum {convention.momentum or 0:g}"}
@@ -78,19 +81,19 @@ def _assumed(layers: Sequence[Found], asked: Asked) -> Iterator[str]:
     ]
     if names:
         count = max(unknown[name] for name in names)
-        of_some = "" if count == len(layers) else f" of {count} of {len(layers)} layers"
+        of_some = "" if count == len(layers) else f" for {count} of {len(layers)} layers"
         yield (
-            f"not stored, and assumed to be {convention.title}'s default: "
-            f"{' and '.join(defaults[name] for name in names)}{of_some}; "
-            f"{' and '.join(f'--{name}' for name in names)} say{'s' * (len(names) == 1)} otherwise"
+            f"{' and '.join(defaults[name] for name in names)} assumed{of_some}, {convention.title}'s "
+            f"default{'s' * (len(names) > 1)}, because the file does not store "
+            f"{'them' if len(names) > 1 else 'it'}; override with {' and '.join(f'--{name}' for name in names)}"
         )
 
 
 def non_negative(value: object, what: str) -> float | None:
-    """ε or momentum as a file has it; None where it has none.
+    """ε or momentum from a file; None if the file lacks it.
 
     Raises:
-        CheckpointError: it is no such number.
+        CheckpointError: the value is not a number of at least 0.
     """
     if value is None:
         return None

@@ -1,10 +1,10 @@
-"""BN layers in a Flax variables dict."""
+"""BN layers of a Flax variables dict."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bncli.inspection.readers.arrays import in_memory
 from bncli.inspection.readers.assembly import NO_LAYER, assemble
@@ -12,29 +12,29 @@ from bncli.inspection.readers.contents import Contents
 from bncli.inspection.readers.grouping import Found, find_batch_norms
 from bncli.inspection.readers.settings import Asked
 
-if TYPE_CHECKING:  # they import JAX, which a dict of arrays does not need
+if TYPE_CHECKING:  # imports JAX, which a dict of arrays does not need
     from bncli.frameworks.linen import BatchNormSettings
 
 FORMAT = "flax-variables"
 
 
 def read_variables(
-    variables: Mapping[str, Any],
+    variables: Mapping[str, object],
     *,
     settings: Mapping[str, BatchNormSettings] | None = None,
     relu_follows: bool = False,
     asked: Asked | None = None,
 ) -> Contents:
-    """Each place in ``batch_stats`` that holds a mean and a var, with its scale and bias.
+    """Each layer in ``batch_stats`` with a mean and a var, and its scale and bias.
 
     Args:
         variables: {"params": …, "batch_stats": …}.
-        settings: ε and momentum by layer, in the order of the forward pass, where the model is known.
-        relu_follows: whether each layer is known to be read by a ReLU alone.
-        asked: ε and momentum where the model is not known.
+        settings: ε and momentum by layer, in the order of the forward pass, if the model is known.
+        relu_follows: True if only a ReLU is known to read each layer's output.
+        asked: ε and momentum if the model is not known.
 
     Raises:
-        CheckpointError: the arrays of a layer do not belong together.
+        CheckpointError: the arrays of a layer do not fit each other.
     """
     arrays = in_memory(variables)
     found = find_batch_norms(arrays)

@@ -255,21 +255,21 @@ def test_many_folded_random_networks_compute_the_same(net):
 
 
 REFUSED = {
-    "a sort": (lambda x: jnp.sort(x, axis=1), "no ONNX for sort: this primitive has no rule"),
-    "a loop": (lambda x: lax.fori_loop(0, 3, lambda _, y: y * 2, x), r"no ONNX for (scan|while)"),
+    "a sort": (lambda x: jnp.sort(x, axis=1), "cannot export sort to ONNX: there is no rule for this primitive"),
+    "a loop": (lambda x: lax.fori_loop(0, 3, lambda _, y: y * 2, x), r"cannot export (scan|while) to ONNX"),
     "a kernel from the input": (
         lambda x: lax.conv_general_dilated(
             x, x[:1, :2, :2].transpose(1, 2, 3, 0), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         ),
-        "no ONNX for .*",
+        "cannot export .* to ONNX",
     ),
     "a dilated input": (window(lax.max, -jnp.inf, (1, 2, 2, 1), base_dilation=(1, 2, 2, 1)), "its input is dilated"),
     "a dilated window of sums": (window(lax.add, 0.0, (1, 2, 2, 1), window_dilation=(1, 2, 1, 1)), "window is dilated"),
     "a pool of the channels alone": (window(lax.max, -jnp.inf, (2, 2, 2, 2)), "covers the batch or the channels"),
-    "a table": (lambda x: x[:, jnp.array([2, 0]), jnp.array([0, 1])], "no ONNX for gather: it picks elements"),
+    "a table": (lambda x: x[:, jnp.array([2, 0]), jnp.array([0, 1])], "cannot export gather to ONNX: it gathers elements"),
     "interior padding": (
         lambda x: lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))),
-        "between the elements",
+        "between elements",
     ),
     "products in another dtype": (
         lambda x: lax.dot_general(
@@ -278,9 +278,9 @@ REFUSED = {
             (((3,), (0,)), ((), ())),
             preferred_element_type=jnp.float32,
         ),
-        "no ONNX for dot_general: its result has another dtype than its operands",
+        "cannot export dot_general to ONNX: its result has another dtype than its operands",
     ),
-    "random numbers": (lambda x: x + jax.random.normal(jax.random.key(0), x.shape), "no ONNX for"),
+    "random numbers": (lambda x: x + jax.random.normal(jax.random.key(0), x.shape), "cannot export .* to ONNX"),
 }
 
 
@@ -295,7 +295,7 @@ def test_what_has_no_spelling_is_refused_by_name(name):
 def test_a_parameter_that_a_rule_does_not_read_is_refused(monkeypatch):
     ignorant = Spelling(RULES["reshape"].rule, RULES["reshape"].reads - {"dimensions"})
     monkeypatch.setattr("bncli.folding.export.onnx.RULES", {**RULES, "reshape": ignorant})
-    with pytest.raises(FoldError, match="no ONNX for reshape: its parameter 'dimensions' has no rule"):
+    with pytest.raises(FoldError, match="cannot export reshape to ONNX: its parameter 'dimensions' has no rule"):
         exported(lambda _, x: x.reshape(x.shape[0], -1), {}, (4, 6, 3))
 
 

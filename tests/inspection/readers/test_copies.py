@@ -21,10 +21,10 @@ def read(tree):
 @pytest.mark.parametrize(
     ("tree", "note"),
     [
-        ({"model": network(1), "model_ema": network(2)}, "taken from model; model_ema holds the same layers again"),
-        ({"ema": network(2), "net": network(1)}, "taken from net; ema holds the same layers again"),
-        ({**network(1), "module": network(2)}, "taken from the top; module holds the same layers again"),
-        ({"state_dict": {"model": network(1), "model_ema": network(2)}}, "taken from state_dict.model; "),
+        ({"model": network(1), "model_ema": network(2)}, "read from model; model_ema holds the same layers again"),
+        ({"ema": network(2), "net": network(1)}, "read from net; ema holds the same layers again"),
+        ({**network(1), "module": network(2)}, "read from the top level; module holds the same layers again"),
+        ({"state_dict": {"model": network(1), "model_ema": network(2)}}, "read from state_dict.model; "),
     ],
 )
 def test_the_weights_come_before_their_average(tree, note):

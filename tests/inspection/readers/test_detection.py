@@ -83,20 +83,23 @@ def npz():
 
 OTHERS = {
     "nothing": (b"", "is empty"),
-    "text": (b"hello", "is no checkpoint"),
+    "text": (b"hello", "is not a checkpoint"),
     "a pickle": (pickle.dumps([1]), "is a pickle"),
     "gzip": (gzip.compress(b"x"), "compressed by gzip"),
-    "a page": (b"<!doctype html><html>", "page of a download that failed"),
-    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
+    "a page": (b"<!doctype html><html>", "error page of a failed download"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
     "tar": (tar(), "is a tar archive"),
-    "npz": (npz(), "is an npz of arrays"),
-    "npy": (b"\x93NUMPY\x01\x00", "is one array of NumPy"),
+    "npz": (npz(), "is an npz archive of arrays"),
+    "npy": (b"\x93NUMPY\x01\x00", "is a single NumPy array"),
     "a SavedModel": (b"\x08\x01\x12\x80\x01", "the graph of a TensorFlow SavedModel"),
-    "a list of checkpoints": (b'model_checkpoint_path: "ckpt-1"\n', "the list of TensorFlow's checkpoints"),
+    "a list of checkpoints": (b'model_checkpoint_path: "ckpt-1"\n', "a list of TensorFlow checkpoints"),
     "TorchScript": (zip_of([("a/data.pkl", b""), ("a/constants.pkl", b"")]), "is a TorchScript program"),
-    "torch.export": (zip_of([("a/models/model.json", b"{}"), ("a/archive_format", b"pt2")]), "of torch.export"),
-    "older torch.export": (zip_of([("serialized_exported_program.json", b"{}")]), "of torch.export"),
-    "a zip archive": (zip_of([("model.safetensors", b"")]), "is a zip archive of neither Keras nor PyTorch"),
+    "torch.export": (
+        zip_of([("a/models/model.json", b"{}"), ("a/archive_format", b"pt2")]),
+        "is a torch.export program",
+    ),
+    "older torch.export": (zip_of([("serialized_exported_program.json", b"{}")]), "is a torch.export program"),
+    "a zip archive": (zip_of([("model.safetensors", b"")]), "is a zip archive, but not one of Keras or PyTorch"),
     "half a zip archive": (zip_of([("a/data.pkl", bytes(100))])[:-30], "is a damaged zip archive"),
 }
 
@@ -114,7 +117,7 @@ def test_what_is_something_else_is_named(name, tmp_path):
 @pytest.mark.parametrize("name", ["ckpt-1.index", "ckpt-1.data-00000-of-00001"])
 def test_parts_of_a_tensorflow_checkpoint_are_told_by_their_names(name, tmp_path):
     (tmp_path / name).write_bytes(bytes(100))
-    with pytest.raises(CheckpointError, match="checkpoint of TensorFlow") as caught:
+    with pytest.raises(CheckpointError, match="TensorFlow checkpoint") as caught:
         detect(tmp_path / name)
     assert ".weights.h5" in caught.value.remedy
 
@@ -129,7 +132,7 @@ def test_real_programs_of_torch_are_named(tmp_path):
     program = torch.export.export(model, (torch.ones(1, 3, 4, 4),))
     with (tmp_path / "program").open("wb") as file:
         torch.export.save(program, file)
-    for name, words in (("script", "is a TorchScript program"), ("program", "of torch.export")):
+    for name, words in (("script", "is a TorchScript program"), ("program", "is a torch.export program")):
         with pytest.raises(CheckpointError, match=words) as caught:
             detect(tmp_path / name)
         assert "state_dict" in caught.value.remedy
@@ -145,7 +148,7 @@ def test_a_directory_with_a_file_to_read_names_it(tmp_path):
     (tmp_path / "README.md").write_text("hello")
     (tmp_path / "config.json").write_text('{"architectures": ["ResNet"]}')
     safetensors.numpy.save_file({"x": np.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="is a directory of files") as caught:
+    with pytest.raises(CheckpointError, match="is a directory, not a checkpoint file") as caught:
         detect(tmp_path)
     assert str(tmp_path / "model.safetensors") in caught.value.remedy
 
@@ -154,13 +157,13 @@ def test_a_directory_with_a_file_to_read_names_it(tmp_path):
 def test_a_directory_of_tensorflow_is_named(name, tmp_path):
     (tmp_path / name).write_bytes(b"\x08\x01\x12\x00")
     (tmp_path / "fingerprint.pb").write_bytes(b"\x08\xd4\xe9\xa1\xf1\x0b")
-    with pytest.raises(CheckpointError, match="is TensorFlow's"):
+    with pytest.raises(CheckpointError, match="holds a TensorFlow checkpoint"):
         detect(tmp_path)
 
 
 def test_what_is_not_there_or_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for name, words in (("none", "no such file"), ("pipe", "is no file")):
+    for name, words in (("none", "no such file"), ("pipe", "is neither a file nor a directory")):
         with pytest.raises(CheckpointError, match=words):
             detect(tmp_path / name)
 

@@ -52,7 +52,7 @@ def test_the_step_that_is_asked_for_is_read(tmp_path):
 
 def test_a_file_has_no_steps(tmp_path):
     save_msgpack(tmp_path / "saved", VARIABLES)
-    with pytest.raises(CheckpointError, match="is one save and has no step '3'"):
+    with pytest.raises(CheckpointError, match="is a single save without steps, so it has no step '3'"):
         read(tmp_path / "saved", Asked(step="3"))
 
 

@@ -217,7 +217,7 @@ def test_weights_alone_have_the_same_layers(build, keras, tmp_path):
     of_name = {norm.name: norm for norm in batch_norms(model)}
     assert sorted(layer.name for layer in contents.layers) == sorted(MODELS[build])
     check(contents.layers, [of_name[layer.name.split("/")[-1]] for layer in contents.layers], settings=False)
-    assert "assumed to be Keras's default" in contents.notes[-1]
+    assert "assumed, Keras's defaults" in contents.notes[-1]
 
 
 def test_of_three_arrays_without_a_configuration_one_is_guessed_with_a_note(keras, tmp_path):
@@ -370,7 +370,7 @@ def test_a_layer_with_other_arrays_than_keras_has_is_left_out_with_a_note(tmp_pa
     write_archive(tmp_path / "x.keras", numbered([f"layers/{NUMBERED}", f"layers/{NUMBERED}_1"]), config)
     contents = read(tmp_path / "x.keras", Asked())
     assert [layer.name for layer in contents.layers] == ["whole"]
-    assert "left out, since its arrays are not those of Keras' BN layer: other" in contents.notes
+    assert "left out, because its arrays do not match Keras' BN layer: other" in contents.notes
 
 
 NORM = model_config(norm_config("bn"))

@@ -63,7 +63,7 @@ def test_numbers_epsilon_and_momentum_are_the_nodes_own(one, tmp_path):
     (layer,) = contents.layers
     assert (contents.format, layer.name, layer.epsilon, layer.momentum) == ("onnx", "layer1.bn", 0.25, 0.5)
     check_numbers(layer, arrays, "layer1.bn")
-    assert any("epsilon 1 is not used" in note for note in contents.notes)
+    assert any("epsilon 1 is ignored" in note for note in contents.notes)
     assert any("biased" in note for note in contents.notes)
 
 

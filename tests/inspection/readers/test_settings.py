@@ -47,7 +47,7 @@ def test_layers_of_two_frameworks_take_each_its_own_default():
 
 def test_where_some_layers_say_it_the_others_are_counted():
     _, notes = settle([layer(KERAS, epsilon=1e-3, momentum=0.9), layer(KERAS)], Asked())
-    assert any("of 1 of 2 layers" in note for note in notes)
+    assert any("for 1 of 2 layers" in note for note in notes)
 
 
 def test_an_option_that_changes_nothing_is_said():

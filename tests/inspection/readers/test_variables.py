@@ -31,7 +31,7 @@ def test_layers_are_found_at_any_depth_by_their_path():
         assert stored.dtype == np.float64
     assert {(layer.epsilon, layer.momentum) for layer in contents.layers} == {(FLAX.epsilon, FLAX.momentum)}
     (note,) = contents.notes
-    assert "assumed to be Flax's default" in note
+    assert "assumed, Flax's defaults" in note
 
 
 def test_settings_give_order_epsilon_and_momentum():

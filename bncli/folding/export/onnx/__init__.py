@@ -1,8 +1,8 @@
-"""A network as an ONNX model, written from its trace, one rule an operation.
+"""A network as an ONNX model, written from its trace by one rule an operation.
 
 ========== =================================================================
-builder    the ONNX graph while it is being written: names, layouts, constants
-elementwise, conv, dot, layout, pool   primitive -> how ONNX spells it
+builder    the ONNX graph under construction: names, layouts, constants
+elementwise, conv, dot, layout, pool   rules: primitive -> ONNX operators
 ========== =================================================================
 
 Source of the operators: https://onnx.ai/onnx/operators, opset 18.
@@ -23,8 +23,8 @@ from bncli.folding.primitives.primitive import IGNORABLE
 from bncli.folding.trace.constants import Constants
 from bncli.folding.trace.graph import ApplyFn, Node, Pytree, trace
 
-OPSET = 18  # the first with one spelling for all reductions
-IR_VERSION = 8  # the one that came with it, so that every runtime that knows the opset reads the file
+OPSET = 18  # the first in which all reductions take their axes alike
+IR_VERSION = 8  # released with this opset, so every runtime that supports the opset reads the file
 INPUT = "input"
 
 Rule = Callable[[Builder, Node], None]
@@ -57,7 +57,7 @@ class Spelling:
     reads: Set[str] = frozenset()
 
 
-# primitive -> how it is written; alphabetical.
+# primitive -> the rule that writes it; alphabetical.
 RULES: Mapping[str, Spelling] = {
     "abs": Spelling(elementwise.named("Abs")),
     "add": Spelling(elementwise.add),
@@ -150,17 +150,16 @@ def to_onnx(
 ) -> ModelProto:
     """`x -> apply_fn(variables, x)` as an ONNX model with the variables inside, checked by `onnx.checker`.
 
-    Its input and outputs have JAX's axis order, as the function itself; inside, convolutions are NCHW. What is
-    bfloat16 in JAX is float32 there.
+    Its input and outputs keep JAX's axis order; inside, convolutions are NCHW. bfloat16 becomes float32.
 
     Args:
         apply_fn: the network, in inference mode.
         variables: its arrays.
-        example: shape and dtype of x, of which the first dimension may be a symbol.
-        metadata: text for the model's `metadata_props`.
+        example: shape and dtype of x; the first dimension may be symbolic.
+        metadata: texts for the model's `metadata_props`.
 
     Raises:
-        FoldError: an operation that ONNX or this package has no spelling for; the message names it.
+        FoldError: ONNX or this package cannot express an operation; the message names it.
     """
     graph = trace(apply_fn, variables, example)
     leaves = jax.tree.leaves(variables)
@@ -176,9 +175,9 @@ def to_onnx(
 
 
 def _is_constant(builder: Builder, node: Node) -> bool:
-    """Whether the node's numbers can be computed now: it reads no input, and has no axis as long as the batch.
+    """True if the node's values can be computed now: it does not depend on the input or the batch size.
 
-    A broadcast along the batch is left to whoever reads it.
+    A broadcast along the batch is constant too: its readers broadcast it.
     """
     if not builder.graph.known.issuperset(node.outputs) or not all(map(builder.is_constant, node.inputs)):
         return False
@@ -191,7 +190,7 @@ def _write(builder: Builder, node: Node) -> None:
     """Write the operation, unless it has a parameter that its rule does not read."""
     spelling = RULES.get(node.name)
     if spelling is None or node.effectful:
-        builder.refuse(node, "this primitive has no rule")
+        builder.refuse(node, "there is no rule for this primitive")
     unread = sorted(set(node.params) - spelling.reads - UNWRITTEN)
     if unread:
         builder.refuse(node, f"its parameter {unread[0]!r} has no rule")
@@ -207,7 +206,7 @@ def _types(builder: Builder, node: Node) -> set[int]:
 
 
 def _output(builder: Builder, number: int, value: int) -> onnx.ValueInfoProto:
-    """One output of the model, in the traced layout, under a name of its own."""
+    """One output of the model, in the traced layout, under its own name."""
     shape = builder.shape(value)
     name = f"output_{number}" if len(builder.graph.outputs) > 1 else "output"
     made = builder.whole(value, tuple(range(len(shape))))
@@ -247,7 +246,7 @@ def _needed(nodes: Sequence[NodeProto], outputs: set[str]) -> list[NodeProto]:
 
 
 def _renamed(nodes: list[NodeProto]) -> list[NodeProto]:
-    """The nodes without the Identities that only name an output: what they read takes that name."""
+    """The nodes without Identities that only rename: what they read takes the new name."""
     makers = {node.output[0] for node in nodes}
     names: dict[str, str] = {}
     for node in nodes:

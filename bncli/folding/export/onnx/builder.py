@@ -1,8 +1,8 @@
-"""The ONNX graph while it is being written.
+"""The ONNX graph under construction.
 
-A value keeps the layout in which its operation made it; a Transpose is written only where an operation needs another
-one, so there is none between two NCHW operations. Where a value is the same all along an axis, that axis may have
-length 1 until an operation needs it whole.
+A value keeps the layout in which its operation produced it. A Transpose is written only before an operation that needs
+another layout, so there is none between two NCHW operations. An axis along which a value is constant may have length 1
+until an operation needs it whole.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import jax.export
 import numpy as np
@@ -22,7 +22,8 @@ from bncli.folding.trace.constants import Constants, is_float
 from bncli.folding.trace.graph import DType, Graph, Node
 
 Layout = tuple[int, ...]  # axis i of the ONNX value is axis layout[i] of the traced one
-Shape = tuple[Any, ...]  # of numbers, one of them perhaps the symbol of the batch size
+Dim: TypeAlias = Any  # an int, or the symbol of the batch size, whose class JAX does not publish
+Shape = tuple[Dim, ...]
 Attribute = int | float | str | Sequence[int]
 
 
@@ -31,8 +32,8 @@ class Value:
     """A value that depends on the network's input.
 
     Args:
-        name: in the ONNX graph.
-        layout: which of the traced axes stands where.
+        name: its name in the ONNX graph.
+        layout: the traced axis at each position.
         shape: in traced order; 1 where it is still to be broadcast.
     """
 
@@ -42,12 +43,12 @@ class Value:
 
 
 class Builder:
-    """Collects nodes and constants; the rules call it.
+    """The nodes and constants written so far, and the questions and commands of the rules.
 
     Args:
         graph: the trace.
-        known: the numbers of whatever does not depend on the input.
-        input_name: what the ONNX graph calls its input.
+        known: the values that do not depend on the input.
+        input_name: name of the input in the ONNX graph.
     """
 
     def __init__(self, graph: Graph, known: Constants, input_name: str) -> None:
@@ -58,28 +59,28 @@ class Builder:
         self.values: dict[int, Value] = {}
         self.readers = Counter(value for node in graph.live() for value in node.inputs) + Counter(graph.outputs)
         self._used_names = Counter({input_name: 1})
-        self._cache: dict[Any, str] = {}
+        self._cache: dict[object, str] = {}
         self._awaiting_bias: dict[str, tuple[NodeProto, int]] = {}
         shape = graph.avals[graph.input].shape
         self._input = Value(input_name, tuple(range(len(shape))), shape)
         self.values[graph.input] = self._input
 
-    # --- what a rule asks ------------------------------------------------------------------------------------------
+    # --- questions of a rule -----------------------------------------------------------------------------------------
 
     def shape(self, value: int) -> Shape:
-        """As traced; the batch axis may be symbolic."""
+        """The traced shape of a value; the batch axis may be symbolic."""
         return self.graph.avals[value].shape
 
     def is_constant(self, value: int) -> bool:
-        """Whether its numbers can stand in the file."""
+        """True if the value does not depend on the input, so its numbers can be stored."""
         return value not in self.values
 
     def array(self, value: int) -> np.ndarray:
-        """A constant's numbers, float64 where they are floats; length 1 along an axis where they are all the same."""
+        """A constant's values, floats as float64; axes along which they are all equal have length 1."""
         node = self.known.producer(value)
         if node is None or not is_symbolic(self.shape(value)):
             return compact(np.asarray(self.known.array(value)))
-        assert node.name == "broadcast_in_dim", node.name  # the driver treats no other one as a constant
+        assert node.name == "broadcast_in_dim", node.name  # no other operation with a symbolic shape is a constant
         array = self.array(node.inputs[0])
         shape = [1] * len(self.shape(value))
         for axis, size in zip(node.params["broadcast_dimensions"], array.shape, strict=True):
@@ -87,24 +88,24 @@ class Builder:
         return array.reshape(shape)
 
     def scalar(self, value: int) -> float | None:
-        """The one number of a constant; None where there are several, and where it is no constant."""
+        """The value of a constant with a single value; else None."""
         array = self.array(value) if self.is_constant(value) else None
         return float(array.reshape(())) if array is not None and array.size == 1 else None
 
     def layout(self, values: Sequence[int]) -> Layout:
-        """The layout in which to combine some values: that of the largest one that depends on the input."""
+        """The layout in which to combine values: that of the largest value that depends on the input."""
         found = [self.values[value] for value in values if value in self.values]
         return max(found, key=lambda value: (len(value.shape), sum(dim != "1" for dim in map(str, value.shape)))).layout
 
     def operand(self, value: int, layout: Layout) -> str:
-        """The name of a value in a layout; it may have length 1 where it is to be broadcast."""
+        """The name of a value in a layout; axes that are to be broadcast may have length 1."""
         if value in self.values:
             return self._in_layout(self.values[value], layout)
         array = self.array(value)
         return self.constant(array.transpose(layout) if array.ndim else array, value)
 
     def whole(self, value: int, layout: Layout) -> str:
-        """The name of a value in a layout, nothing left to broadcast."""
+        """The name of a value in a layout, at its full shape."""
         shape = self.shape(value)
         if value not in self.values and not is_symbolic(shape):
             return self.constant(np.broadcast_to(self.array(value), shape).transpose(layout), value)
@@ -115,16 +116,16 @@ class Builder:
         return self.emit("Expand", name, self.shape_tensor(tuple(shape[axis] for axis in layout)))
 
     def refuse(self, node: Node, why: str) -> NoReturn:
-        """Raises FoldError for an operation that cannot be written down."""
+        """Raise FoldError for an operation that ONNX cannot express."""
         raise FoldError(
-            f"no ONNX for {node.name}: {why}" + (f" (in {node.scope})" if node.scope else ""),
-            remedy="export to stablehlo instead, which takes any JAX program",
+            f"cannot export {node.name} to ONNX: {why}" + (f" (in {node.scope})" if node.scope else ""),
+            remedy="export to stablehlo instead, which can express any JAX program",
         )
 
-    # --- what a rule writes ----------------------------------------------------------------------------------------
+    # --- commands of a rule ----------------------------------------------------------------------------------------
 
     def emit(self, op_type: str, *inputs: str, **attributes: Attribute) -> str:
-        """Append a node of one output and return the output's name; the same node is written once only."""
+        """Append a node with one output and return the output's name; equal nodes are written once."""
         key = (op_type, inputs, tuple((k, _hashable(v)) for k, v in sorted(attributes.items())))
         if key not in self._cache:
             name = self._unique(op_type)
@@ -133,16 +134,16 @@ class Builder:
         return self._cache[key]
 
     def put(self, value: int, name: str, layout: Layout, shape: Shape | None = None) -> None:
-        """A traced value is this ONNX value; `shape` is given where something is left to broadcast."""
+        """Record the ONNX value of a traced value; `shape` is given if axes are still to be broadcast."""
         self.values[value] = Value(name, layout, self.shape(value) if shape is None else shape)
 
     def constant(self, array: np.ndarray, value: int) -> str:
-        """The name of a constant, in the dtype that the traced value has."""
+        """The name of a constant, in the dtype of the traced value."""
         dtype = _numpy_dtype(self.graph.avals[value].dtype)
         return self.tensor(np.asarray(array, dtype), self._title(value))
 
     def tensor(self, array: np.ndarray, title: str = "constant") -> str:
-        """The name of a constant; the same numbers are stored once only."""
+        """The name of a constant; equal arrays are stored once."""
         array = np.ascontiguousarray(array).reshape(array.shape)
         key = (array.dtype.name, array.shape, array.tobytes())
         if key not in self._cache:
@@ -152,16 +153,16 @@ class Builder:
         return self._cache[key]
 
     def integers(self, *numbers: int) -> str:
-        """A constant vector of int64, as shapes and axes are given."""
+        """The name of a constant int64 vector, the type of shapes and axes."""
         return self.tensor(np.array(numbers, np.int64))
 
     def shape_tensor(self, shape: Shape) -> str:
-        """A vector of int64 with this shape, the batch size taken from the input."""
+        """The name of an int64 vector with this shape; the batch size comes from the input."""
         batch = self._input.shape[0] if self._input.shape else None
         if not is_symbolic(shape):
             return self.integers(*shape)
         if any(is_symbolic((dim,)) and dim != batch for dim in shape):
-            raise FoldError(f"no ONNX for a value of shape {shape}", remedy="export to stablehlo instead")
+            raise FoldError(f"cannot export a value of shape {shape} to ONNX", remedy="export to stablehlo instead")
         size = self.emit("Shape", self._input.name, start=0, end=1)
         parts = [size if is_symbolic((dim,)) else self.integers(dim) for dim in shape]
         return self.emit("Concat", *parts, axis=0)
@@ -169,12 +170,12 @@ class Builder:
     # --- biases ----------------------------------------------------------------------------------------------------
 
     def await_bias(self, name: str, axis: int) -> None:
-        """The node that makes `name` takes a bias along this traced axis, if one is added to it."""
+        """Let the node that makes `name` absorb a bias along this traced axis, if one is added later."""
         node = next(node for node in reversed(self.nodes) if name in node.output)
         self._awaiting_bias[name] = (node, axis)
 
-    def take_in_bias(self, value: int, bias: np.ndarray, dtype_of: int) -> bool:
-        """Whether the operation behind a value has taken in the bias; not if anything else reads the value."""
+    def absorb_bias(self, value: int, bias: np.ndarray, dtype_of: int) -> bool:
+        """True if the operation that makes a value absorbed the bias; impossible if others read the value too."""
         name = self.values[value].name
         node, axis = self._awaiting_bias.get(name, (None, -1))
         if node is None or self.readers[value] > 1 or not varying(bias) <= {axis}:
@@ -182,10 +183,10 @@ class Builder:
         del self._awaiting_bias[name]
         width = self.shape(value)[axis]
         node.input.append(self.constant(np.broadcast_to(bias.reshape(-1), (width,)), dtype_of))
-        self._cache = {key: made for key, made in self._cache.items() if made != name}  # it is another node now
+        self._cache = {key: made for key, made in self._cache.items() if made != name}  # the node has changed
         return True
 
-    # --- own business ----------------------------------------------------------------------------------------------
+    # --- private ---------------------------------------------------------------------------------------------------
 
     def _in_layout(self, value: Value, layout: Layout) -> str:
         if value.layout == layout:
@@ -193,7 +194,7 @@ class Builder:
         return self.emit("Transpose", value.name, perm=[value.layout.index(axis) for axis in layout])
 
     def _title(self, value: int) -> str:
-        """The variable that a constant comes from, if it comes from one."""
+        """The variable that a constant comes from, if there is exactly one."""
         paths = sorted(self.known.provenance.get(value, frozenset()))
         return "/".join(paths[0]) if len(paths) == 1 else "constant"
 
@@ -204,12 +205,12 @@ class Builder:
 
 
 def is_symbolic(shape: Shape) -> bool:
-    """Whether a dimension is a symbol."""
+    """True if a dimension is symbolic."""
     return any(jax.export.is_symbolic_dim(dim) for dim in shape)
 
 
 def tensor_type(dtype: DType) -> int:
-    """ONNX's number for a dtype; bfloat16 becomes float32, since few runtimes compute in it.
+    """ONNX's number for a dtype; bfloat16 becomes float32, because few runtimes compute in it.
 
     Raises:
         FoldError: ONNX has no such dtype.
@@ -219,9 +220,9 @@ def tensor_type(dtype: DType) -> int:
 
 def _numpy_dtype(dtype: DType) -> np.dtype:
     if jax.numpy.issubdtype(dtype, jax.dtypes.extended):
-        raise FoldError(f"no ONNX for values of type {dtype}", remedy="export to stablehlo instead")
+        raise FoldError(f"cannot export values of type {dtype} to ONNX", remedy="export to stablehlo instead")
     return np.dtype(np.float32) if is_float(dtype) and np.dtype(dtype).name == "bfloat16" else np.dtype(dtype)
 
 
-def _hashable(attribute: Attribute) -> Any:  # noqa: ANN401 - a number, a text or a tuple
+def _hashable(attribute: Attribute) -> int | float | str | tuple[int, ...]:
     return tuple(attribute) if isinstance(attribute, Sequence) and not isinstance(attribute, str) else attribute

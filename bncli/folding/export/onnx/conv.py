@@ -11,14 +11,14 @@ from bncli.folding.trace.graph import Node
 
 
 def convolution(builder: Builder, node: Node) -> None:
-    """Conv; ConvTranspose where the input is dilated, as in a transposed convolution.
+    """Conv, or ConvTranspose if the input is dilated, as in a transposed convolution.
 
-    ONNX wants NCHW inputs and OIHW kernels: the kernel is stored so, and the input is asked for in that layout.
+    ONNX needs NCHW inputs and OIHW kernels: the kernel is stored so, and the input is requested in that layout.
     """
     params = node.params
     if params["batch_group_count"] != 1 or not builder.is_constant(node.inputs[1]):
         grouped = params["batch_group_count"] != 1
-        builder.refuse(node, "it groups the batch" if grouped else "its kernel depends on the input")
+        builder.refuse(node, "it has groups along the batch" if grouped else "its kernel depends on the input")
     numbers = params["dimension_numbers"]
     image = builder.whole(node.inputs[0], tuple(numbers.lhs_spec))
     kernel = np.broadcast_to(builder.array(node.inputs[1]), builder.shape(node.inputs[1])).transpose(numbers.rhs_spec)
@@ -31,9 +31,8 @@ def convolution(builder: Builder, node: Node) -> None:
 
 def _conv(builder: Builder, node: Node, image: str, kernel: np.ndarray) -> tuple[str, bool]:
     padding = node.params["padding"]
-    image = _padded(
-        builder, image, [(min(low, 0), min(high, 0)) for low, high in padding]
-    )  # ONNX knows no negative pad
+    # ONNX has no negative padding.
+    image = _padded(builder, image, [(min(low, 0), min(high, 0)) for low, high in padding])
     name = builder.emit(
         "Conv",
         image,
@@ -47,14 +46,14 @@ def _conv(builder: Builder, node: Node, image: str, kernel: np.ndarray) -> tuple
 
 
 def _conv_transpose(builder: Builder, node: Node, image: str, kernel: np.ndarray) -> tuple[str, bool]:
-    """A convolution of an input dilated by d is the transpose of one with stride d.
+    """A convolution of an input dilated by d is the transpose of a convolution with stride d.
 
-    Its kernel is turned round in space and has inputs and outputs exchanged, within each group; it pads by what the
-    kernel reaches beyond the other's padding.
+    Its kernel is flipped in space, with inputs and outputs swapped within each group. Its padding is the reach of the
+    kernel minus the original padding.
     """
     params = node.params
     groups, dilations = params["feature_group_count"], params["rhs_dilation"]
-    features, inputs, *window = kernel.shape  # inputs: of one group
+    features, inputs, *window = kernel.shape  # inputs of one group
     kernel = np.flip(kernel, tuple(range(2, kernel.ndim))).reshape(groups, features // groups, inputs, *window)
     kernel = kernel.swapaxes(1, 2).reshape(groups * inputs, features // groups, *window)
     reach = [dilation * (size - 1) for dilation, size in zip(dilations, window, strict=True)]
@@ -68,13 +67,13 @@ def _conv_transpose(builder: Builder, node: Node, image: str, kernel: np.ndarray
         dilations=dilations,
         group=groups,
     )
-    wider = [(max(-low, 0), max(-high, 0)) for low, high in beyond]  # only zeros are there
+    wider = [(max(-low, 0), max(-high, 0)) for low, high in beyond]  # the values beyond are zeros
     finished = _strided(builder, _padded(builder, name, wider), params["window_strides"])
-    return finished, finished == name  # a bias would be missing in the zeros
+    return finished, finished == name  # the added zeros must not get a bias
 
 
 def _padded(builder: Builder, name: str, padding: Sequence[tuple[int, int]]) -> str:
-    """Zeros around the spatial axes, or parts of them cut off."""
+    """The value with zeros around its spatial axes; negative padding cuts."""
     if not any(low or high for low, high in padding):
         return name
     pads = builder.integers(0, 0, *(low for low, _ in padding), 0, 0, *(high for _, high in padding))

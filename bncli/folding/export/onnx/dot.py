@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from string import ascii_lowercase
 
 import numpy as np
@@ -12,7 +11,7 @@ from bncli.folding.trace.graph import Node
 
 
 def dot_general(builder: Builder, node: Node) -> None:
-    """A dense layer is a Gemm, on more than one leading axis a MatMul; every other product an Einsum."""
+    """Gemm for a dense layer, MatMul if it has several leading axes, Einsum for other products."""
     (contracted, batch) = node.params["dimension_numbers"]
     right = node.inputs[1]
     is_dense = builder.is_constant(right) and not batch[0] and len(contracted[0]) == 1
@@ -23,7 +22,7 @@ def dot_general(builder: Builder, node: Node) -> None:
 
 
 def _dense(builder: Builder, node: Node, axis: int, kernel_axis: int) -> None:
-    """x [..., K] times the kernel [K, features]."""
+    """x [..., K] times kernel [K, features]."""
     left, right = node.inputs
     rank = len(builder.shape(left))
     free = [a for a in range(rank) if a != axis]
@@ -38,9 +37,9 @@ def _dense(builder: Builder, node: Node, axis: int, kernel_axis: int) -> None:
 
 
 def _einsum(builder: Builder, node: Node) -> None:
-    """Any product of two operands, whatever their layouts."""
+    """Any product of two operands, in any layouts."""
     (contracted, batch) = node.params["dimension_numbers"]
-    letters = map(ascii_lowercase.__getitem__, count())
+    letters = iter(ascii_lowercase)
     terms: list[dict[int, str]] = [{}, {}]
     for axes in zip((*batch[0], *contracted[0]), (*batch[1], *contracted[1]), strict=True):
         letter = next(letters)

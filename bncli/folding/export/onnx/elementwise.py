@@ -1,20 +1,19 @@
-"""Operations on each element by itself, and casts."""
+"""Elementwise operations and casts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from bncli.folding.export.onnx.builder import Builder, Layout, Shape, tensor_type
+from bncli.folding.export.onnx.builder import Attribute, Builder, Layout, Shape, tensor_type
 from bncli.folding.trace.graph import Node
 
-Spelling = Callable[[Builder, Node, list[str]], str]  # operand names -> the result's name
+Spelling = Callable[[Builder, Node, list[str]], str]  # operand names -> name of the result
 
 
 def elementwise(spelling: Spelling) -> Callable[[Builder, Node], None]:
-    """A rule that brings the operands into one layout, spells the operation and keeps the layout."""
+    """A rule that brings the operands into one layout, writes the operation and keeps the layout."""
 
     def rule(builder: Builder, node: Node) -> None:
         layout, shape = common(builder, node)
@@ -25,7 +24,7 @@ def elementwise(spelling: Spelling) -> Callable[[Builder, Node], None]:
 
 
 def common(builder: Builder, node: Node) -> tuple[Layout, Shape]:
-    """The layout of an elementwise result, and its shape before the last broadcast."""
+    """The layout of an elementwise result, and its shape before the final broadcast."""
     values = node.inputs
     layout = builder.layout(values)
     shapes = [builder.values[v].shape if v in builder.values else builder.array(v).shape for v in values]
@@ -34,13 +33,13 @@ def common(builder: Builder, node: Node) -> tuple[Layout, Shape]:
     return layout, tuple(1 if one else dim for one, dim in zip(same, full, strict=True))
 
 
-def named(op_type: str, **attributes: Any) -> Callable[[Builder, Node], None]:  # noqa: ANN401 - an ONNX attribute
+def named(op_type: str, **attributes: Attribute) -> Callable[[Builder, Node], None]:
     """The rule of an operation that ONNX has under this name."""
     return elementwise(lambda builder, node, names: builder.emit(op_type, *names, **attributes))
 
 
 def composed(*op_types: str) -> Callable[[Builder, Node], None]:
-    """The rule of an operation that is a series of ONNX operations, the innermost first."""
+    """The rule of an operation that is a chain of ONNX operations, the innermost first."""
 
     def spell(builder: Builder, node: Node, names: list[str]) -> str:
         result = builder.emit(op_types[0], *names)
@@ -52,7 +51,7 @@ def composed(*op_types: str) -> Callable[[Builder, Node], None]:
 
 
 def alias(builder: Builder, node: Node) -> None:
-    """Operations that change no number: each output is its operand."""
+    """Operations that change no value: each output is its operand."""
     for source, output in zip(node.inputs, node.outputs, strict=True):
         if source in builder.values:
             builder.values[output] = builder.values[source]
@@ -62,12 +61,12 @@ def alias(builder: Builder, node: Node) -> None:
 
 
 def add(builder: Builder, node: Node) -> None:
-    """x + k goes into the bias of the convolution or dense layer that makes x, if one does."""
+    """x + k becomes the bias of the convolution or dense layer that makes x, if there is one."""
     for position, value in enumerate(node.inputs):
         other = node.inputs[1 - position]
         if not builder.is_constant(other) or builder.is_constant(value):
             continue
-        if builder.take_in_bias(value, builder.array(other), other):
+        if builder.absorb_bias(value, builder.array(other), other):
             builder.values[node.outputs[0]] = builder.values[value]
             return
     named("Add")(builder, node)
@@ -97,7 +96,7 @@ def _clipped(builder: Builder, node: Node, op_type: str, spell: Callable[[str, s
 
 
 def clamp(builder: Builder, node: Node) -> None:
-    """clamp(low, x, high)."""
+    """clamp(low, x, high) = min(max(x, low), high)."""
     low, x, high = node.inputs
     layout = builder.layout([x] if x in builder.values else node.inputs)
     names = [builder.operand(value, layout) for value in (low, x, high)]
@@ -106,15 +105,15 @@ def clamp(builder: Builder, node: Node) -> None:
 
 
 def select(builder: Builder, node: Node) -> None:
-    """select_n(which, a, b): a where `which` is false, b where it is true."""
+    """select_n(which, a, b): a if `which` is false, b if it is true."""
     if len(node.inputs) != 3 or builder.graph.avals[node.inputs[0]].dtype != np.bool_:
-        builder.refuse(node, "it selects by a number, not by true or false")
+        builder.refuse(node, "it selects by an integer, not by a boolean")
     which = elementwise(lambda builder, node, names: builder.emit("Where", names[0], names[2], names[1]))
     which(builder, node)
 
 
 def cast(builder: Builder, node: Node) -> None:
-    """A cast; none where ONNX has the same type for both."""
+    """A cast; nothing if ONNX has the same type for both."""
     source, target = (tensor_type(builder.graph.avals[v].dtype) for v in (node.inputs[0], node.outputs[0]))
     if source == target:
         alias(builder, node)
@@ -132,14 +131,14 @@ def integer_power(builder: Builder, node: Node) -> None:
 
 
 def round_(builder: Builder, node: Node) -> None:
-    """Rounding; ONNX rounds halves to even only."""
+    """Rounding to the nearest integer; ONNX rounds halves to even only."""
     if str(node.params["rounding_method"]).rpartition(".")[2] not in ("TO_NEAREST_EVEN", "1"):
         builder.refuse(node, "it rounds halves away from zero")
     named("Round")(builder, node)
 
 
 def is_finite(builder: Builder, node: Node) -> None:
-    """Neither NaN nor infinite."""
+    """not (NaN or infinite)."""
 
     def spell(builder: Builder, node: Node, names: list[str]) -> str:
         either = builder.emit("Or", builder.emit("IsNaN", names[0]), builder.emit("IsInf", names[0]))

@@ -1,15 +1,14 @@
-"""Operations that move values about: shapes, axes, parts, pads."""
+"""Operations that move values: shapes, axes, slices, padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from bncli.folding.affine import compact, varying
-from bncli.folding.export.onnx.builder import Builder, Layout, Shape, is_symbolic
+from bncli.folding.export.onnx.builder import Builder, Dim, Layout, Shape, is_symbolic
 from bncli.folding.primitives.layout import reshape_order
 from bncli.folding.trace.graph import Node
 
@@ -18,7 +17,7 @@ TO_THE_START = np.iinfo(np.int64).min
 
 
 def transpose(builder: Builder, node: Node) -> None:
-    """Only the names of the axes change; a Transpose is written if a reader needs it."""
+    """Only the order of the axes changes; a Transpose is written if a reader needs it."""
     permutation = node.params["permutation"]
     value = builder.values[node.inputs[0]]
     layout = tuple(permutation.index(axis) for axis in value.layout)
@@ -26,19 +25,19 @@ def transpose(builder: Builder, node: Node) -> None:
 
 
 def broadcast_in_dim(builder: Builder, node: Node) -> None:
-    """New axes of length 1 in front; whoever reads the value broadcasts it."""
+    """New leading axes of length 1; the readers broadcast the value."""
     value, axes = builder.values[node.inputs[0]], node.params["broadcast_dimensions"]
     rank = len(node.params["shape"])
     new = tuple(axis for axis in range(rank) if axis not in axes)
     name = builder.emit("Unsqueeze", value.name, builder.integers(*range(len(new)))) if new else value.name
-    shape: list[Any] = [1] * rank
+    shape: list[Dim] = [1] * rank
     for axis, dim in zip(axes, value.shape, strict=True):
         shape[axis] = dim
     builder.put(node.outputs[0], name, (*new, *(axes[axis] for axis in value.layout)), tuple(shape))
 
 
 def squeeze(builder: Builder, node: Node) -> None:
-    """Axes of length 1 go."""
+    """Remove axes of length 1."""
     value = builder.values[node.inputs[0]]
     remove(builder, node.outputs[0], value.name, value.layout, node.params["dimensions"], value.shape)
 
@@ -46,7 +45,7 @@ def squeeze(builder: Builder, node: Node) -> None:
 def remove(
     builder: Builder, output: int, name: str, layout: Layout, axes: Sequence[int], shape: Shape | None = None
 ) -> None:
-    """The output is `name` without these axes, each of length 1."""
+    """Put `name` without these axes, each of length 1, as the output."""
     if axes:
         name = builder.emit("Squeeze", name, builder.integers(*sorted(layout.index(axis) for axis in axes)))
     kept = None if shape is None else tuple(dim for axis, dim in enumerate(shape) if axis not in axes)
@@ -54,7 +53,7 @@ def remove(
 
 
 def without(layout: Layout, axes: Sequence[int]) -> Layout:
-    """The layout of what is left when some axes are gone."""
+    """The layout that is left after removing some axes."""
     left = [axis for axis in range(len(layout)) if axis not in axes]
     return tuple(left.index(axis) for axis in layout if axis not in axes)
 
@@ -76,13 +75,13 @@ def reshape(builder: Builder, node: Node) -> None:
         out_layout = tuple(axis for group in order for axis in groups[group][1])
     target = [-1 if is_symbolic((dim,)) else dim for dim in (after[axis] for axis in out_layout)]
     if target.count(-1) > 1:
-        builder.refuse(node, f"two axes of {after} are symbols")
+        builder.refuse(node, f"two axes of {after} are symbolic")
     name = builder.whole(source, tuple(read[axis] for axis in layout))
     builder.put(output, builder.emit("Reshape", name, builder.integers(*target)), out_layout)
 
 
 def axis_groups(before: Shape, after: Shape) -> list[tuple[tuple[int, ...], tuple[int, ...]]] | None:
-    """The smallest groups of axes, in order, that hold the same elements before and after; None with empty arrays."""
+    """The smallest groups of axes, in order, with the same elements before and after; None for empty arrays."""
     if 0 in before:
         return None
     groups, i, j = [], 0, 0
@@ -102,11 +101,11 @@ def axis_groups(before: Shape, after: Shape) -> list[tuple[tuple[int, ...], tupl
     return groups
 
 
-def _size(shape: Shape, axes: Sequence[int]) -> Any:  # noqa: ANN401 - a number or a symbol
+def _size(shape: Shape, axes: Sequence[int]) -> Dim:
     return prod([shape[axis] for axis in axes if axis < len(shape)], start=1)
 
 
-def _smaller(a: Any, b: Any) -> bool:  # noqa: ANN401 - numbers or symbols
+def _smaller(a: Dim, b: Dim) -> bool:
     try:
         return bool(a < b)
     except Exception:  # symbols that cannot be compared
@@ -114,7 +113,7 @@ def _smaller(a: Any, b: Any) -> bool:  # noqa: ANN401 - numbers or symbols
 
 
 def _order(groups: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], layout: Layout) -> list[int] | None:
-    """The groups as they lie in the layout; None where one is torn apart or turned round."""
+    """The order of the groups in the layout; None if one is torn apart or reordered."""
     order = []
     place = 0
     starts = {group[0][0]: number for number, group in enumerate(groups) if group[0]}
@@ -128,7 +127,7 @@ def _order(groups: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], layout: La
 
 
 def concatenate(builder: Builder, node: Node) -> None:
-    """One beside the other."""
+    """Join values along an axis."""
     layout = builder.layout(node.inputs)
     names = [builder.whole(value, layout) for value in node.inputs]
     name = builder.emit("Concat", *names, axis=layout.index(node.params["dimension"]))
@@ -136,7 +135,7 @@ def concatenate(builder: Builder, node: Node) -> None:
 
 
 def slice_(builder: Builder, node: Node) -> None:
-    """From start to limit, in strides."""
+    """Cut from start to limit, in strides."""
     starts, limits = node.params["start_indices"], node.params["limit_indices"]
     strides = node.params["strides"] or (1,) * len(starts)
     name, layout = _sliced(builder, node, starts, limits, strides)
@@ -144,7 +143,7 @@ def slice_(builder: Builder, node: Node) -> None:
 
 
 def rev(builder: Builder, node: Node) -> None:
-    """Back to front."""
+    """Reverse the order along some axes."""
     layout = builder.values[node.inputs[0]].layout
     axes = node.params["dimensions"]
     parts = ((-1,) * len(axes), (TO_THE_START,) * len(axes), [layout.index(axis) for axis in axes], (-1,) * len(axes))
@@ -153,10 +152,10 @@ def rev(builder: Builder, node: Node) -> None:
 
 
 def gather(builder: Builder, node: Node) -> None:
-    """Parts at constant places: one, as x[:, 1:] with a symbolic batch size has it, or several along one axis."""
+    """Slices at constant positions: one, as in x[:, 1:] with a symbolic batch size, or several along one axis."""
     numbers, indices = node.params["dimension_numbers"], node.inputs[1]
     if not builder.is_constant(indices) or numbers.operand_batching_dims:
-        builder.refuse(node, "the places depend on the input")
+        builder.refuse(node, "its indices depend on the input")
     places = np.broadcast_to(builder.array(indices), builder.shape(indices))
     if places.ndim == 1:
         _one_part(builder, node, places)
@@ -173,42 +172,42 @@ def _one_part(builder: Builder, node: Node, place: np.ndarray) -> None:
     limits = [s if is_symbolic((s,)) else start + s for start, s in zip(starts, sizes, strict=True)]
     inside = [is_symbolic((s,)) or 0 <= a <= b <= s for a, b, s in zip(starts, limits, shape, strict=True)]
     if not all(inside):
-        builder.refuse(node, "it picks elements that are not there")
+        builder.refuse(node, "its indices are out of range")
     name, layout = _sliced(builder, node, starts, limits, (1,) * len(shape))
     remove(builder, node.outputs[0], name, layout, collapsed)
 
 
 def _grid(builder: Builder, node: Node, places: np.ndarray) -> None:
-    """x[:, rows][:, :, columns]: one Gather for each axis, its places a vector along one axis of the table."""
+    """x[:, rows][:, :, columns]: one Gather an axis, its indices a vector along one axis of the table."""
     numbers, value = node.params["dimension_numbers"], node.inputs[0]
     axes, shape = tuple(numbers.start_index_map), builder.shape(value)
     rest = [axis for axis in range(len(shape)) if axis not in axes]
     if tuple(numbers.collapsed_slice_dims) != axes or any(node.params["slice_sizes"][a] != shape[a] for a in rest):
-        builder.refuse(node, "it picks parts by a table")
+        builder.refuse(node, "it gathers slices by an index table")
     columns = [_along_one_axis(places[..., number]) for number in range(len(axes))]
     if sorted(along for along, _ in columns) != list(range(places.ndim - 1)):
-        builder.refuse(node, "it picks elements by a table of several axes")
+        builder.refuse(node, "it gathers elements by an index table of several axes")
     layout = builder.layout([value])
     name = builder.whole(value, layout)
     picked = [axis for axis in range(len(builder.shape(node.outputs[0]))) if axis not in numbers.offset_dims]
     target = dict(zip(rest, numbers.offset_dims, strict=True))
     for axis, (along, column) in zip(axes, columns, strict=True):
         if column.min(initial=0) < 0 or column.max(initial=0) >= shape[axis]:
-            builder.refuse(node, "it picks elements that are not there")
+            builder.refuse(node, "its indices are out of range")
         name = builder.emit("Gather", name, builder.tensor(column), axis=layout.index(axis))
         target[axis] = picked[along]
     builder.put(node.outputs[0], name, tuple(target[axis] for axis in layout))
 
 
 def _along_one_axis(table: np.ndarray) -> tuple[int, np.ndarray]:
-    """The axis along which a table varies and its numbers along that; −1 where it varies along several."""
+    """The axis along which a table varies, and its values along it; −1 if it varies along several."""
     axes = sorted(varying(compact(table)))
     along = axes[0] if len(axes) == 1 else 0 if not axes and table.ndim == 1 else -1
     return along, table[tuple(slice(None) if axis == along else 0 for axis in range(table.ndim))]
 
 
 def split(builder: Builder, node: Node) -> None:
-    """Several parts along one axis."""
+    """Cut into parts along one axis."""
     axis, start = node.params["axis"], 0
     shape = builder.shape(node.inputs[0])
     for output, size in zip(node.outputs, map(int, node.params["sizes"]), strict=True):
@@ -220,9 +219,9 @@ def split(builder: Builder, node: Node) -> None:
 
 
 def _sliced(
-    builder: Builder, node: Node, starts: Sequence[int], limits: Sequence[Any], strides: Sequence[int]
+    builder: Builder, node: Node, starts: Sequence[int], limits: Sequence[Dim], strides: Sequence[int]
 ) -> tuple[str, Layout]:
-    """The node's first operand cut along the axes where anything is cut, and its layout."""
+    """Name and layout of the node's first operand, sliced along the axes where the slice is not everything."""
     value = node.inputs[0]
     layout, shape = builder.values[value].layout, builder.shape(value)
     ranges = list(zip(starts, limits, strides, shape, strict=True))
@@ -231,7 +230,7 @@ def _sliced(
     if not cut:
         return name, layout
     if any(is_symbolic((limits[axis],)) for axis in cut):
-        builder.refuse(node, "it cuts the batch")
+        builder.refuse(node, "it slices the batch axis")
     parts = (
         [starts[a] for a in cut],
         [limits[a] for a in cut],
@@ -242,11 +241,11 @@ def _sliced(
 
 
 def pad(builder: Builder, node: Node) -> None:
-    """A constant around the value; a negative pad cuts."""
+    """Pad with a constant; negative padding cuts."""
     value, filler = node.inputs
     low, high, interior = zip(*node.params["padding_config"], strict=True)
     if any(interior) or builder.scalar(filler) is None:
-        builder.refuse(node, "it pads between the elements" if any(interior) else "the padding is no constant")
+        builder.refuse(node, "it pads between elements" if any(interior) else "its padding value is not constant")
     layout = builder.layout([value])
     pads = builder.integers(*(low[axis] for axis in layout), *(high[axis] for axis in layout))
     constant = builder.constant(builder.array(filler).reshape(()), filler)

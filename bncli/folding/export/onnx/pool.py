@@ -15,7 +15,7 @@ Window = tuple[list[int], list[int], list[tuple[int, int]], list[int]]  # sizes,
 
 
 def reduction(op_type: str, *, pool: str | None = None) -> Callable[[Builder, Node], None]:
-    """The rule of a reduction; of a reshape into windows and a reduction of these, one pool where `pool` is given."""
+    """The rule of a reduction; with `pool`, a reshape into windows and their reduction become one pool."""
 
     def rule(builder: Builder, node: Node) -> None:
         axes = tuple(node.params["axes"])
@@ -45,7 +45,7 @@ def arg_reduction(op_type: str) -> Callable[[Builder, Node], None]:
 
 
 def cumulative_sum(builder: Builder, node: Node) -> None:
-    """The sums of all elements up to each."""
+    """Cumulative sum along an axis."""
     layout = builder.values[node.inputs[0]].layout
     axis = builder.tensor(np.asarray(layout.index(node.params["axis"]), np.int64))
     name = builder.emit("CumSum", builder.whole(node.inputs[0], layout), axis, reverse=int(node.params["reverse"]))
@@ -66,7 +66,7 @@ def window_min(builder: Builder, node: Node) -> None:
 
 
 def window_sum(builder: Builder, node: Node) -> None:
-    """The sum over a window is its mean, padding included, times its size."""
+    """Sum of a window = its mean, padding included, times its size."""
     layout, name = _window(builder, node, "AveragePool")
     size = builder.constant(np.asarray(float(prod(node.params["window_dimensions"]))), node.inputs[0])
     builder.put(node.outputs[0], builder.emit("Mul", name, size), layout)
@@ -97,7 +97,7 @@ def _pool(builder: Builder, node: Node, op_type: str, name: str, layout: Layout)
 
 
 def _pool_layout(builder: Builder, node: Node, window: tuple[int, ...]) -> Layout:
-    """Two axes along which the window does nothing, then the others: as the value lies, if it lies so already."""
+    """A layout with two axes outside the window first; the value's own layout if it is one."""
     params = node.params
     idle = [
         axis
@@ -106,7 +106,7 @@ def _pool_layout(builder: Builder, node: Node, window: tuple[int, ...]) -> Layou
     ]
     layout = builder.layout(node.inputs[:1])
     if len(layout) < 3 or len(idle) < 2:
-        builder.refuse(node, "the window covers the batch or the channels")
+        builder.refuse(node, "its window covers the batch or the channels")
     if set(layout[:2]) <= set(idle):
         return layout
     first = (idle[0], idle[-1])
@@ -114,7 +114,7 @@ def _pool_layout(builder: Builder, node: Node, window: tuple[int, ...]) -> Layou
 
 
 def _pool_of_reshape(builder: Builder, node: Node, axes: tuple[int, ...], op_type: str) -> bool:
-    """[B, H, W, C] -> [B, H/h, h, W/w, w, C] -> the maximum or sum over h and w: a pool with stride (h, w)."""
+    """[B, H, W, C] -> [B, H/h, h, W/w, w, C] -> maximum or sum over h and w: one pool with stride (h, w)."""
     reshaped = node.inputs[0]
     split = builder.known.producer(reshaped)
     if split is None or split.name != "reshape" or split.params["dimensions"] or builder.readers[reshaped] > 1:
