@@ -84,8 +84,8 @@ def _check(found: Sequence[Found]) -> None:
     values, layers = (sum(map(count, found)) for count in (_num_values, _num_layers))
     if values > MAX_VALUES or layers > MAX_LAYERS:
         raise CheckpointError(
-            f"{layers:,} BN layers with {values:,} values are too many for a network: limits are {MAX_LAYERS:,} and "
-            f"{MAX_VALUES:,}",
+            f"{layers:,} BN layer{'s' * (layers != 1)} of {values:,} values are too many for a network: limits are "
+            f"{MAX_LAYERS:,} layers and {MAX_VALUES:,} values",
             remedy=REMEDY,
         )
 

@@ -102,7 +102,7 @@ PYTORCH = Convention(
     updates=("num_batches_tracked",),
     separator=".",
     momentum=0.9,
-    variance="running variances are assumed to be PyTorch's unbiased ones, m/(m − 1) times Flax's biased ones for m "
+    variance="running variances are taken as PyTorch's unbiased ones, m/(m − 1) times Flax's biased ones for m "
     "values per channel in a batch",
 )
 # https://onnx.ai/onnx/operators/onnx__BatchNormalization.html; the arrays are a node's inputs, in a fixed order.

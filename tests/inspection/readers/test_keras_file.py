@@ -224,7 +224,7 @@ def test_of_three_arrays_without_a_configuration_one_is_guessed_with_a_note(kera
     save(sequential(keras, keras.layers.BatchNormalization(center=False)), tmp_path / "model.weights.h5")
     contents = read(tmp_path / "model.weights.h5", Asked())
     assert contents.layers[0].scale is None
-    assert contents.notes[0] == f"three arrays, of which the first may be γ or β, and is taken for β: {NUMBERED}"
+    assert contents.notes[0] == f"three arrays, the first of which can be γ or β, and is assumed to be β: {NUMBERED}"
 
 
 @pytest.mark.parametrize("file", ["model.keras", "model.h5", "model.weights.h5"])

@@ -52,7 +52,7 @@ def test_where_some_layers_say_it_the_others_are_counted():
 
 def test_an_option_that_changes_nothing_is_said():
     _, notes = settle([layer(FLAX, epsilon=1e-3, momentum=0.9)], Asked(epsilon=1.0))
-    assert notes == ("epsilon 1 is not used: the checkpoint has its own",)
+    assert notes == ("epsilon 1 is ignored: the checkpoint stores its own",)
 
 
 @pytest.mark.parametrize(
