@@ -266,7 +266,10 @@ REFUSED = {
     "a dilated input": (window(lax.max, -jnp.inf, (1, 2, 2, 1), base_dilation=(1, 2, 2, 1)), "its input is dilated"),
     "a dilated window of sums": (window(lax.add, 0.0, (1, 2, 2, 1), window_dilation=(1, 2, 1, 1)), "window is dilated"),
     "a pool of the channels alone": (window(lax.max, -jnp.inf, (2, 2, 2, 2)), "covers the batch or the channels"),
-    "a table": (lambda x: x[:, jnp.array([2, 0]), jnp.array([0, 1])], "cannot export gather to ONNX: it gathers elements"),
+    "a table": (
+        lambda x: x[:, jnp.array([2, 0]), jnp.array([0, 1])],
+        "cannot export gather to ONNX: it gathers elements",
+    ),
     "interior padding": (
         lambda x: lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))),
         "between elements",
