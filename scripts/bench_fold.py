@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What folding costs: ResNets at full width, 224×224 images, each run in a process of its own.
+"""The cost of folding: ResNets at full width, 224×224 images, each run in a process of its own.
 
 Only ``fold`` is measured: tracing, planning, the new weights; not the verification, which is two forward passes a
 batch. Writes ``scripts/results/bench_fold.json`` and prints a table, or with ``--json`` that document.
@@ -118,7 +118,7 @@ def measured_apart(depth: int) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Hardware and versions of the measurement."""
     return {
         "processor": processor(),
         "cores": os.cpu_count(),

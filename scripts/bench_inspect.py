@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What ``bncli inspect-stats`` costs from start to end, on a safetensors file as large as ResNet-50's.
+"""The cost of ``bncli inspect-stats`` from start to end, on a safetensors file as large as ResNet-50's.
 
 Each time in a process of its own; beside it, in turn, one that imports NumPy and one that imports JAX, for what
 starting takes on the machine.

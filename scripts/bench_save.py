@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What saving costs a training: steps with one save among them, and as many without, in turns.
+"""The cost of saving: training steps with one save among them, and as many without, in turns.
 
 Of the product's own loop, on images of noise. The cost is the median difference of a turn with a save and the turn
 before it; its share is that of an epoch of 45,000 images with one save. Prints a table, or with ``--json`` a document.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How long a user waits for bncli to begin: ``--help``, the first training step, ``eval`` of a small checkpoint.
+"""The time until bncli begins: ``--help``, the first training step, ``eval`` of a small checkpoint.
 
 Each time a process of its own, the interpreter's start included; a step is done when its loss is on the host. Cold:
 with an empty cache directory, as at the first call ever; warm: with what an earlier call left there. Prints a table, or
@@ -67,7 +67,7 @@ def measure(rounds: int) -> dict[str, list[float]]:
 
 
 def document(found: dict[str, list[float]], rounds: int) -> dict[str, object]:
-    """What is printed with ``--json``."""
+    """The document that ``--json`` prints."""
     from bncli.process.hardware import versions
 
     return {

@@ -124,7 +124,7 @@ def run_config(case: Case, precision: str) -> RunConfig:
 
 
 def recipe(trainer: Trainer) -> Recipe:
-    """What the peer is to do likewise."""
+    """The training that the peer must repeat."""
     config, dataset = trainer.config, trainer.dataset
     return Recipe(
         model=config.model.name,

@@ -207,7 +207,7 @@ class Contest:
         self.left_out[worker.name] = error.reason
 
     def _warm_up(self, worker: Worker) -> int:
-        """How many steps or calls fill a turn of this worker, found by growing ones."""
+        """The number of steps or calls that fill a turn of this worker, found by trying more and more."""
         amount = 1
         while True:
             turn = worker.turn(amount)

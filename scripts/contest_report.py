@@ -1,4 +1,4 @@
-"""What comes of a contest: turns, the ratio of the fastest of each side, and how that is told: JSON or tables."""
+"""The outcome of a contest: turns, the ratio of the fastest of each side, as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Result:
-    """What one worker did.
+    """The turns of one worker.
 
     Attributes:
         name: of the variant.

@@ -64,7 +64,7 @@ CASES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a network is trained. bncli tells it and the peer follows, so that nothing of it is written down twice.
+    """The training of a network. bncli states it and the peer follows, so that nothing is written down twice.
 
     Attributes:
         bn_momentum: weight of the *new* value, PyTorch's convention: 1 − Flax's.
@@ -105,10 +105,10 @@ class Work:
 
 
 class Program(Protocol):
-    """What a worker runs."""
+    """The program that a worker runs."""
 
     def facts(self) -> dict[str, Any]:
-        """What it tells about itself: at least ``parameters``, their number, and ``versions``."""
+        """Facts about itself: at least ``parameters``, their number, and ``versions``."""
 
     def first(self, batch_size: int) -> Work:
         """Compiles for that batch and does the first work; of the first batch, the building's seconds count too."""

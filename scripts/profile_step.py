@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Where the time of a training step goes on a CPU, by kind of operation: the product's own step under JAX's profiler.
+"""The time of a training step on a CPU, by kind of operation: the product's own step under JAX's profiler.
 
 XLA starts convolutions and matrix products on other threads and notes only their start, so they are what the others
 leave of the step's time. Prints a table, or with ``--json`` one document.

@@ -113,7 +113,7 @@ def build(model: str, image_shape: Iterable[int], *, dropout: float, channels_la
 
 
 def facts(parameters: int) -> dict[str, Any]:
-    """What a worker tells about itself."""
+    """Facts that a worker states about itself."""
     versions = {"torch": torch.__version__, "torch_python": platform.python_version()}
     return {"parameters": parameters, "versions": versions, "hardware": {"torch_threads": torch.get_num_threads()}}
 

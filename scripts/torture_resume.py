@@ -44,7 +44,7 @@ LIMIT = 600.0
 
 @dataclass
 class Tally:
-    """What the runs came to."""
+    """Counts over all runs."""
 
     kills: int = 0
     kills_by_moment: dict[str, int] = field(default_factory=lambda: dict.fromkeys(MOMENTS, 0))
@@ -186,7 +186,7 @@ def _ended(process: Process) -> int:
 
 
 def _run_and_kill(start: Start, out: Path, *, resume: bool, moment: str, delay: float) -> bool:
-    """Whether the run was killed; False where it came to its end before."""
+    """True if the run was killed, False if it ended before."""
     process = start(out, resume, [], {})
     before, begun = set(_complete(out)), time.monotonic()
     while (code := process.poll()) is None:
@@ -221,7 +221,7 @@ def _unfinished(out: Path) -> list[str]:
 
 
 def _differences(reference: dict, result: dict, out: Path) -> list[str]:
-    """What a killed run's end does not share with the reference."""
+    """The parts of a killed run's result that differ from the reference."""
     found = [f"{out.name}: {part}" for part, sha in reference["sha256"].items() if result["sha256"][part] != sha]
     expected = [_without_timings(row) for row in reference["history"]]
     on_disk = [_without_timings(json.loads(line)) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bncli.config.choices import BadImages
 from bncli.data.augment import Augmentation
@@ -256,7 +256,7 @@ def _attempt(function: Callable[[T], R], item: T) -> R | str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image, or of an unsupported kind"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -51,6 +51,7 @@ class Affine:
 
     @property
     def rank(self) -> int:
+        """Number of axes."""
         return self.scale.ndim
 
     @property
@@ -65,10 +66,12 @@ class Affine:
 
     @property
     def is_identity(self) -> bool:
+        """True if it changes nothing."""
         return self.is_scale and self.is_shift
 
     @property
     def is_finite(self) -> bool:
+        """True if every number is finite."""
         return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
 
     def same_as(self, other: Affine) -> bool:

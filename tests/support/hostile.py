@@ -394,7 +394,7 @@ def _answer(path: Path, module: str, sender: int) -> NoReturn:
 
 
 def _received(sent: bytes) -> Contents:
-    """What ``read_apart`` makes of the frames that the other process sent."""
+    """The contents that ``read_apart`` decodes from the frames of the other process."""
     answers, error = child.parse(sent)
     if error is not None:
         raise error

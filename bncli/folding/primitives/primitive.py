@@ -78,6 +78,7 @@ class Op:
 
     @property
     def shape(self) -> Shape:
+        """Shape of the first output."""
         return self.out_shapes[0]
 
 

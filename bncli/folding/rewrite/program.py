@@ -33,6 +33,7 @@ class MultiplyAdd:
 
     @property
     def terms(self) -> tuple[Term, ...]:
+        """Scale and shift, where present."""
         return tuple(term for term in (self.scale, self.shift) if term is not None)
 
     def __call__(self, x: Constant, arrays: Mapping[Path, Constant], dtype: DType) -> Constant:

@@ -30,9 +30,12 @@ class Described(Protocol):
     """Anything with a shape and a dtype: an array, a tracer, a `jax.ShapeDtypeStruct`."""
 
     @property
-    def shape(self) -> Shape: ...
+    def shape(self) -> Shape:
+        """Its shape."""
+
     @property
-    def dtype(self) -> DType: ...
+    def dtype(self) -> DType:
+        """Its dtype."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Node:
 
     @property
     def name(self) -> str:
+        """The primitive's name."""
         return str(self.primitive.name)
 
     def bind(self, operands: Sequence[Constant]) -> list[Tensor]:

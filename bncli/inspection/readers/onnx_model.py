@@ -204,11 +204,12 @@ def _external(tensor: Any, directory: FilePath, length: int) -> bytes:  # noqa: 
         raise CheckpointError(f"{location} is missing or too short", remedy="Copy it along with the model.")
     with location.open("rb") as file:
         file.seek(offset)
-        return file.read(length)
+        content: bytes = file.read(length)
+        return content
 
 
 def _own(model: Any) -> Contents | None:  # noqa: ANN401 - protobuf's
-    """What a model that bncli folded says of itself; None for another's."""
+    """The record that bncli writes into a folded model; None for models of other programs."""
     from bncli.config.document import ONNX_KEY, from_json
 
     text = next((entry.value for entry in model.metadata_props if entry.key == ONNX_KEY), None)

@@ -27,7 +27,8 @@ def counts(values: np.ndarray, bins: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         width = high - low
     if not np.isfinite(width) or width <= 1e-12 * max(abs(low), abs(high)):  # too wide or too narrow to divide
-        return np.eye(bins, dtype=int)[bins // 2] * finite.size
+        middle: np.ndarray = np.eye(bins, dtype=int)[bins // 2] * finite.size
+        return middle
     return np.bincount(np.minimum(((finite - low) / width * bins).astype(int), bins - 1), minlength=bins)
 
 
@@ -72,7 +73,8 @@ def curves(tracks: Sequence[Sequence[float]], width: int, height: int) -> tuple[
 def _resample(curve: np.ndarray, columns: int) -> np.ndarray:
     if len(curve) == 1:
         return np.repeat(curve, columns)
-    return np.interp(np.linspace(0, len(curve) - 1, columns), np.arange(len(curve)), curve)
+    resampled: np.ndarray = np.interp(np.linspace(0, len(curve) - 1, columns), np.arange(len(curve)), curve)
+    return resampled
 
 
 def _draw(dots: np.ndarray, curve: np.ndarray, low: float, high: float) -> None:
