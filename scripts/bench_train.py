@@ -116,8 +116,8 @@ def synthetic_dataset(case: Case) -> Dataset:
 
 def run_config(case: Case, precision: str) -> RunConfig:
     """One epoch with bncli's own settings."""
-    from bncli.config.document import validated
     from bncli.config.settings import ModelConfig, RunConfig, TrainingConfig
+    from bncli.config.validation import validated
 
     training = validated(TrainingConfig, epochs=1, batch_size=case.batch_size, precision=precision)
     return RunConfig(model=ModelConfig(name=case.model), training=training)

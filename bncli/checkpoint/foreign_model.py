@@ -15,9 +15,10 @@ from flax import traverse_util
 from bncli.checkpoint.foreign_arrays import ForeignCheckpoint, find_variables, read_foreign
 from bncli.checkpoint.load import Checkpoint
 from bncli.config.choices import Precision
-from bncli.config.document import CheckpointConfig, Preprocessing, validated
+from bncli.config.document import CheckpointConfig, Preprocessing
 from bncli.config.json_types import JSON
 from bncli.config.settings import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from bncli.config.validation import validated
 from bncli.errors import CheckpointError, UsageError
 from bncli.frameworks.linen import Network, Variables, observing
 from bncli.measure.logits import count_classes

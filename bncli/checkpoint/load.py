@@ -19,10 +19,10 @@ from bncli.checkpoint.directory import CONFIG, read_config
 from bncli.checkpoint.folded import read_forward
 from bncli.checkpoint.onnx_file import read_onnx
 from bncli.checkpoint.saves import has_precise_statistics, read_save
-from bncli.config import document
 from bncli.config.choices import StatsMode
 from bncli.config.document import CheckpointConfig
 from bncli.config.settings import ModelConfig
+from bncli.config.validation import validated
 from bncli.data import Preprocessor
 from bncli.errors import BncliError, ModelError, UsageError
 from bncli.frameworks.linen import Network, Variables
@@ -170,7 +170,7 @@ def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Ne
     stored = config.run.model
     if model is None:
         check_model_code(directory, config)
-    named = stored if model is None else document.validated(type(stored), **{**vars(stored), "name": model})
+    named = stored if model is None else validated(type(stored), **{**vars(stored), "name": model})
     try:
         with _blaming(directory, named.name):
             network = _built(config, named)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 import bncli
 from bncli.cli import (
@@ -22,6 +21,7 @@ from bncli.cli import (
     train,
     verify,
 )
+from bncli.cli.help import Command, Group, flowing
 from bncli.errors import BncliError
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app = typer.Typer(
     help="Train convolutional networks with Batch Normalization, diagnose their BN layers, and fold BN away.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    cls=Group,
+    rich_markup_mode=None,  # the help is drawn in help.py, errors stay plain
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Start with: bncli train --bn --epochs 20",
 )
@@ -38,7 +40,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     """The command with its errors turned into messages and exit codes; ``--debug`` shows the traceback."""
 
     @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - whatever the command takes
+    def run(*args: object, **kwargs: object) -> None:
         from bncli.cli import display, save_errors
 
         save_errors.report_once()
@@ -69,22 +71,6 @@ def _root(
     pass
 
 
-class Command(TyperCommand):
-    """A command whose help shows no type beside ``--help``."""
-
-    def get_help_option(self, ctx: Any) -> Any:  # noqa: ANN401 - of the click that typer brings
-        """The ``--help`` option."""
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.metavar = ""
-        return option
-
-
-def flowing(text: str) -> str:
-    """Paragraphs of one line each, which the terminal wraps at its own width."""
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-
 def add(group: typer.Typer, name: str, command: Callable[..., None]) -> None:
     """Add a command to a group; its docstring is its help."""
     group.command(name, cls=Command, help=flowing(command.__doc__ or ""))(guarded(command))
@@ -100,7 +86,9 @@ add(app, "bench", bench.bench)
 add(app, "verify", verify.verify)
 add(app, "doctor", doctor.doctor)
 
-data_app = typer.Typer(help="Known data sets: where they lie, and how to get them.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Known data sets: where they lie, and how to get them.", no_args_is_help=True, cls=Group, rich_markup_mode=None
+)
 add(data_app, "list", data.list_datasets)
 add(data_app, "fetch", data.fetch)
 app.add_typer(data_app, name="data")

@@ -26,7 +26,7 @@ def bench(
     ] = "1,32,256",
     rounds: Annotated[int, typer.Option(help="At each batch size; in each, all networks take their turn.", min=5)] = 30,
     cold: Annotated[
-        bool, options.flag("--cold/--no-cold", help="Also start each network in a process of its own.")
+        bool, typer.Option("--cold/--no-cold", help="Also start each network in a process of its own.")
     ] = True,
     step: options.Step = "best",
     model: options.Model = None,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from bncli.cli import options
 from bncli.cli.parsing import absolute_model_name, image_shape, model_arguments, numbers
 from bncli.config.choices import ExportFormat
+from bncli.config.json_types import Document
 from bncli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def fold(
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new checkpoint directory.", show_default=False)],
-    dry_run: Annotated[bool, options.flag("--dry-run", help="Fold and verify, but write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Fold and verify, but write nothing.")] = False,
     include: Annotated[
         list[str] | None,
         typer.Option(help="Fold only BN layers with such a name, * as wildcard; repeatable.", show_default=False),
@@ -129,7 +130,7 @@ def fold(
 class _ForeignOptions:
     """The facts that another program's checkpoint lacks; empty or None if not given."""
 
-    model_args: dict[str, Any]
+    model_args: Document
     image_shape: tuple[int, int, int] | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
@@ -160,8 +161,8 @@ def _open(path: Path, step: str, model: str | None, foreign: _ForeignOptions) ->
         foreign.refuse(path)
         return session.open_checkpoint(path, step=step, model=model)
     configure("bfloat16")  # not known yet, and these settings are right for either
-    from bncli.config.document import validated
     from bncli.config.settings import ModelConfig
+    from bncli.config.validation import validated
 
     named = None
     if model is not None:

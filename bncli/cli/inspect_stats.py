@@ -41,7 +41,7 @@ def inspect_stats(
         ),
     ] = None,
     everything: Annotated[
-        bool, options.flag("--all", help="Show all layers, channels and findings, even if there are many.")
+        bool, typer.Option("--all", help="Show all layers, channels and findings, even if there are many.")
     ] = False,
     epsilon: Annotated[
         float | None,
@@ -56,14 +56,14 @@ def inspect_stats(
     ] = None,
     model: options.Model = None,
     history: Annotated[
-        bool, options.flag("--history", help="Show each layer over the epochs of the training.")
+        bool, typer.Option("--history", help="Show each layer over the epochs of the training.")
     ] = False,
     data: Annotated[
         bool,
-        options.flag(
+        typer.Option(
             "--data",
             help="Also measure on the checkpoint's own data: true statistics, train mode against eval mode.",
-            panel=_DATA,
+            rich_help_panel=_DATA,
         ),
     ] = False,
     data_from: Annotated[
@@ -108,13 +108,15 @@ def inspect_stats(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[bool, options.flag("--overwrite", help="Replace the file of --html.", panel=_OUTPUT)] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file of --html.", rich_help_panel=_OUTPUT)
+    ] = False,
     as_csv: Annotated[
         bool,
-        options.flag(
+        typer.Option(
             "--csv",
             help="Print CSV on stdout and nothing else there: a row per layer, with --layer one per channel.",
-            panel=_OUTPUT,
+            rich_help_panel=_OUTPUT,
         ),
     ] = False,
     as_json: options.Json = False,

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-
-
-def flag(*names: str, help: str, panel: str | None = None) -> Any:  # noqa: A002, ANN401 - typer's word, and its type
-    """A yes/no option, which takes no value and shows no type."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar="")
-
 
 Checkpoint = Annotated[
     Path, typer.Argument(metavar="CKPT", help="A checkpoint directory, trained or folded.", show_default=False)
@@ -27,8 +21,8 @@ Data = Annotated[
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="The folder to search first for a known data set.", show_default=False)
 ]
-Debug = Annotated[bool, flag("--debug", help="Show the traceback of an error.")]
-Json = Annotated[bool, flag("--json", help="Print one JSON document on stdout, and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -38,6 +32,6 @@ Model = Annotated[
         show_default=False,
     ),
 ]
-Overwrite = Annotated[bool, flag("--overwrite", help="Replace a checkpoint that is already there.")]
-Quiet = Annotated[bool, flag("--quiet", "-q", help="No progress and no warnings.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint that is already there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings.")]
 Step = Annotated[str, typer.Option("--step", help="The save to read: best (by validation), last, or a step's number.")]

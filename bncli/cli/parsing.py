@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from bncli.config.choices import FindingCode
+from bncli.config.json_types import JSON, Document
 from bncli.errors import UsageError
 
 
-def model_arguments(texts: Iterable[str]) -> dict[str, Any]:
+def model_arguments(texts: Iterable[str]) -> Document:
     """The keyword arguments in ``--model-arg key=value …``."""
     return dict(_key_value(text) for text in texts)
 
 
-def _key_value(text: str) -> tuple[str, Any]:
+def _key_value(text: str) -> tuple[str, JSON]:
     """``features=[8,16]`` -> ("features", [8, 16]); a value that is no JSON is a string."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():

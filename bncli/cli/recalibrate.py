@@ -23,7 +23,7 @@ def recalibrate(
             show_default=False,
         ),
     ] = None,
-    dry_run: Annotated[bool, options.flag("--dry-run", help="Measure, but write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, but write nothing.")] = False,
     data: options.Data = None,
     data_dir: options.DataDir = None,
     step: options.Step = "best",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from bncli.cli.parsing import absolute_model_name, absolute_source, model_arguments
 from bncli.config.options import Option, by_key, by_parameter, options, sections_of
@@ -14,9 +14,11 @@ from bncli.errors import CheckpointError, ConfigError, UsageError
 if TYPE_CHECKING:
     import typer
 
+    from bncli.config.recipes import RecipeValue
+    from bncli.config.run_file import RunFile
     from bncli.config.settings import RunConfig
 
-Values = Mapping[Option, Any]
+Values = Mapping[Option, object]
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class NewRun:
     """
 
     config: RunConfig
-    from_recipe: Mapping[str, Any]
+    from_recipe: Mapping[str, RecipeValue]
 
 
 def new_run(ctx: typer.Context) -> NewRun:
@@ -39,15 +41,13 @@ def new_run(ctx: typer.Context) -> NewRun:
         UsageError: an option is out of range, or there is no such recipe.
         ConfigError: the ``--config`` file is malformed.
     """
-    recipe, from_file = _from_file(ctx)
-    asked = {**_defaults(), **from_file, **_given(ctx)}
-    chosen = {
-        name: value
-        for name, value in _recipe_options(ctx, recipe, asked).items()
-        if by_parameter()[name] not in {**from_file, **_given(ctx)}
-    }
+    file = _run_file(ctx)
+    asked = {**(file.values if file else {}), **_given(ctx)}
+    defaults = {option: option.default for option in options()}
+    recipe = _recipe_options(ctx, file.recipe if file else None, {**defaults, **asked})
+    chosen = {name: value for name, value in recipe.items() if by_parameter()[name] not in asked}
     recommended = {by_parameter()[name]: field_value(name, value) for name, value in chosen.items()}
-    return NewRun(_validated({**asked, **recommended}), chosen)
+    return NewRun(_validated({**defaults, **recommended, **asked}), chosen)
 
 
 def resumed_run(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
@@ -64,33 +64,33 @@ def resumed_run(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
     if not _is_given(ctx, "model"):  # else the user has named the code, which below must be that of the run
         checkpoint.check_model_code(out, opened)
     stored = {option: getattr(getattr(opened.run, option.section), option.field) for option in options()}
-    asked = {**_from_file(ctx)[1], **_given(ctx)}
+    file, given = _run_file(ctx), _given(ctx)
+    asked = {**(file.values if file else {}), **given}
     for option, value in asked.items():
         if value != stored[option] and not option.setting.changeable:
+            place = f"--{option.flag}" if file is None or option in given else file.places[option]
             raise UsageError(
-                f"--{option.flag}: this run has {stored[option]!r}, and keeps it",
-                remedy="Leave the option out, or start another run with another --out.",
+                f"{place}: this run has {stored[option]!r}, and keeps it",
+                remedy="Leave it out, or start another run with another --out.",
             )
     config = _validated({**stored, **asked})
     _note_stretched_schedule(opened.run, config, quiet=quiet)
     return config
 
 
-def field_value(parameter: str, value: Any) -> Any:  # noqa: ANN401 - any option's value
+def field_value(parameter: str, value: object) -> object:
     """The value of a setting, from what the command line or a recipe says."""
     if by_parameter()[parameter].setting.zero_is_none:
         return value or None
     if parameter == "model_arg":
-        return model_arguments(value or ())
-    if parameter == "model":
-        return absolute_model_name(value)
-    if parameter == "data":
-        return absolute_source(value)
-    return str(value) if isinstance(value, Path) else value
+        return model_arguments(cast("Iterable[str]", value or ()))
+    return _absolute(parameter, str(value) if isinstance(value, Path) else value)
 
 
-def _defaults() -> Values:
-    return {option: option.default for option in options()}
+def _absolute(parameter: str, value: object) -> object:
+    """The value with its path made absolute, if it is one, so that the run can be continued from any directory."""
+    absolute = {"data": absolute_source, "model": absolute_model_name}.get(parameter)
+    return absolute(value) if absolute is not None and isinstance(value, str) else value
 
 
 def _given(ctx: typer.Context) -> Values:
@@ -102,25 +102,24 @@ def _given(ctx: typer.Context) -> Values:
     }
 
 
-def _from_file(ctx: typer.Context) -> tuple[str | None, Values]:
-    """(recipe, settings) of the ``--config`` file; nothing without one."""
+def _run_file(ctx: typer.Context) -> RunFile | None:
+    """The ``--config`` file; a path in it is relative to the working directory, as on the command line."""
     if ctx.params.get("config") is None:
-        return None, {}
+        return None
     from bncli.config.run_file import read_run_file
 
-    found = read_run_file(ctx.params["config"])
-    texts = ("model", "data")  # a path there is relative to where the command runs, as on the command line
-    return found.recipe, {
-        option: field_value(option.parameter, value) if option.parameter in texts else value
-        for option, value in found.values.items()
-    }
+    file = read_run_file(ctx.params["config"])
+    values = {option: _absolute(option.parameter, value) for option, value in file.values.items()}
+    return replace(file, values=values)
 
 
-def _recipe_options(ctx: typer.Context, recipe: str | None, asked: Values) -> Mapping[str, Any]:
+def _recipe_options(ctx: typer.Context, in_file: str | None, asked: Values) -> Mapping[str, RecipeValue]:
+    """The options of the recipe that the call or else the file names, or of the data set's own."""
     from bncli.config.recipes import recipe_options
 
-    names = ("data", "model", "bn", "optimizer")
-    return recipe_options(ctx.params["recipe"] or recipe, **{name: asked[by_parameter()[name]] for name in names})
+    data, model, optimizer = (str(asked[by_parameter()[name]]) for name in ("data", "model", "optimizer"))
+    bn = bool(asked[by_parameter()["bn"]])
+    return recipe_options(ctx.params["recipe"] or in_file, data=data, model=model, bn=bn, optimizer=optimizer)
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:
@@ -141,8 +140,8 @@ def _note_stretched_schedule(stored: RunConfig, config: RunConfig, *, quiet: boo
 
 
 def _validated(values: Values) -> RunConfig:
-    from bncli.config.document import validated
     from bncli.config.settings import RunConfig
+    from bncli.config.validation import validated
 
     try:
         return validated(RunConfig, **sections_of(values.items()))

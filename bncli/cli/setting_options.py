@@ -11,7 +11,6 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.models import ParameterInfo
 
-from bncli.cli.options import flag
 from bncli.config.options import Option, options
 from bncli.config.settings import GENERAL, PANELS
 
@@ -54,10 +53,8 @@ def _annotation(option: Option) -> Any:  # noqa: ANN401 - a type
 
 def _typer_option(option: Option) -> Any:  # noqa: ANN401 - what typer.Option returns
     setting = option.setting
-    names = [f"--{option.flag}/--no-{option.flag}"] if setting.switch else [f"--{option.flag}"]
+    names = [f"--{option.flag}/--no-{option.flag}"] if option.type is bool else [f"--{option.flag}"]
     panel = None if setting.panel == GENERAL else setting.panel
-    if option.type is bool:
-        return flag(*names, help=setting.help, panel=panel)
     shown = option.default not in (None, {})
     return typer.Option(*names, help=setting.help, rich_help_panel=panel, show_default=shown, min=option.minimum)
 

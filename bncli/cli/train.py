@@ -29,7 +29,7 @@ def train(
         typer.Option(help="Settings in a TOML file; options on the command line win.", show_default=False),
     ] = None,
     print_config: Annotated[
-        bool, options.flag("--print-config", help="Print the settings of the run as TOML, and train nothing.")
+        bool, typer.Option("--print-config", help="Print the settings of the run as TOML, and train nothing.")
     ] = False,
     recipe: Annotated[
         str | None,
@@ -40,12 +40,14 @@ def train(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The checkpoint directory.", rich_help_panel=OUTPUT)] = Path("ckpt"),
-    resume: Annotated[bool, options.flag("--resume", help="Continue the run in --out.", panel=OUTPUT)] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out.", rich_help_panel=OUTPUT)
+    ] = False,
     overwrite: Annotated[
-        bool, options.flag("--overwrite", help="Replace the checkpoint in --out.", panel=OUTPUT)
+        bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.", rich_help_panel=OUTPUT)
     ] = False,
     allow_bad_jaxlib: Annotated[
-        bool, options.flag("--allow-bad-jaxlib", help="Train even if jaxlib computes wrong numbers (`bncli doctor`).")
+        bool, typer.Option("--allow-bad-jaxlib", help="Train even if jaxlib computes wrong numbers (`bncli doctor`).")
     ] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -62,6 +64,8 @@ def train(
     started = time.perf_counter()
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
+    if print_config and as_json:
+        raise UsageError("--print-config prints TOML, --json prints JSON", remedy="Choose one.")
     new = new_run(ctx)  # first: a mistake in the call is answered before JAX is imported
     settings = resumed_run(ctx, out, quiet=quiet) if resume else new.config
     if print_config:

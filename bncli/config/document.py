@@ -5,17 +5,17 @@ A checkpoint can be read without its data set, because its ``config.json`` holds
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from bncli.config.json_types import Document
 from bncli.config.settings import Pixels, RunConfig
+from bncli.config.validation import describe, shown
 from bncli.errors import ConfigError
 
 SCHEMA = "bncli.config/1"
@@ -30,8 +30,6 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 # Unknown fields are ignored: a newer bncli may add fields, and an older one can still read the checkpoint.
 _FROZEN = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
@@ -116,7 +114,7 @@ def to_json(config: CheckpointConfig) -> str:
     return sealed(_ADAPTER.dump_python(config, mode="json"))
 
 
-def sealed(document: Mapping[str, Any]) -> str:
+def sealed(document: Document) -> str:
     """A document as the text of a ``config.json``, with the SHA-256 of its content.
 
     The sum is over the canonical JSON of all other fields, with sorted keys and no spaces: how the text is laid out
@@ -126,7 +124,7 @@ def sealed(document: Mapping[str, Any]) -> str:
     return json.dumps({**content, CHECKSUM: _content_sha256(content)}, indent=2, ensure_ascii=False) + "\n"
 
 
-def _content_sha256(content: Mapping[str, Any]) -> str:
+def _content_sha256(content: Document) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -149,7 +147,7 @@ def from_json(text: str, *, path: Path) -> CheckpointConfig:
         ) from None
     if config.schema != SCHEMA:
         raise ConfigError(
-            f"{path}: schema is {_shown(config.schema)}, this bncli reads {SCHEMA!r}",
+            f"{path}: schema is {shown(config.schema)}, this bncli reads {SCHEMA!r}",
             remedy="Use the bncli version that wrote it.",
         )
     _check_sha256(text, path)
@@ -167,42 +165,3 @@ def _check_sha256(text: str, path: Path) -> None:
             f"{path} is damaged or was edited: its SHA-256 is not that of its content",
             remedy=f'Restore it from a copy; or, if it was edited on purpose, remove its line "{CHECKSUM}".',
         )
-
-
-def validated(cls: type[T], **values: object) -> T:
-    """``cls(**values)`` with every value checked.
-
-    Raises:
-        ConfigError: a value is of the wrong type or out of range; names the field.
-    """
-    try:
-        checked: T = adapter(cls).validate_python(values)
-    except ValidationError as error:
-        raise ConfigError(describe(error)) from None
-    return checked
-
-
-def adapter(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - a class or an annotated type
-    """The validator of a dataclass, or of an annotated type."""
-    return _adapter(annotation)
-
-
-@functools.cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - the same
-    return TypeAdapter(annotation)
-
-
-def describe(error: ValidationError) -> str:
-    """The first complaint of a validation, as ``field.subfield: what (got value)``."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    place = ".".join(str(part)[:60] for part in first["loc"]) or "the document"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}, got {_shown(first['input'])}{more}"
-
-
-def _shown(value: object) -> str:
-    """The beginning of a value."""
-    try:
-        return repr(str(value)[:60])
-    except (RecursionError, ValueError):  # nested too deep, or a number of thousands of digits
-        return "one too large to show"

@@ -17,9 +17,6 @@ from bncli.config.settings import PANELS, RunConfig, Setting
 # The signs of the bounds that a setting can have.
 _SIGNS: Mapping[type, tuple[str, str]] = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 
-Values = Mapping[str, Any]  # field -> value
-Sections = Mapping[str, Values]  # section -> its fields
-
 
 @dataclass(frozen=True, eq=False)  # each is made once, and is a key of mappings
 class Option:
@@ -89,9 +86,9 @@ def by_key() -> Mapping[str, Option]:
     return {option.key: option for option in options()}
 
 
-def sections_of(values: Iterable[tuple[Option, object]]) -> dict[str, dict[str, Any]]:
+def sections_of(values: Iterable[tuple[Option, object]]) -> dict[str, dict[str, object]]:
     """Settings with their values, by section and field."""
-    sections: dict[str, dict[str, Any]] = {}
+    sections: dict[str, dict[str, object]] = {}
     for option, value in values:
         sections.setdefault(option.section, {})[option.field] = value
     return sections
@@ -103,7 +100,7 @@ def _section_options(section: str) -> list[Option]:
     return [_option(section, field, hints[field.name]) for field in fields(config)]
 
 
-def _option(section: str, field: dataclasses.Field[Any], hint: object) -> Option:
+def _option(section: str, field: dataclasses.Field[object], hint: object) -> Option:
     annotations: list[object] = []
     plain, optional = _plain(hint, annotations)
     (setting,) = (note for note in annotations if isinstance(note, Setting))

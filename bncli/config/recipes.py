@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bncli.errors import UsageError
 
 NONE = "none"
+
+RecipeValue = float | tuple[str, ...]  # a number, or the texts of an option that is repeated
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,14 @@ class Recipe:
         without_bn: for a run without BN, on top of those.
     """
 
-    options: Mapping[str, Any]
-    without_bn: Mapping[str, Any]
+    options: Mapping[str, RecipeValue]
+    without_bn: Mapping[str, RecipeValue]
 
 
 # With clipping, a run without BN tolerates BN's learning rate, and profits from it: after 2 epochs without BN, the
 # validation accuracy was 0.860, 0.886, 0.903 and 0.906 at 0.02, 0.05, 0.1 and 0.2 on Fashion-MNIST (in a longer run
 # 0.2 fell behind 0.1), and 0.569 and 0.620 at 0.05 and 0.1 on CIFAR-10.
-_WITHOUT_BN = {"clip_norm": 1.0}
+_WITHOUT_BN: Mapping[str, RecipeValue] = {"clip_norm": 1.0}
 # Accuracy on CIFAR-10's JPEGs: 0.857 with the usual three stages and 0.867 with four, after 20 epochs; 0.883 with five
 # and averaged weights, after 35.
 _SMALL_PHOTOGRAPHS = Recipe(
@@ -56,7 +57,7 @@ _OF_SGD = ("learning_rate", "weight_decay")
 _OF_CNN = ("dropout", "model_arg")
 
 
-def recipe_options(name: str | None, *, data: str, model: str, bn: bool, optimizer: str) -> Mapping[str, Any]:
+def recipe_options(name: str | None, *, data: str, model: str, bn: bool, optimizer: str) -> Mapping[str, RecipeValue]:
     """The options of a recipe, by the names of their parameters.
 
     Args:

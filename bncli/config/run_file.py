@@ -19,12 +19,12 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
-from bncli.config.document import adapter, describe
+from bncli.config.json_types import Document
 from bncli.config.options import Option, by_key, options
 from bncli.config.recipes import NONE
 from bncli.config.settings import RunConfig
@@ -40,10 +40,12 @@ class RunFile:
 
     Attributes:
         values: by setting.
+        places: by setting, where the file sets it: ``run.toml, line 3: training.seed``.
         recipe: as ``--recipe``; None if the file names none.
     """
 
-    values: Mapping[Option, Any]
+    values: Mapping[Option, object]
+    places: Mapping[Option, str]
     recipe: str | None
 
 
@@ -56,27 +58,20 @@ def read_run_file(path: Path) -> RunFile:
     """
     text = _text(path)
     try:
-        document = tomllib.loads(text)
+        document: Document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is no TOML: {error}", remedy=_REMEDY) from None
     where = _Places(path, text)
     recipe = document.pop(RECIPE, None)
     if recipe is not None and not isinstance(recipe, str):
         raise ConfigError(f"{where(RECIPE)}: {RECIPE} must be a text, not {recipe!r}", remedy=_REMEDY)
-    sections = [field.name for field in fields(RunConfig)]
-    values: dict[Option, Any] = {}
-    for section, content in document.items():
-        if section not in sections:
-            raise _unknown(where(section), section, [*sections, RECIPE])
-        if not isinstance(content, dict):
-            raise ConfigError(f"{where(section)}: {section} must be a table, [{section}]", remedy=_REMEDY)
-        known = [option.field for option in options() if option.section == section]
-        for name, value in content.items():
-            if name not in known:
-                raise _unknown(where(name, section), f"{section}.{name}", [f"{section}.{field}" for field in known])
-            option = by_key()[f"{section}.{name}"]
-            values[option] = _checked(option, value, where(name, section))
-    return RunFile(values, recipe)
+    values: dict[Option, object] = {}
+    places: dict[Option, str] = {}
+    for section, name, value in _entries(document, where):
+        place = where(name, section)
+        option = _option(section, name, place)
+        values[option], places[option] = _checked(option, value, place), f"{place}: {option.key}"
+    return RunFile(values, places, recipe)
 
 
 def _text(path: Path) -> str:
@@ -88,19 +83,44 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {error}", remedy="Save it as UTF-8 text.") from None
 
 
-def _checked(option: Option, value: object, place: str) -> Any:  # noqa: ANN401 - any setting's value
+def _entries(document: Document, where: _Places) -> Iterator[tuple[str, str, object]]:
+    """(section, name, value) of each setting, in the order of the file."""
+    sections = [field.name for field in fields(RunConfig)]
+    for section, content in document.items():
+        if section not in sections:
+            raise _unknown(where(section), section, [*sections, RECIPE])
+        if not isinstance(content, dict):
+            raise ConfigError(f"{where(section)}: {section} must be a table, [{section}]", remedy=_REMEDY)
+        for name, value in content.items():
+            yield section, name, value
+
+
+def _option(section: str, name: str, place: str) -> Option:
+    """The setting of this name; a near name in the section, or in another, is the hint if there is none."""
+    found = by_key().get(f"{section}.{name}")
+    if found is not None:
+        return found
+    own = {option.field: option.key for option in options() if option.section == section}
+    elsewhere = {alias: option.key for option in options() for alias in (option.field, option.parameter)}
+    for names in (own, elsewhere):
+        close = difflib.get_close_matches(name.replace("-", "_"), names, n=1, cutoff=0.75)
+        if close:
+            raise _unknown(place, f"{section}.{name}", [names[close[0]]], cutoff=0)
+    raise _unknown(place, f"{section}.{name}", own.values())
+
+
+def _checked(option: Option, value: object, place: str) -> object:
     """The value of a setting, of the very type that the setting has."""
-    from pydantic import ValidationError
+    from bncli.config.validation import checked
 
     if option.setting.zero_is_none and value in (0, 0.0) and not isinstance(value, bool):
         return None
     config = get_type_hints(RunConfig)[option.section]
     hint = get_type_hints(config, include_extras=True)[option.field]
     try:
-        return adapter(hint).validate_python(value, strict=True)
-    except ValidationError as error:
-        complaint = describe(error).partition(": ")[2]
-        raise ConfigError(f"{place}: {option.key}: {complaint}", remedy=_meaning(option)) from None
+        return checked(hint, value, name=option.key)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}", remedy=_meaning(option)) from None
 
 
 def _meaning(option: Option) -> str:
@@ -110,8 +130,8 @@ def _meaning(option: Option) -> str:
     return f"{option.setting.help}{bounds}"
 
 
-def _unknown(place: str, key: str, known: Iterable[str]) -> ConfigError:
-    close = difflib.get_close_matches(key, list(known), n=1)
+def _unknown(place: str, key: str, known: Iterable[str], *, cutoff: float = 0.6) -> ConfigError:
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=cutoff)
     hint = f"; did you mean {close[0]}?" if close else ""
     return ConfigError(f"{place}: no setting is called {key}{hint}", remedy=_REMEDY)
 
@@ -136,10 +156,19 @@ class _Places:
 
 
 def run_file_text(config: RunConfig) -> str:
-    """A ``run.toml`` that trains the same run, whatever recipe its data set has."""
+    """A ``run.toml`` that trains the same run, whatever recipe its data set has.
+
+    Raises:
+        ConfigError: an argument of the model is null, which TOML does not have.
+    """
     import tomli_w
 
-    document: dict[str, Any] = {RECIPE: NONE}
+    if _holds_none(config.model.args):
+        raise ConfigError(
+            "model.args: an argument is null, which TOML does not have",
+            remedy="Leave the argument out if null is its default; else use the options.",
+        )
+    document: Document = {RECIPE: NONE}
     for section in fields(RunConfig):
         values = getattr(config, section.name)
         rows = [(option, getattr(values, option.field)) for option in options() if option.section == section.name]
@@ -151,3 +180,9 @@ def run_file_text(config: RunConfig) -> str:
 
 def _has_spelling(option: Option, value: object) -> bool:
     return value is not None or option.setting.zero_is_none
+
+
+def _holds_none(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_none, value.values()))
+    return any(map(_holds_none, value)) if isinstance(value, list) else value is None

@@ -11,14 +11,16 @@
 From these fields are made the options of ``bncli train``, the keys of ``run.toml`` and of ``config.json``, the tables
 of the documentation, and the list of what ``--resume`` may change (``options.py``). To add a setting, write a field.
 
-This module imports no validation library, because ``bncli --help`` reads it. ``document.validated`` checks the values.
+This module imports no validation library, because ``bncli --help`` reads it. ``validation.py`` does, which is
+imported when a section is made.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Lt
 
@@ -32,6 +34,7 @@ from bncli.config.choices import (
     Precision,
     ScheduleName,
 )
+from bncli.config.json_types import Document
 
 GENERAL = "Options"
 MODEL = "Model"
@@ -39,8 +42,6 @@ DATA = "Data"
 OPTIMIZER = "Optimizer"
 OUTPUT = "Output"
 PANELS = (GENERAL, MODEL, DATA, OPTIMIZER, OUTPUT)  # in the order of the help
-
-JSONValue = Any  # whatever a JSON document may hold
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,6 @@ class Setting:
         help: one sentence or two, for ``--help`` and the documentation.
         panel: its group in the help.
         option: its name on the command line; "" takes the field's.
-        switch: True for a yes/no setting that ``--no-…`` turns off.
         zero_is_none: True if 0 turns the setting off, so that a call can undo what its recipe sets.
         changeable: True if a resumed run may change it without becoming another run.
     """
@@ -59,20 +59,36 @@ class Setting:
     help: str
     panel: str = GENERAL
     option: str = ""
-    switch: bool = False
     zero_is_none: bool = False
     changeable: bool = False
 
 
 @dataclass(frozen=True)
 class Matches:
-    """A bound of texts: the regular expression that they match."""
+    """A bound of texts.
+
+    Attributes:
+        pattern: the regular expression that they match.
+        words: the rule for users, after "must be".
+    """
 
     pattern: str
+    words: str
 
-    def __get_pydantic_core_schema__(self, source: object, handler: Callable[[object], Mapping[str, Any]]) -> Any:  # noqa: ANN401 - pydantic's own schema
-        """The schema of the text, with the pattern: pydantic's protocol for annotations."""
-        return {**handler(source), "pattern": self.pattern}
+    def __get_pydantic_core_schema__(self, source: object, handler: Callable[[object], object]) -> Mapping[str, object]:
+        """The schema of a text, followed by the check: pydantic's protocol for annotations."""
+        check = {"type": "no-info", "function": self.checked}
+        return {"type": "function-after", "function": check, "schema": handler(source)}
+
+    def checked(self, text: str) -> str:
+        """The text itself.
+
+        Raises:
+            ValueError: it does not match.
+        """
+        if re.search(self.pattern, text) is None:
+            raise ValueError(f"must be {self.words}")
+        return text
 
 
 Positive = Annotated[int, Ge(1), Lt(2**31)]  # JAX counts in int32
@@ -81,17 +97,32 @@ PositiveFloat = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 OpenFraction = Annotated[float, Gt(0), Lt(1)]
-Interval = Annotated[str, Matches(r"^[1-9][0-9]{0,8}s?$")]
+Interval = Annotated[str, Matches(r"\A[1-9][0-9]{0,8}s?\Z", "steps or seconds, such as 500 or 60s")]
 
 # Unknown fields of a ``config.json`` are ignored: a newer bncli may add fields, and an older one can still read it.
 _VALIDATION = {"extra": "ignore", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network, and the place and constants of its BN."""
+class Section:
+    """A group of settings, which are checked when it is made."""
 
     __pydantic_config__: ClassVar[Mapping[str, object]] = _VALIDATION
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ConfigError: a value is of the wrong type or out of range; names the field.
+        """
+        from bncli.config.validation import check_fields
+
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section):
+    """The network, and the place and constants of its BN."""
 
     name: Annotated[
         str,
@@ -102,9 +133,9 @@ class ModelConfig:
         ),
     ] = "cnn"
     args: Annotated[
-        dict[str, JSONValue], Setting("An argument of the model, as key=value; repeatable.", MODEL, option="model-arg")
+        Document, Setting("An argument of the model, as key=value; repeatable.", MODEL, option="model-arg")
     ] = field(default_factory=dict)
-    bn: Annotated[bool, Setting("With Batch Normalization, or without it as a control.", MODEL, switch=True)] = True
+    bn: Annotated[bool, Setting("With Batch Normalization, or without it as a control.", MODEL)] = True
     bn_placement: Annotated[
         BnPlacement, Setting("pre: conv, BN, ReLU, as in the paper. post: conv, ReLU, BN, as in Keras code.", MODEL)
     ] = "pre"
@@ -117,10 +148,8 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Section):
     """The images, and the way they are read."""
-
-    __pydantic_config__: ClassVar[Mapping[str, object]] = _VALIDATION
 
     source: Annotated[
         str, Setting("A known name (see `bncli data list`), an image directory, or an .npz.", DATA, option="data")
@@ -134,14 +163,12 @@ class DataConfig:
     image_size: Annotated[Pixels | None, Setting("Resize the images to this many pixels square.", DATA)] = None
     channels: Annotated[Pixels | None, Setting("1 for grey, 3 for colour; by default as in the files.", DATA)] = None
     bad_images: Annotated[BadImages, Setting("Treatment of an unreadable image file.", DATA)] = "error"
-    augment: Annotated[bool, Setting("Shift and flip the training images.", DATA, switch=True)] = True
+    augment: Annotated[bool, Setting("Shift and flip the training images.", DATA)] = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(Section):
     """The update of the weights."""
-
-    __pydantic_config__: ClassVar[Mapping[str, object]] = _VALIDATION
 
     name: Annotated[OptimizerName, Setting("sgd is SGD with Nesterov momentum.", OPTIMIZER, option="optimizer")] = "sgd"
     learning_rate: Annotated[
@@ -177,10 +204,8 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Section):
     """Length, precision, seed and saves of the run."""
-
-    __pydantic_config__: ClassVar[Mapping[str, object]] = _VALIDATION
 
     epochs: Annotated[Positive, Setting("Passes over the training split.", changeable=True)] = 20
     batch_size: Annotated[Positive, Setting("Examples per step over all devices; BN normalizes over them.")] = 64

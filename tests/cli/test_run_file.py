@@ -2,6 +2,9 @@
 
 import tomllib
 
+import pytest
+
+from bncli.config.options import options as config_options
 from cli.conftest import TINY, document, invoke, succeed
 
 ASKED = ["--seed", 3, "--epochs", 1, "--optimizer", "adamw", "--no-augment", "--val-fraction", 0.2]
@@ -60,4 +63,47 @@ def test_a_resumed_run_takes_from_the_file_what_it_may_change(ckpt, tmp_path):
     path.write_text("[training]\nseed = 9\n")
     result = invoke("train", "--resume", "--out", ckpt, "--config", path)
     assert result.exit_code == 2
-    assert "--seed: this run has 0, and keeps it" in result.stderr
+    assert f"{path}, line 2: training.seed: this run has 0, and keeps it" in result.stderr
+
+
+def other_values(option):
+    """Two values of a setting that differ, neither of which a recipe or the default has."""
+    special = {
+        "model.args": ({"a": 1}, {"b": "x"}),
+        "model.name": ("resnet20", "mlp"),
+        "data.source": ("mnist", "cifar100"),
+        "training.save_every": ("7", "8s"),
+    }
+    by_type = {bool: (not option.default, option.default), int: (3, 4), float: (0.3, 0.4), str: ("here", "there")}
+    return (
+        special.get(option.key) or (option.choices and (option.choices[-1], option.choices[0])) or by_type[option.type]
+    )
+
+
+def on_command_line(option, value):
+    """A setting as options."""
+    if option.type is bool:
+        return [f"--{option.flag}" if value else f"--no-{option.flag}"]
+    if isinstance(value, dict):
+        return [word for name, content in value.items() for word in (f"--{option.flag}", f"{name}={content}")]
+    return [f"--{option.flag}", value]
+
+
+@pytest.mark.parametrize("option", config_options(), ids=lambda option: option.key)
+def test_each_setting_goes_from_option_to_file_and_back_and_the_option_wins(tmp_path, option):
+    path = tmp_path / "run.toml"
+    in_file, in_call = other_values(option)
+
+    def printed(*argv):
+        path.write_text(succeed("train", "--print-config", *argv))
+        return tomllib.loads(path.read_text())[option.section][option.field]
+
+    assert printed(*on_command_line(option, in_file)) == in_file
+    assert printed("--config", path) == in_file
+    assert printed("--config", path, *on_command_line(option, in_call)) == in_call
+
+
+def test_one_form_is_printed():
+    result = invoke("train", "--print-config", "--json")
+    assert result.exit_code == 2
+    assert "--print-config prints TOML" in result.stderr

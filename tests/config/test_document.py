@@ -16,9 +16,9 @@ from bncli.config.document import (
     from_json,
     sealed,
     to_json,
-    validated,
 )
 from bncli.config.settings import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
+from bncli.config.validation import validated
 from bncli.errors import ConfigError
 
 PATH = Path("ckpt") / "config.json"

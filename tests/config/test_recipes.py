@@ -3,10 +3,10 @@
 import pytest
 
 from bncli.cli.run_settings import field_value
-from bncli.config.document import validated
 from bncli.config.options import by_parameter
 from bncli.config.recipes import NONE, RECIPES, recipe_options
 from bncli.config.settings import ModelConfig, OptimizerConfig, TrainingConfig
+from bncli.config.validation import validated
 from bncli.data.known import KNOWN
 from bncli.errors import UsageError
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bncli.config.document import validated
 from bncli.config.options import by_key, options, sections_of
 from bncli.config.recipes import NONE
 from bncli.config.run_file import read_run_file, run_file_text
-from bncli.config.settings import RunConfig
+from bncli.config.settings import ModelConfig, RunConfig
+from bncli.config.validation import validated
 from bncli.errors import ConfigError
 
 PLAIN = {
@@ -72,10 +72,19 @@ def test_the_file_has_the_sections_of_config_json():
         ("[training]\nseed = 0\nepochs = '3'\n", "line 3: training.epochs: Input should be a valid integer", "Passes"),
         ("[training]\nepochs = 0\n", "line 2: training.epochs: Input should be greater than or equal to 1", "≥ 1"),
         ("[training]\nepochs = true\n", "line 2: training.epochs: Input should be a valid integer", "Passes"),
-        ("[data]\nseed = 1\n", "line 2: no setting is called data.seed", "--print-config"),
+        ("[data]\nseed = 1\n", "line 2: no setting is called data.seed; did you mean training.seed?", "--print-config"),
+        ("[training]\nmomentum = 1\n", "training.momentum; did you mean optimizer.momentum?", "--print-config"),
+        ("[model]\nmodel = 'mlp'\n", "model.model; did you mean model.name?", "--print-config"),
+        ("[training]\nsave-every = 1\n", "training.save-every; did you mean training.save_every?", "--print-config"),
+        ("[training]\nquiet = true\n", "line 2: no setting is called training.quiet", "--print-config"),
         ("[training]\nprecision = 'float16'\n", "line 2: training.precision: Input should be", "float32, bfloat16"),
-        ("[training]\nsave_every = 'often'\n", "line 2: training.save_every: String should match", "60s"),
+        (
+            "[training]\nsave_every = 'often'\n",
+            "line 2: training.save_every: must be steps or seconds, such as 500 or 60s, got 'often'",
+            "60s",
+        ),
         ("training.epochs = 0\n", "line 1: training.epochs", "≥ 1"),
+        ("[model]\nbn_epsilon = inf\n", "line 2: model.bn_epsilon: Input should be a finite number", "variance"),
         ("recipe = 3\n", "line 1: recipe must be a text", "--print-config"),
     ],
 )
@@ -112,3 +121,9 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"run\.toml"):
         read_run_file(path)
+
+
+@pytest.mark.parametrize("args", [{"depth": None}, {"sizes": [1, {"last": None}]}])
+def test_null_is_refused_for_toml_has_none(args):
+    with pytest.raises(ConfigError, match="TOML does not have"):
+        run_file_text(RunConfig(model=ModelConfig(args=args)))
