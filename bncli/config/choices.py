@@ -15,6 +15,7 @@ FindingCode = Literal[
     "epsilon-dominated",
     "exploding-gain",
     "float16-overflow",
+    "infinite-gain",
     "momentum-convention",
     "negative-variance",
     "never-updated",
@@ -25,6 +26,7 @@ FindingCode = Literal[
     "scale-outlier",
     "stale-statistics",
     "train-eval-gap",
+    "train-mode",
 ]
 Init = Literal["he", "glorot", "lecun", "orthogonal", "normal"]
 OnNan = Literal["stop", "skip", "rollback"]

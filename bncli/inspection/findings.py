@@ -41,12 +41,21 @@ class Finding:
     remedy: str
 
 
-# Broken statistics explain everything else that could be said about such a channel.
-BROKEN = ("nonfinite", "negative-variance")
+# Statistics that are unused or broken explain everything else that could be said about such a channel.
+BROKEN = ("train-mode", "nonfinite", "negative-variance", "infinite-gain")
 # Channels without a signal: their scaling does not matter.
 IDLE = (*BROKEN, "dead-channels", "dead-inputs")
 
 RULES: tuple[Rule | NetworkRule, ...] = (
+    Rule(
+        code="train-mode",
+        severities=("error",),
+        when="an ONNX node with training_mode=1, or before opset 14 with outputs for batch statistics",
+        why="it normalises by the batch also in inference, so an image's output changes with its batch",
+        affected=statistics.in_train_mode,
+        message=statistics.in_train_mode_message,
+        remedy="Export the model in eval mode: model.eval() in PyTorch, training=False in Keras.",
+    ),
     Rule(
         code="nonfinite",
         severities=("error",),
@@ -67,10 +76,22 @@ RULES: tuple[Rule | NetworkRule, ...] = (
         remedy="{recalibrate}",
     ),
     Rule(
+        code="infinite-gain",
+        severities=("error",),
+        when="var + ε = 0, or a gain or shift above float32's maximum",
+        why="the output is infinite or NaN; happens with ε = 0 on a constant channel",
+        unless=("train-mode", "nonfinite", "negative-variance"),
+        affected=precision.infinite_gain,
+        message=precision.infinite_gain_message,
+        remedy="Set {epsilon} as it was in training. If it was 0, prune the constant channels.",
+    ),
+    Rule(
         code="never-updated",
         severities=("error",),
-        when="mean = 0 and var = 1 in all channels",
-        why="the initial values in Flax, Keras and PyTorch; inference does not normalise at all",
+        when="mean = 0 and var = 1 in all channels, or var = momentum^k with mean 0",
+        why="the initial values in Flax, Keras and PyTorch, or what k passes over zeros leave of them: inference does "
+        "not normalise by the data",
+        unless=("train-mode",),
         affected=statistics.never_updated,
         message=statistics.never_updated_message,
         remedy="{recalibrate}. Next time {update}.",
@@ -81,7 +102,7 @@ RULES: tuple[Rule | NetworkRule, ...] = (
         when=f"momentum^updates > {100 * statistics.MAX_RESIDUAL:g} %",
         why="no framework corrects this bias towards the initial value; 459 updates at momentum 0.99 are enough, 44 at "
         "0.9",
-        unless=("never-updated",),
+        unless=("train-mode", "never-updated"),
         affected=statistics.not_converged,
         message=statistics.not_converged_message,
         remedy="{recalibrate}. Next time train longer, or with {momentum}.",
@@ -91,7 +112,7 @@ RULES: tuple[Rule | NetworkRule, ...] = (
         severities=("warning",),
         when=f"momentum < {statistics.MIN_MOMENTUM:g}, as the weight of the old value",
         why="the statistics cover fewer than two batches; PyTorch's 0.1 is 0.9 in Flax and Keras (scvi-tools#2309)",
-        unless=("never-updated",),
+        unless=("train-mode", "never-updated"),
         affected=statistics.foreign_momentum,
         message=statistics.foreign_momentum_message,
         remedy="{recalibrate}. Next time train with {momentum}.",

@@ -33,6 +33,7 @@ class BatchNormArrays:
         replicas: running mean and variance of each replica, float64 [R, 2, C], if the file holds several;
             mean and var are then the first replica's.
         measured: True if mean and var were measured over data after training, and are not running averages.
+        train_mode: True if the file normalises by the batch in this layer, and ignores its statistics.
         kept: why a fold would keep the layer; None if it would not, or if that is unknown.
     """
 
@@ -48,6 +49,7 @@ class BatchNormArrays:
     dtype: str = "float32"
     replicas: np.ndarray | None = None
     measured: bool = False
+    train_mode: bool = False
     kept: str | None = None
 
     @property
@@ -70,6 +72,12 @@ class BatchNormArrays:
     def bias_or_zeros(self) -> np.ndarray:
         """β, or 0 for a layer without one; float64 [C]."""
         return np.zeros(self.channels) if self.bias is None else self.bias
+
+    @property
+    def shift(self) -> np.ndarray:
+        """β − mean·gain, float64 [C]."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.asarray(self.bias_or_zeros - self.mean * self.gain)
 
     def stored(self) -> dict[str, np.ndarray]:
         """The layer's arrays by name, without those it lacks."""

@@ -132,7 +132,7 @@ def test_replicas_planted_on_a_trained_layer_disagree_there(trained):
 
 
 def test_every_rule_is_planted_above_and_may_be_ignored():
-    elsewhere = {"not-foldable", "epsilon-differs", "replicas-disagree"}
+    elsewhere = {"not-foldable", "epsilon-differs", "replicas-disagree", "infinite-gain", "train-mode"}
     planted = {row[1] for row in (*PLANTED_ARRAYS, *PLANTED_SETTINGS)} | elsewhere
     assert planted == {rule.code for rule in RULES}
     codes = [entry.code for entry in catalogue()]
@@ -188,6 +188,13 @@ ONE_DEFECT = [
     ({"mean": {5: 1e4}, "var": {5: 0.0}}, "cancellation-risk", (5,)),
     ({"scale": {6: 1e6}}, "exploding-gain", (6,)),  # scale-outlier and float16-overflow too
     ({"momentum": 0.1, "updates": 12}, "momentum-convention", ()),
+    ({"var": {3: -1e-5}, "epsilon": 1e-5}, "negative-variance", (3,)),
+    ({"scale": {3: 3e38}, "var": {3: 0.01}}, "infinite-gain", (3,)),  # beyond float32
+    ({"mean": {3: 3e38}, "var": {3: 0.01}}, "infinite-gain", (3,)),
+    ({"train_mode": True}, "train-mode", ()),
+    ({"train_mode": True, "mean": np.zeros(20), "var": np.ones(20), "momentum": 0.1}, "train-mode", ()),
+    ({"mean": np.zeros(20), "var": np.full(20, np.float32(0.9) ** 7)}, "never-updated", ()),
+    ({"mean": np.zeros(20), "var": np.full(20, 0.99), "momentum": 0.99, "updates": 1}, "never-updated", ()),
 ]
 
 
@@ -212,6 +219,8 @@ def test_two_defects_of_one_layer_have_two():
     [
         {},
         {"mean": np.zeros(CHANNELS)},  # centred inputs
+        {"mean": np.zeros(CHANNELS), "var": np.full(CHANNELS, 0.85)},  # no power of 0.9
+        {"mean": np.zeros(CHANNELS), "var": np.full(CHANNELS, 0.9), "measured": True},
         {"var": np.ones(CHANNELS)},
         {"mean": np.zeros(CHANNELS), "var": np.append(np.ones(CHANNELS - 1), 1.0001), "updates": 1000},
         {"var": np.full(CHANNELS, 1.1e-5), "mean": np.zeros(CHANNELS)},  # all alike: a small input
@@ -238,6 +247,8 @@ def test_what_only_looks_like_it_is_not_found(changes):
     ("changes", "code"),
     [
         ({"momentum": 0.49}, "momentum-convention"),
+        ({"var": {3: 0.0}, "epsilon": 0.0}, "infinite-gain"),
+        ({"var": {3: 0.0}, "scale": {3: 0.0}, "epsilon": 0.0}, "infinite-gain"),  # 0/0
         ({"momentum": 0.99, "updates": 458}, "not-converged"),
         ({"mean": {3: 822.0}, "var": {3: 4.0}}, "cancellation-risk"),
         ({"mean": {3: 514.0}, "var": {3: 4.0}}, "bfloat16-precision"),

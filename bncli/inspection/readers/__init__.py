@@ -8,7 +8,7 @@
        ├── safetensors_file.py
        └── apart.py            in a separate process, with limits:
            ├── keras_file.py     hdf5.py, keras_config.py
-           ├── onnx_model.py
+           ├── onnx_model.py     onnx_constants.py
            └── pytorch.py
 
 Each reader makes ``arrays`` by path. ``grouping`` finds BN layers among them by the names in ``conventions``.

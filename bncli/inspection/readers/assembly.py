@@ -23,17 +23,43 @@ from bncli.inspection.readers.settings import Asked, settle
 MAX_LAYERS = 4096
 REMEDY = "Is the file damaged? Restore it from a copy."
 
+NOT_IN_THE_REST = "no BN layer found in the parts that were read"
 NO_LAYER = "no BN layer found: no running mean and variance under the names of Flax, Haiku, Keras, ONNX or PyTorch"
 _KERNELS = ("kernel", "w", "weight")
 _BIASES = ("b", "bias")
 
 
-def contents_of(arrays: Arrays, *, file_format: str, asked: Asked, notes: Iterable[str] = ()) -> Contents:
-    """The BN layers among the arrays of a file, recognised by name."""
+def contents_of(
+    arrays: Arrays, *, file_format: str, asked: Asked, notes: Sequence[str] = (), unread: Sequence[str] = ()
+) -> Contents:
+    """The BN layers among the arrays of a file, recognised by name.
+
+    Args:
+        arrays: of the file, by path.
+        file_format: its name.
+        asked: the user's options.
+        notes: what else there is to say.
+        unread: the parts that were not read, one note each.
+    """
     found = find_batch_norms(arrays)
     if found:
-        return assemble(found, arrays, file_format=file_format, asked=asked, notes=notes)
-    return Contents(file_format, (), (*notes, NO_LAYER, *looks_folded(*count_biases(arrays))))
+        return assemble(found, arrays, file_format=file_format, asked=asked, notes=(*notes, *unread))
+    return nothing_found(file_format, notes=notes, unread=unread, folded=looks_folded(*count_biases(arrays)))
+
+
+def nothing_found(
+    file_format: str, *, notes: Iterable[str] = (), unread: Sequence[str] = (), folded: Iterable[str] = ()
+) -> Contents:
+    """The contents of a file without BN layers.
+
+    Args:
+        file_format: its name.
+        notes: what else there is to say.
+        unread: the parts that were not read, one note each. Only without any can a file be said to have no BN.
+        folded: the note on what the file looks like if it has no BN.
+    """
+    verdict = (NOT_IN_THE_REST, *unread) if unread else (NO_LAYER, *folded)
+    return Contents(file_format, (), (*notes, *verdict))
 
 
 def assemble(
@@ -122,6 +148,7 @@ def _layers(found: Found, replicas: int | None) -> Iterator[BatchNormArrays]:
             updates=_count(updates, index) if updates is not None else None,
             dtype=found.mean.dtype,
             replicas=_of_layer(all_statistics, index),
+            train_mode=found.train_mode,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,10 @@ from bncli.inspection.layers import BatchNormArrays
 
 if TYPE_CHECKING:  # a validation library, which foreign files do not need
     from bncli.config.document import FoldedFrom
+
+
+# Layers that a note names; it counts the others.
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,12 @@ class Contents:
     notes: tuple[str, ...] = ()
     folded_from: FoldedFrom | None = None
     framework: str | None = None
+
+
+def named(names: Sequence[str]) -> str:
+    """The first names, and the number of the others: ``a, b, c and 4 more``."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def folded_note(folded: FoldedFrom) -> str:

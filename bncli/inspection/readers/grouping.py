@@ -26,6 +26,7 @@ class Found:
         epsilon: None if the file does not store it.
         momentum: weight of the old value; None if the file does not store it.
         relu_follows: True if only a ReLU is known to read the layer's output.
+        train_mode: True if the file says that the layer normalises by the batch.
     """
 
     place: Path
@@ -39,6 +40,7 @@ class Found:
     epsilon: float | None = None
     momentum: float | None = None
     relu_follows: bool = False
+    train_mode: bool = False
 
     @property
     def label(self) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path as FilePath
 from bncli.errors import CheckpointError
 from bncli.inspection.readers.arrays import Path, Stored, canonical, naturally
 from bncli.inspection.readers.assembly import assemble, contents_of
-from bncli.inspection.readers.contents import Contents
+from bncli.inspection.readers.contents import Contents, named
 from bncli.inspection.readers.conventions import BN_NAME
 from bncli.inspection.readers.grouping import Found, find_batch_norms
 from bncli.inspection.readers.hdf5 import Hdf5, read_hdf5, require_h5py
@@ -149,8 +149,7 @@ def _in_order(layers: Sequence[_Layer]) -> Sequence[_Layer]:
 
 def _note(text: str, names: Sequence[str]) -> Iterator[str]:
     if names:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield f"{text}: {', '.join(names[:3])}{more}"
+        yield f"{text}: {named(names)}"
 
 
 def _configured(found: Found, layer: _Layer | None) -> Found:

@@ -15,6 +15,7 @@ MAX_VARIANCE_ERROR = 0.01
 FLOAT32_BITS = 24
 BFLOAT16_BITS = 8
 FLOAT16_MAX = 65504.0
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def rounding(layer: BatchNormArrays, *, bits: int) -> np.ndarray:
@@ -37,6 +38,18 @@ def cancellation_message(layer: BatchNormArrays, channels: Channels) -> str:
         f"{of_channels(layer, channels)}: mean up to {_in_deviations(layer, channels):.4g} standard deviations "
         f"from 0. E[x²] − E[x]² in float32, Flax's default for the variance, is off by {100 * error:.0f} % of it"
     )
+
+
+def infinite_gain(layer: BatchNormArrays) -> Flags:
+    """Channels whose gain or shift is infinite or NaN in float32, such as those with var + ε = 0."""
+    return ~((np.abs(layer.gain) <= FLOAT32_MAX) & (np.abs(layer.shift) <= FLOAT32_MAX))
+
+
+def infinite_gain_message(layer: BatchNormArrays, channels: Channels) -> str:
+    """The cause, and its effect."""
+    lowest = at(layer.var + layer.epsilon, channels).min()
+    cause = "variance + ε is 0" if lowest == 0 else "the gain or shift exceeds float32"
+    return f"{of_channels(layer, channels)}: {cause}, so the output is infinite or NaN (ε = {layer.epsilon:g})"
 
 
 def coarse_in_bfloat16(layer: BatchNormArrays) -> Flags:
@@ -76,8 +89,7 @@ def graver_if_bfloat16(layer: BatchNormArrays, channels: Channels) -> Severity:
 
 def _in_use(layer: BatchNormArrays) -> dict[str, np.ndarray]:
     """The stored arrays, and those that a fold computes from them."""
-    shift = layer.bias_or_zeros - layer.mean * layer.gain
-    return {**layer.stored(), "gain": layer.gain, "shift": shift}
+    return {**layer.stored(), "gain": layer.gain, "shift": layer.shift}
 
 
 def _in_deviations(layer: BatchNormArrays, channels: Channels) -> float:

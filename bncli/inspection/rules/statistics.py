@@ -20,6 +20,8 @@ MIN_MOMENTUM = 0.5
 # and averaging at momentum 0.9 leaves 0.23 of that. Beyond 0.1 the result depends on the replica.
 REPLICA_DISTANCE = 0.1
 REPLICA_RATIO = 1.1
+# Relative error of one multiplication in float32.
+ROUNDING = 2.0**-23
 
 
 def nonfinite(layer: BatchNormArrays) -> Flags:
@@ -48,15 +50,55 @@ def negative_variance_message(layer: BatchNormArrays, channels: Channels) -> str
     return f"{of_channels(layer, channels)}: variance as low as {lowest:.3g}, {result}"
 
 
+def in_train_mode(layer: BatchNormArrays) -> Flags:
+    """True if the file itself says that the layer normalises by the batch."""
+    return layer.train_mode
+
+
+def in_train_mode_message(layer: BatchNormArrays, channels: Channels) -> str:
+    """The effect."""
+    return (
+        "normalises by its batch in this file (train mode): outputs depend on the batch, and its statistics are unused"
+    )
+
+
 def never_updated(layer: BatchNormArrays) -> Flags:
-    """True if the mean is exactly 0 and the variance exactly 1 in all channels, as every framework initialises them."""
-    return bool(np.all(layer.mean == 0) and np.all(layer.var == 1))
+    """True if no data ever reached the statistics: they are the initial values, or decayed from them by zeros only.
+
+    Every framework starts with mean 0 and variance 1. Each forward pass over zeros, such as a dummy input for
+    initialisation, leaves the mean at exactly 0 and multiplies the variance by the momentum.
+    """
+    return zero_updates(layer) is not None
+
+
+def zero_updates(layer: BatchNormArrays) -> int | None:
+    """k if the mean is exactly 0 and the variance momentum^k in all channels; None for any other statistics."""
+    if layer.measured or np.any(layer.mean != 0) or not layer.channels or np.any(layer.var != layer.var[0]):
+        return None
+    return _power(float(layer.var[0]), layer.momentum)
+
+
+def _power(var: float, momentum: float | None) -> int | None:
+    """k ≥ 0 with momentum^k = var, as far as float32 tells; None if there is none."""
+    if var == 1:
+        return 0
+    if momentum is None or not 0 < momentum < 1 or not 0 < var < 1:
+        return None
+    updates = round(np.log(var) / np.log(momentum))
+    exact = momentum**updates
+    return updates if updates >= 1 and abs(var - exact) <= updates * ROUNDING * exact else None
 
 
 def never_updated_message(layer: BatchNormArrays, channels: Channels) -> str:
-    """The number of channels."""
+    """The values, and where they come from."""
     where = f"all {layer.channels} channels" if layer.channels != 1 else "its only channel"
-    return f"mean is 0 and variance is 1 in {where}, the initial values: the statistics were never updated"
+    updates = zero_updates(layer)
+    if not updates:
+        return f"mean is 0 and variance is 1 in {where}, the initial values: the statistics were never updated"
+    return (
+        f"mean is 0 and variance is {layer.momentum:g}^{updates} in {where}: the statistics saw only zeros, such as a "
+        "dummy forward pass"
+    )
 
 
 def residual(layer: BatchNormArrays) -> float | None:

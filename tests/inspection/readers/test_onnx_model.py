@@ -1,13 +1,17 @@
 """BN layers in ONNX models: the nodes' own arrays and attributes, wherever the arrays lie."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bncli.errors import CheckpointError
+from bncli.inspection import inspect_stats
 from bncli.inspection.readers import Asked
 from bncli.inspection.readers import read as read_any
+from bncli.inspection.readers.assembly import NO_LAYER, NOT_IN_THE_REST
 from bncli.inspection.readers.onnx_model import read
 
 RNG = np.random.default_rng(0)
@@ -153,21 +157,145 @@ def test_external_data_elsewhere_are_not_read(location, one, tmp_path):
         read(path, Asked())
 
 
-def test_a_layer_in_train_mode_or_without_stored_arrays_is_named(tmp_path):
-    node = node_of("bn")
-    nodes = [helper.make_node("Relu", ["x"], ["bn.running_mean"]), node]
+def test_a_layer_whose_statistics_depend_on_the_input_is_left_out_with_a_note(tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["bn.running_mean"]), node_of("bn", out="a"), node_of("other", "a")]
     arrays = {name: array for name, array in arrays_of("bn").items() if name != "bn.running_mean"}
-    with pytest.raises(
-        CheckpointError, match=r"is given 'bn\.running_mean', which is computed and not stored"
-    ) as caught:
-        read(saved(model_of(nodes, arrays), tmp_path), Asked())
-    assert caught.value.remedy == "Export it in eval mode."
+    contents = read(saved(model_of(nodes, arrays | arrays_of("other")), tmp_path), Asked())
+    assert [layer.name for layer in contents.layers] == ["other"]
+    assert "1 BN layer left out, because an array of it is not stored but computed by Relu: bn" in contents.notes
+    alone = read(saved(model_of(nodes[:2], arrays), tmp_path), Asked())
+    assert alone.layers == ()
+    assert NOT_IN_THE_REST in alone.notes
+    assert not any(NO_LAYER in note or "looks folded" in note for note in alone.notes)
+
+
+def tensor_node(op_type, given, out, **attributes):
+    return helper.make_node(op_type, given, [out], **attributes)
+
+
+COMPUTED = {
+    "Cast": lambda name, array: (
+        [tensor_node("Cast", ["s"], name, to=TensorProto.FLOAT)],
+        {"s": array.astype(np.float16)},
+    ),
+    "Squeeze": lambda name, array: (
+        [tensor_node("Squeeze", ["s", "axes"], name)],
+        {"s": array[:, None, None], "axes": np.array([1, 2])},
+    ),
+    "Squeeze before opset 13": lambda name, array: (
+        [tensor_node("Squeeze", ["s"], name, axes=[0])],
+        {"s": array[None]},
+    ),
+    "Unsqueeze and Reshape": lambda name, array: (
+        [tensor_node("Unsqueeze", ["s"], "u", axes=[0]), tensor_node("Reshape", ["u", "shape"], name)],
+        {"s": array, "shape": np.array([-1])},
+    ),
+    "Constant": lambda name, array: ([tensor_node("Constant", [], name, value_floats=list(array))], {}),
+    "ConstantOfShape": lambda name, array: (
+        [
+            tensor_node("ConstantOfShape", ["n"], "zeros"),
+            tensor_node("Add", ["zeros", "s"], name),
+        ],
+        {"n": np.array([len(array)]), "s": array},
+    ),
+    "arithmetic": lambda name, array: (
+        [tensor_node("Mul", ["s", "two"], "m"), tensor_node("Sub", ["m", "s"], name)],
+        {"s": array, "two": np.array([2], np.float32)},
+    ),
+    "Expand and Concat": lambda name, array: (
+        [tensor_node("Concat", ["head", "tail"], "c", axis=0), tensor_node("Expand", ["c", "n"], name)],
+        {"head": array[:1], "tail": array[1:], "n": np.array([len(array)])},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COMPUTED)
+def test_constants_behind_nodes_of_constants_are_computed_as_the_runtime_does(kind, tmp_path):
+    arrays = {name: array.astype(np.float16).astype(np.float32) for name, array in arrays_of("bn").items()}
+    nodes, stored = COMPUTED[kind]("bn.running_mean", arrays["bn.running_mean"])
+    rest = {name: array for name, array in arrays.items() if name != "bn.running_mean"}
+    (layer,) = read(saved(model_of([*nodes, node_of("bn")], stored | rest), tmp_path), Asked()).layers
+    check_numbers(layer, arrays, "bn")
+
+
+def test_a_constant_that_would_take_much_time_or_memory_is_left_out(tmp_path):
+    rest = {name: array for name, array in arrays_of("bn").items() if name != "bn.running_mean"}
+    doubled = [tensor_node("Add", [f"v{k}", f"v{k}"], f"v{k + 1}") for k in range(30)]
+    nodes = [*doubled, tensor_node("Identity", ["v30"], "bn.running_mean"), node_of("bn")]
+    arrays = rest | {"v0": np.ones(C, np.float32)}
+    (layer,) = read(saved(model_of(nodes, arrays), tmp_path), Asked()).layers
+    np.testing.assert_array_equal(layer.mean, np.full(C, 2.0**30))
+    huge = [tensor_node("ConstantOfShape", ["n"], "bn.running_mean"), node_of("bn")]
+    contents = read(saved(model_of(huge, rest | {"n": np.array([1 << 40])}), tmp_path), Asked())
+    assert any("1,099,511,627,776 values, which is too large for BN" in note for note in contents.notes)
+
+
+@pytest.mark.parametrize(
+    ("opset", "outputs", "attributes", "train_mode"),
+    [
+        (17, 1, {}, False),
+        (17, 1, {"training_mode": 0}, False),
+        (17, 1, {"training_mode": 1}, True),
+        (17, 3, {"training_mode": 1}, True),
+        (8, 5, {}, True),
+        (8, 1, {}, False),
+    ],
+)
+def test_the_mode_of_a_node_is_a_finding_of_its_own(opset, outputs, attributes, train_mode, tmp_path):
+    node = node_of("bn", **attributes)
+    node.output.extend(f"extra_{number}" for number in range(1, outputs))
+    model = model_of([node], arrays_of("bn"), opset_imports=[helper.make_opsetid("", opset)])
+    report = inspect_stats(saved(model, tmp_path))
+    assert [finding.code for finding in report.findings] == ["train-mode"] * train_mode
+
+
+def test_placeholders_in_train_mode_are_no_statistics_that_were_never_updated(tmp_path):
+    arrays = arrays_of("bn") | {"bn.running_mean": np.zeros(C, np.float32), "bn.running_var": np.ones(C, np.float32)}
+    report = inspect_stats(saved(model_of([node_of("bn", training_mode=1)], arrays), tmp_path))
+    assert [finding.code for finding in report.findings] == ["train-mode"]
+
+
+def in_functions(nodes, arrays, depth):
+    """The model with its nodes in a local function, which another one calls, and so on."""
+    names, opset = list(arrays), helper.make_opsetid("", 17)
+    functions = [helper.make_function("local", "f0", ["x", *names], [nodes[-1].output[0]], nodes, [opset])]
+    for level in range(1, depth):
+        call = helper.make_node(f"f{level - 1}", ["x", *names], ["out"], domain="local")
+        imports = [opset, helper.make_opsetid("local", 1)]
+        functions.append(helper.make_function("local", f"f{level}", ["x", *names], ["out"], [call], imports))
+    call = helper.make_node(f"f{depth - 1}", ["x", *names], ["result"], domain="local")
+    imports = [opset, helper.make_opsetid("local", 1)]
+    return model_of([call], arrays, functions=functions, opset_imports=imports)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_layers_in_local_functions_are_found(depth, tmp_path):
+    arrays = arrays_of("bn")
+    (layer,) = read(saved(in_functions([node_of("bn", epsilon=0.25)], arrays, depth), tmp_path), Asked()).layers
+    assert layer.epsilon == 0.25
+    check_numbers(layer, arrays, "bn")
+
+
+def test_operators_of_others_are_named_before_it_is_said_that_there_is_no_bn(tmp_path):
+    nodes = [helper.make_node("Norm", ["x"], ["a"], domain="com.acme"), helper.make_node("Relu", ["a"], ["y"])]
+    contents = read(saved(model_of(nodes, {}), tmp_path), Asked())
+    assert contents.notes == (NOT_IN_THE_REST, "not examined, operators of other domains: com.acme.Norm")
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "inception_v2", "shufflenet"])
+def test_the_light_models_of_the_onnx_package_are_read(name):
+    path = Path(onnx.__file__).parent / f"backend/test/data/light/light_{name}.onnx"
+    if not path.is_file():
+        pytest.skip("this onnx has no light models")
+    nodes = [node for node in onnx.load(path).graph.node if node.op_type == "BatchNormalization"]
+    assert nodes
+    assert len(read(path, Asked()).layers) == len(nodes)
 
 
 def test_fewer_values_than_the_shape_says_are_an_error(one, tmp_path):
     model, _ = one
     model.graph.initializer[2].raw_data = b"\0" * 4
-    with pytest.raises(CheckpointError, match=r"has 1 values, and shape \[3\]"):
+    with pytest.raises(CheckpointError, match=r"has 1 values, but shape \[3\]"):
         read(saved(model, tmp_path), Asked())
 
 
