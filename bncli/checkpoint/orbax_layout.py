@@ -7,6 +7,7 @@
         default/ or NAME/     an item; an item saved without a manager is the directory itself
           _METADATA           JSON: the tree and the kind of each leaf
           manifest.ocdbt, d/  the arrays in one database; older versions have one directory per array
+          checkpoint          instead of _METADATA before Orbax 0.5: msgpack, with PLACEHOLDER://NAME for each array
 
 The layout is documented (https://orbax.readthedocs.io/en/latest/guides/checkpoint/checkpoint_format.html). Like Orbax,
 this module reads the arrays with tensorstore. It does not go through Orbax, which reports damage with the tracebacks of
@@ -18,13 +19,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import tensorstore
+from flax import serialization
 
 from bncli.config.json_types import JSON, Document
 from bncli.errors import CheckpointError
@@ -35,42 +37,51 @@ METADATA = "_METADATA"
 MANIFEST = "manifest.ocdbt"
 # The file that is written last if the file system cannot rename a whole directory.
 COMMIT = "commit_success.txt"
+# Before Orbax 0.5 a msgpack file took the place of _METADATA, with such a text in place of each array.
+INDEX = "checkpoint"
+PLACEHOLDER = "PLACEHOLDER://"
 DEFAULT_ITEM = "default"
 
 # No network's tree is so deep, or its metadata so large (300 bytes per array); but a directory may claim anything.
 MAX_DEPTH, MAX_METADATA = 64, 32 << 20
+# msgpack takes up to 64 times its size in memory.
+MAX_INDEX = 8 << 20
 # Trained weights hardly compress, and at most two thirds of a training state are zeros of a new optimizer. Arrays that
 # unpack to a far larger size are a bomb. Below ANY_RATIO bytes, any ratio is accepted.
 MAX_RATIO, ANY_RATIO = 100, 128 << 20
 
 _STEP = re.compile(r"(?:.*_)?(\d+)")
-_DICT_KEY = 2
+_KEYS = (1, 2)  # of a list, of a dict
+_LIST_KEY = 1
 _ARRAYS = ("jax.Array", "np.ndarray", "scalar")
 _EMPTY_DICT = "Dict"
-_VALUES = (*_ARRAYS, _EMPTY_DICT)
+_INLINE = "inline"
+_VALUES = (*_ARRAYS, _EMPTY_DICT, _INLINE)
+# Keys of an optimizer's state.
+OPTIMIZER = ("opt_state", "optimizer", "optimizer_state")
 _COPY = "Restore it from a copy"
 
 
 @dataclass(frozen=True)
 class _Leaf:
-    """One entry of ``_METADATA``: a value's path in the tree and its kind."""
+    """One value: its path in the tree, its kind, and the name that its array is stored under."""
 
     path: tuple[str, ...]
     kind: str
-
-    @property
-    def name(self) -> str:
-        """The name that its array is stored under."""
-        return ".".join(self.path)
+    name: str
 
 
 @dataclass(frozen=True)
 class _Metadata:
-    """The content of ``_METADATA``: the values that lie only under dict keys, and the storage of the arrays."""
+    """The values of an item, without an optimizer's lists, and the storage of the arrays.
+
+    ``inline`` holds the arrays that stand in the index itself, by their names.
+    """
 
     leaves: tuple[_Leaf, ...]
     in_database: bool
     driver: str
+    inline: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def find_steps(root: Path) -> dict[int, Path]:
@@ -86,9 +97,18 @@ def find_steps(root: Path) -> dict[int, Path]:
 
 def find_items(directory: Path) -> dict[str, Path]:
     """The trees saved in a directory by name; "" is the directory itself."""
-    if (directory / METADATA).is_file():
+    if _is_item(directory):
         return {"": directory}
-    return {path.name: path for path in sorted(directory.iterdir()) if (path / METADATA).is_file()}
+    return {path.name: path for path in sorted(directory.iterdir()) if _is_item(path)}
+
+
+def _is_item(directory: Path) -> bool:
+    return (directory / METADATA).is_file() or _is_index(directory / INDEX)
+
+
+def _is_index(path: Path) -> bool:
+    """True for the index that Orbax wrote before version 0.5, not for other files of that name."""
+    return path.is_file() and path.stat().st_size <= MAX_INDEX and PLACEHOLDER.encode() in path.read_bytes()
 
 
 def read_items(directory: Path) -> Variables:
@@ -108,14 +128,14 @@ def read_items(directory: Path) -> Variables:
 
 
 def _read_item(item: Path) -> Variables:
-    """The tree of one item: nested dicts of arrays, without the values under a list.
+    """The tree of one item: nested dicts of arrays, where the elements of a list stand under their numbers.
 
-    Lists hold an optimizer's state, which is twice the size of the variables, and never variables.
+    The lists of an optimizer's state are left out: they are twice the size of the variables.
     """
-    metadata = _read_metadata(item)
+    metadata = _read_metadata(item) if (item / METADATA).is_file() else _read_index(item)
     if metadata.in_database and not (item / MANIFEST).exists():
         raise CheckpointError(f"{item / MANIFEST} is missing", remedy=f"{_COPY}.")
-    arrays = _read_arrays(item, metadata)
+    arrays = {**metadata.inline, **_read_arrays(item, metadata)}
     tree: Document = {}
     for leaf in metadata.leaves:
         if leaf.kind in _VALUES:
@@ -143,8 +163,38 @@ def _read_metadata(item: Path) -> _Metadata:
         ) from error
 
 
+def _read_index(item: Path) -> _Metadata:
+    """The values in the index of an Orbax before 0.5: a tree of placeholders, and of small arrays themselves."""
+    try:
+        tree = serialization.msgpack_restore((item / INDEX).read_bytes())
+        leaves, inline = [], {}
+        for path, value in _values_of(tree, ()):
+            if isinstance(value, str) and value.startswith(PLACEHOLDER):
+                leaves.append(_Leaf(path, "jax.Array", value.removeprefix(PLACEHOLDER)))
+            elif isinstance(value, np.ndarray):
+                leaves.append(_Leaf(path, _INLINE, "/".join(path)))
+                inline["/".join(path)] = value
+    except Exception as error:  # the errors of msgpack, NumPy and Flax for bytes that are no such tree
+        raise CheckpointError(
+            f"{item / INDEX} is damaged: {type(error).__name__}: {str(error)[:300]}", remedy=f"{_COPY}."
+        ) from error
+    return _Metadata(tuple(leaves), in_database=(item / MANIFEST).exists(), driver="zarr", inline=inline)
+
+
+def _values_of(node: JSON, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], JSON]]:
+    """The values under dict keys, without an optimizer's."""
+    if len(path) > MAX_DEPTH:
+        raise ValueError(f"more than {MAX_DEPTH} levels")
+    if not isinstance(node, Mapping):
+        yield path, node
+        return
+    for key, child in node.items():
+        if str(key) not in OPTIMIZER:
+            yield from _values_of(child, (*path, str(key)))
+
+
 def _leaves(entries: Iterable[Mapping[str, JSON]]) -> Iterator[_Leaf]:
-    """The values that lie only under dict keys.
+    """The values, without those in lists of an optimizer.
 
     Raises:
         ValueError: a value lies within another value, or too deep.
@@ -152,15 +202,21 @@ def _leaves(entries: Iterable[Mapping[str, JSON]]) -> Iterator[_Leaf]:
     paths = set()
     for entry in entries:
         keys = entry["key_metadata"]
-        if keys and all(key["key_type"] == _DICT_KEY for key in keys):
+        if keys and all(key["key_type"] in _KEYS for key in keys) and not _is_in_optimizers_list(keys):
             if len(keys) > MAX_DEPTH:
                 raise ValueError(f"{len(keys)} levels")
-            leaf = _Leaf(tuple(str(key["key"]) for key in keys), entry["value_metadata"]["value_type"])
+            path = tuple(str(key["key"]) for key in keys)
+            leaf = _Leaf(path, entry["value_metadata"]["value_type"], ".".join(path))
             paths.add(leaf.path)
             yield leaf
     for path in paths:
         if any(path[:length] in paths for length in range(1, len(path))):
             raise ValueError(f"{path} lies within a value")
+
+
+def _is_in_optimizers_list(keys: Sequence[Mapping[str, JSON]]) -> bool:
+    lists = [number for number, key in enumerate(keys) if key["key_type"] == _LIST_KEY]
+    return any(str(key["key"]) in OPTIMIZER for number in lists for key in keys[:number])
 
 
 def _read_arrays(item: Path, metadata: _Metadata) -> dict[str, np.ndarray]:

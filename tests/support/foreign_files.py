@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
@@ -73,6 +74,17 @@ def save_item(path: Path, tree: object, **options: object) -> None:
     """Save one tree without a manager."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)) as checkpointer:
         checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+def save_old_item(path: Path, tree: object, *, use_ocdbt: bool) -> None:
+    """One tree as Orbax before 0.5 left it: an index of placeholders in place of ``_METADATA``."""
+    save_item(path, tree, use_ocdbt=use_ocdbt)
+    (path / "_METADATA").unlink()
+    state = serialization.to_state_dict(tree)
+    index = jax.tree_util.tree_map_with_path(
+        lambda keys, _: "PLACEHOLDER://" + ".".join(str(key.key) for key in keys), state
+    )
+    (path / "checkpoint").write_bytes(serialization.msgpack_serialize(index))
 
 
 def save_standard(path: Path, tree: object) -> None:

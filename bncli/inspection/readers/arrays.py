@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -76,25 +77,50 @@ class _Array(Protocol):
     def dtype(self) -> object: ...
 
 
+# Leaves of a tree that hold no arrays.
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+
+
 def in_memory(tree: Mapping[str, object]) -> dict[Path, Stored]:
-    """The arrays in nested dicts; other values are left out.
+    """The arrays in nested dicts, lists and tuples; elements of a list are named by their numbers.
 
     Raises:
         CheckpointError: the tree is too deep.
     """
-    return {canonical(path): _stored(array) for path, array in _leaves(tree, ())}
+    return {canonical(path): _stored(leaf) for path, leaf in leaves(tree) if isinstance(leaf, _Array)}
 
 
-def _leaves(tree: Mapping[str, object], path: Path) -> Iterator[tuple[Path, _Array]]:
+def not_looked_into(tree: Mapping[str, object]) -> tuple[str, ...]:
+    """A note on the values of a tree that are neither containers, nor arrays, nor plain values; else none."""
+    unknown = Counter(type(leaf).__name__ for _, leaf in leaves(tree) if not isinstance(leaf, (_Array, *_PLAIN)))
+    named = ", ".join(f"{count} {name}" for name, count in unknown.items())
+    return (f"not examined, values of other types: {named[:200]}",) if unknown else ()
+
+
+def leaves(node: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
+    """Everything in a tree that is not a container, by path.
+
+    Raises:
+        CheckpointError: the tree is too deep.
+    """
     if len(path) > MAX_DEPTH:
         raise CheckpointError(
             f"a tree of more than {MAX_DEPTH} levels is too deep for a network", remedy="Is the file damaged?"
         )
-    for key, child in tree.items():
-        if isinstance(child, Mapping):
-            yield from _leaves(child, (*path, str(key)))
-        elif isinstance(child, _Array):
-            yield (*path, str(key)), child
+    children = children_of(node)
+    if children is None:
+        yield path, node
+    for key, child in children or ():
+        yield from leaves(child, (*path, key))
+
+
+def children_of(node: object) -> Iterable[tuple[str, object]] | None:
+    """The members of a dict, list or tuple by key or number; None for any other value."""
+    if isinstance(node, Mapping):
+        return ((str(key), child) for key, child in node.items())
+    if isinstance(node, list | tuple):
+        return ((str(number), child) for number, child in enumerate(node))
+    return None
 
 
 def _stored(array: _Array) -> Stored:

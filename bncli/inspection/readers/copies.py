@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bncli.inspection.readers.arrays import Path
+import numpy as np
+
+from bncli.inspection.readers.arrays import FLOATS, Path
 from bncli.inspection.readers.grouping import Found
 
 _AVERAGES = "average|averaged|avg|ema|shadow|swa|target|teacher"
-_WORDS = f"{_AVERAGES}|best|dict|mod|model|module|net|network|online|orig|params|state|student|train|variables|weights"
+_WORDS = (
+    f"{_AVERAGES}|batch|best|dict|mod|model|module|net|network|online|orig|params|state|stats|student|train|variables|"
+    "weights"
+)
 # Keys above a network, such as state_dict, model_ema, module, _orig_mod.
 WRAPPER = re.compile(f"_?({_WORDS})(_?({_WORDS}))*")
 AVERAGE = re.compile(_AVERAGES)
@@ -18,21 +23,92 @@ AVERAGE = re.compile(_AVERAGES)
 TRANSPARENT = ("module", "_orig_mod")
 
 
+# Weights and their average have nearly the same statistics: relative distance of the means, and rms of the log variance
+# ratios. Between independent networks both are around 1.
+MAX_DISTANCE = 0.5
+# Networks side by side in a file; more keys than that are the layers of one.
+MAX_COPIES = 8
+
+
 def choose(found: Sequence[Found]) -> tuple[tuple[Found, ...], tuple[str, ...]]:
     """The layers of one copy and a note that names the others; all layers if they are not copies of each other."""
+    above = _above(found)
     groups: dict[Path, list[Found]] = {}
-    for layer in found:
-        groups.setdefault(_wrappers(layer), []).append(layer)
-    names = {wrappers: {_path(layer)[len(wrappers) :] for layer in group} for wrappers, group in groups.items()}
+    for layer, place in zip(found, above, strict=True):
+        groups.setdefault(place, []).append(layer)
+    names = {place: {_path(layer)[len(place) :] for layer in group} for place, group in groups.items()}
     taken = min(groups, key=_rank)
-    copies = [wrappers for wrappers in groups if wrappers != taken and names[wrappers] == names[taken]]
+    copies = [place for place in groups if place != taken and names[place] == names[taken]]
+    hold = "holds" if len(copies) == 1 else "hold"
     notes = (
-        [f"read from {_words(taken)}; {', '.join(map(_words, copies))} holds the same layers again"] if copies else []
+        [f"read from {_words(taken)}; {', '.join(map(_words, copies))} {hold} the same layers again"] if copies else []
     )
-    left = [layer for layer in found if _wrappers(layer) not in copies]
+    left = [layer for layer, place in zip(found, above, strict=True) if place not in copies]
     if copies and len(left) == len(groups[taken]):  # the note names the keys above them
         left = [replace(layer, place=taken, name=_path(layer)[len(taken) :]) for layer in left]
     return _named(left), tuple(notes)
+
+
+def _above(found: Sequence[Found]) -> list[Path]:
+    """For each layer the keys above its network: those that look like wrappers, or under which a copy lies."""
+    by_value = _keys_above_copies(found)
+    return [by_value.get(_path(layer), _wrappers(layer)) for layer in found]
+
+
+def _keys_above_copies(found: Sequence[Found]) -> dict[Path, Path]:
+    """Path of a layer -> the keys above its network, for networks under any names that are nearly equal."""
+    paths = {_path(layer): layer for layer in found}
+    shared = _shared_start(list(paths))
+    keys = [key for key in dict.fromkeys(path[shared] for path in paths) if not key.isdecimal()]  # not an ensemble
+    if len(keys) > MAX_COPIES:
+        return {}
+    networks = {
+        key: {path[shared + 1 :]: layer for path, layer in paths.items() if path[shared] == key and path[shared + 1 :]}
+        for key in keys
+    }
+    above: dict[Path, Path] = {}
+    for key, network in networks.items():
+        rest = {path[shared:]: layer for path, layer in paths.items() if path[shared] != key}
+        others = [((other,), network_) for other, network_ in networks.items() if other != key] + [((), rest)]
+        for other, its_layers in others:
+            if network and _are_copies(network, its_layers):
+                start = next(iter(paths))[:shared]
+                above |= {(*start, key, *name): (*start, key) for name in network}
+                above |= {(*start, *other, *name): (*start, *other) for name in its_layers}
+    return above
+
+
+def _shared_start(paths: Sequence[Path]) -> int:
+    """The number of keys that all paths share, before the last key of the shortest."""
+    first, last = min(paths), max(paths)
+    length = min(map(len, paths)) - 1
+    return next((k for k in range(length) if first[k] != last[k]), length)
+
+
+def _are_copies(network: Mapping[Path, Found], other: Mapping[Path, Found]) -> bool:
+    """True if both have the same layers with nearly the same statistics, which are not the initial ones."""
+    if network.keys() != other.keys() or any(network[name].mean.shape != other[name].mean.shape for name in network):
+        return False
+    stats = [_statistics(layers[name]) for name in network for layers in (network, other)]
+    if any(stat is None for stat in stats):
+        return False
+    mean_a, var_a, mean_b, var_b = (
+        np.concatenate([stat[part] for stat in stats[which::2] if stat is not None])
+        for which in (0, 1)
+        for part in (0, 1)
+    )
+    distance = np.linalg.norm((mean_a - mean_b) / np.sqrt(var_a))
+    size = np.linalg.norm(mean_a / np.sqrt(var_a))
+    ratios = np.log(var_a / var_b)
+    return bool(size > 0 and distance < MAX_DISTANCE * size and np.sqrt(np.mean(ratios**2)) < MAX_DISTANCE)
+
+
+def _statistics(layer: Found) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and variance in one axis each; None if they are broken."""
+    if layer.mean.shape != layer.var.shape or layer.mean.dtype not in FLOATS or layer.var.dtype not in FLOATS:
+        return None
+    mean, var = layer.mean.values().reshape(-1), layer.var.values().reshape(-1)
+    return (mean, var) if np.isfinite(mean).all() and np.isfinite(var).all() and (var > 0).all() else None
 
 
 def _path(layer: Found) -> Path:

@@ -63,6 +63,9 @@ _OTHER_ARCHIVES: tuple[tuple[str, _Other], ...] = (
 # Files of TensorFlow checkpoints, whose content does not identify them.
 _TENSORFLOW_NAMES = ("*.data-?????-of-?????", "*.index")
 
+# In place of an array in the index of an old Orbax directory.
+PLACEHOLDER = "PLACEHOLDER://"
+
 # Bytes that the directory of an archive and a config.json may take: 100,000 members, and a thousand times bncli's own.
 MAX_DIRECTORY = 8 << 20
 MAX_CONFIG = 8 << 20
@@ -88,7 +91,7 @@ def detect(path: Path) -> str:
 def _of_directory(path: Path) -> str:
     if _is_bncli(path / "config.json"):
         return "bncli"
-    if any(any(path.glob(pattern)) for pattern in ("_METADATA", "*/_METADATA", "*/*/_METADATA")):
+    if any(map(is_orbax_item, (path, *path.glob("*/"), *path.glob("*/*/")))):
         return "orbax"
     readable = next((file for file in sorted(path.iterdir()) if file.is_file() and _is_readable(file)), None)
     if readable is not None:
@@ -98,6 +101,16 @@ def _of_directory(path: Path) -> str:
             f"{path} holds a TensorFlow checkpoint, which bncli does not read", remedy=f"{_TENSORFLOW}."
         )
     raise CheckpointError(f"{path} holds no checkpoint: no config.json of bncli and no Orbax tree", remedy=READABLE)
+
+
+def is_orbax_item(directory: Path) -> bool:
+    """True for a tree saved by Orbax: with a ``_METADATA``, or before version 0.5 with an index of placeholders."""
+    if (directory / "_METADATA").is_file():
+        return True
+    index = directory / "checkpoint"
+    if not index.is_file() or index.stat().st_size > MAX_CONFIG:
+        return False
+    return PLACEHOLDER.encode() in index.read_bytes()
 
 
 def _is_bncli(config: Path) -> bool:

@@ -99,12 +99,14 @@ def _with_parts(file: _File, convention: Convention, module: Path, mean: Stored)
     """The layer at ``module``; None if it is not in the collection that the convention requires."""
     place, name, parent = mean.place, module[len(mean.place) :], module
     if convention.collections is not None:
-        statistics, parameters = convention.collections
-        if statistics not in module:
+        collection = _collection(convention.collections, module)
+        if collection is None:
             return None
-        above = len(module) - 1 - module[::-1].index(statistics)
+        above, parameters = collection
         place, name = module[:above], module[above + 1 :]
         parent = (*place, parameters, *name)
+        if module[above] != convention.collections[0]:  # such as ema_batch_stats
+            place = module[: above + 1]
     return Found(
         place=place,
         name=name,
@@ -115,6 +117,23 @@ def _with_parts(file: _File, convention: Convention, module: Path, mean: Stored)
         bias=_parameter(file, convention, parent, name, convention.bias),
         updates=file.arrays.get((*module, *convention.updates)) if convention.updates else None,
     )
+
+
+def _collection(collections: tuple[str, str], module: Path) -> tuple[int, str] | None:
+    """Position of the statistics' collection in a path, and the name of the parameters'; None if there is none.
+
+    Copies have their own: beside ``ema_batch_stats`` there is ``ema_params``.
+    """
+    statistics, parameters = collections
+    if statistics in module:
+        return len(module) - 1 - module[::-1].index(statistics), parameters
+    if statistics != "batch_stats":  # Haiku's "state" is a part of too many names
+        return None
+    for number, part in enumerate(module):
+        start, found, end = part.partition(statistics)
+        if found and start[-1:] in ("", "_") and end[:1] in ("", "_"):
+            return number, f"{start}{parameters}{end}"
+    return None
 
 
 def _parameter(file: _File, convention: Convention, parent: Path, name: Path, leaves: Iterable[str]) -> Stored | None:

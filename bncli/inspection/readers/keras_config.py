@@ -76,8 +76,18 @@ class Configuration:
         if exact and exact[0].is_batch_norm:
             return exact[0]
         # Keras 2 gives a wrapped layer no name of its own, and TensorFlow's scopes add names.
-        like = [layer for layer in self.layers if layer.is_batch_norm and _agree(layer.names, names)]
-        return like[0] if len(like) == 1 else next(iter(exact), None)
+        like = self._batch_norms_like(names)
+        settings = {(layer.epsilon, layer.momentum, layer.variables) for layer in like}
+        return like[0] if len(settings) == 1 else next(iter(exact), None)
+
+    def _batch_norms_like(self, names: Path) -> list[Configured]:
+        """BN layers whose names begin alike; else those with further models around them than the names tell.
+
+        Keras' .h5 format names the outermost model and the layer, whatever lies between.
+        """
+        batch_norms = [layer for layer in self.layers if layer.is_batch_norm]
+        alike = [layer for layer in batch_norms if _agree(layer.names, names)]
+        return alike or [layer for layer in batch_norms if _skips(names, layer.names)]
 
     def position(self, path: Path, names: Path) -> int:
         """The position of a layer in the order: that of the innermost known layer around it, or the end."""
@@ -152,6 +162,12 @@ def _snake_case(name: str) -> str:
     """The class name as Keras writes it in a path: BatchNormalization -> batch_normalization."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name.rpartition(">")[2]))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _skips(names: Path, all_names: Path) -> bool:
+    """True if the names are the others in order, with some left out before the last."""
+    rest = iter(all_names)
+    return len(names) > 1 and names[-1] == all_names[-1] and all(name in rest for name in names)
 
 
 def _agree(names: Path, others: Path) -> bool:

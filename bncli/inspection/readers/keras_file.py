@@ -69,6 +69,7 @@ class _Layer:
         position: its place in the order of the configuration.
         configured: its entry in the configuration; None if there is none.
         is_guess: True if the names of its arrays are not in the file.
+        could_be_bn: True if its arrays would fit BN, and only its own name speaks against it.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class _Layer:
     position: int
     configured: Configured | None = None
     is_guess: bool = False
+    could_be_bn: bool = False
 
     @property
     def is_batch_norm(self) -> bool:
@@ -130,13 +132,13 @@ def _contents(content: Hdf5, config: str | bytes | None, asked: Asked) -> Conten
     found = [_configured(layer, of_label.get(layer.name)) for layer in find_batch_norms(arrays)]
     guessed = ["/".join(layer.label) for layer in layers if layer.is_guess and _BY_COUNT[3] == tuple(layer.arrays)]
     left_out = ["/".join(layer.label) for layer in layers if layer.is_batch_norm and not layer.arrays]
-    notes = [
-        *_note("three arrays, the first of which can be γ or β, and is assumed to be β", guessed),
-        *_note("left out, because its arrays do not match Keras' BN layer", left_out),
-    ]
-    if not found:
-        return contents_of(arrays, file_format="keras", asked=asked, notes=notes)
-    return assemble(found, arrays, file_format="keras", asked=asked, notes=notes)
+    notes = [*_note("three arrays, the first of which can be γ or β, and is assumed to be β", guessed)]
+    unread = [*_note("left out, because its arrays do not match Keras' BN layer", left_out)]
+    if found:
+        return assemble(found, arrays, file_format="keras", asked=asked, notes=[*notes, *unread])
+    doubtful = ["/".join(layer.label) for layer in layers if layer.could_be_bn]
+    unread += _note("not recognised as BN, because the file names neither its arrays nor its class", doubtful)
+    return contents_of(arrays, file_format="keras", asked=asked, notes=notes, unread=unread)
 
 
 def _in_order(layers: Sequence[_Layer]) -> Sequence[_Layer]:
@@ -177,6 +179,7 @@ def _numbered(content: Hdf5, configuration: Configuration) -> Iterator[_Layer]:
             position=configuration.position(place, names),
             configured=known,
             is_guess=known is None or not known.is_batch_norm,
+            could_be_bn=known is None and not variables and _fits_batch_norm(arrays, (*place[-1:], *names[-1:])),
         )
 
 
@@ -185,6 +188,16 @@ def _guessed_names(arrays: Sequence[Stored], place: Path, names: Path) -> tuple[
     if len({array.shape for array in arrays}) == 1 and len(arrays[0].shape) == 1:
         return _BY_COUNT.get(len(arrays), ()) if _is_called_bn((*place[-1:], *names[-1:]), len(arrays)) else ()
     return ("kernel", "bias")[: len(arrays)] if len(arrays[0].shape) > 2 else ()
+
+
+def _fits_batch_norm(arrays: Sequence[Stored], words: Path) -> bool:
+    """True for as many equally long arrays as BN has, unless the layer is called by another kind's name."""
+    return (
+        len(arrays) in _BY_COUNT
+        and len({array.shape for array in arrays}) == 1
+        and len(arrays[0].shape) == 1
+        and not any(map(_OTHER.search, words))
+    )
 
 
 def _is_called_bn(words: Path, num_arrays: int) -> bool:

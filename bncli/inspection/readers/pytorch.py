@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bncli.errors import CheckpointError
-from bncli.inspection.readers.arrays import FLOATS, MAX_DEPTH, Path, Stored, split_name
+from bncli.inspection.readers.arrays import FLOATS, MAX_DEPTH, Path, Stored, children_of, split_name
 from bncli.inspection.readers.assembly import contents_of
 from bncli.inspection.readers.contents import Contents
 from bncli.inspection.readers.copies import WRAPPER
@@ -100,21 +100,27 @@ def _load(path: FilePath, *, mmap: bool) -> object:
 
 
 def _arrays(node: object, place: Path) -> Iterator[tuple[Path, Stored]]:
-    """The tensors by path: the keys of the dicts, and the parts of their names."""
+    """The tensors by path: the keys of the dicts, the numbers in lists, and the parts of their names."""
     import torch
 
-    if len(place) > MAX_DEPTH or not isinstance(node, Mapping):
-        return
-    for key, child in node.items():
+    if len(place) > MAX_DEPTH:
+        raise CheckpointError(
+            f"containers of more than {MAX_DEPTH} levels are too deep for a network", remedy=_SAVE_ANEW
+        )
+    for key, child in children_of(node) or ():
         if isinstance(child, torch.Tensor):
-            yield (*place, *split_name(str(key))), _stored(child, _wrapper(place))
+            yield (*place, *split_name(key)), _stored(child, _wrapper(place))
         else:
-            yield from _arrays(child, (*place, str(key)))
+            yield from _arrays(child, (*place, key))
 
 
 def _wrapper(place: Path) -> Path:
     """The keys above a state dict, up to the first that is not a wrapper."""
-    length = next((number for number, key in enumerate(place) if not WRAPPER.fullmatch(key)), len(place))
+
+    def is_wrapper(key: str) -> bool:
+        return key.isdecimal() or WRAPPER.fullmatch(key) is not None
+
+    length = next((number for number, key in enumerate(place) if not is_wrapper(key)), len(place))
     return place[:length]
 
 

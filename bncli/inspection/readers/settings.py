@@ -42,7 +42,7 @@ class Asked:
 
 def settle(found: Sequence[Found], asked: Asked) -> tuple[tuple[Found, ...], tuple[str, ...]]:
     """Fill in ε and momentum; return the layers, and notes on what was assumed."""
-    return tuple(_settled(layer, asked) for layer in found), tuple(_notes(found, asked))
+    return tuple(_settled(layer, asked) for layer in found), tuple(dict.fromkeys(_notes(found, asked)))
 
 
 def _settled(layer: Found, asked: Asked) -> Found:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bncli.inspection.readers.arrays import in_memory
-from bncli.inspection.readers.assembly import NO_LAYER, assemble
+from bncli.inspection.readers.arrays import in_memory, not_looked_into
+from bncli.inspection.readers.assembly import assemble, nothing_found
 from bncli.inspection.readers.contents import Contents
 from bncli.inspection.readers.grouping import Found, find_batch_norms
 from bncli.inspection.readers.settings import Asked
@@ -39,7 +39,7 @@ def read_variables(
     arrays = in_memory(variables)
     found = find_batch_norms(arrays)
     if not found:
-        return Contents(FORMAT, (), (NO_LAYER,))
+        return nothing_found(FORMAT, unread=not_looked_into(variables))
     known = _with_settings(found, settings or {}, relu_follows=relu_follows)
     return assemble(known, arrays, file_format=FORMAT, asked=asked or Asked())
 

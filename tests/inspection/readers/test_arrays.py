@@ -15,6 +15,7 @@ from bncli.inspection.readers.arrays import (
     canonical,
     in_memory,
     naturally,
+    not_looked_into,
     split_name,
 )
 
@@ -51,23 +52,36 @@ def test_bits_of_bfloat16_are_its_numbers():
     np.testing.assert_array_equal(bfloat16_bits(bits), expected)
 
 
-def test_only_arrays_under_dicts_are_in_a_tree():
-    tree = {"a": {"b": np.ones(2, np.float16), "note": "text"}, "list": [np.ones(3)], 7: np.int32(4)}
+def test_arrays_under_dicts_lists_and_tuples_are_in_a_tree():
+    tree = {
+        "a": {"b": np.ones(2, np.float16), "note": "text", "none": None},
+        "list": [np.ones(3), {"c": (1, np.ones((4, 1)))}],
+        7: np.int32(4),
+    }
     arrays = in_memory(tree)
     assert {path: (array.shape, array.dtype) for path, array in arrays.items()} == {
         ("a", "b"): ((2,), "float16"),
+        ("list", "0"): ((3,), "float64"),
+        ("list", "1", "c", "1"): ((4, 1), "float64"),
         ("7",): ((), "int32"),
     }
+    assert not_looked_into(tree) == ()
     np.testing.assert_array_equal(arrays["a", "b"].values(), [1.0, 1.0])
     assert arrays["a", "b"].values().dtype == np.float64
+
+
+def test_values_that_are_not_looked_into_are_counted_by_type():
+    tree = {"a": {1, 2}, "b": [object(), {3}], "c": np.ones(1), "d": 0.5}
+    assert not_looked_into(tree) == ("not examined, values of other types: 2 set, 1 object",)
 
 
 def test_a_tree_deeper_than_any_network_is_refused():
     tree = {"x": np.ones(1)}
     for _ in range(MAX_DEPTH + 1):
         tree = {"x": tree}
-    with pytest.raises(CheckpointError, match="more than 64 levels"):
-        in_memory(tree)
+    for nested in (tree, {"x": [tree]}):
+        with pytest.raises(CheckpointError, match="more than 64 levels"):
+            in_memory(nested)
 
 
 def test_more_values_than_any_bn_layer_has_are_refused_before_they_are_read():

@@ -7,7 +7,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
-from support.foreign_files import make_state, make_variables, save_item, save_msgpack, save_standard, save_steps
+from support.foreign_files import (
+    make_state,
+    make_variables,
+    save_item,
+    save_msgpack,
+    save_old_item,
+    save_standard,
+    save_steps,
+)
 
 from bncli.errors import CheckpointError
 from bncli.inspection.readers import Asked, read
@@ -54,6 +62,35 @@ def test_a_file_has_no_steps(tmp_path):
     save_msgpack(tmp_path / "saved", VARIABLES)
     with pytest.raises(CheckpointError, match="is a single save without steps, so it has no step '3'"):
         read(tmp_path / "saved", Asked(step="3"))
+
+
+def test_layers_in_lists_are_read(tmp_path):
+    save_standard(tmp_path / "saved", {"models": [VARIABLES, make_variables(seed=1)]})
+    layers = read(tmp_path / "saved", Asked()).layers
+    assert [layer.name for layer in layers] == ["models/0/BatchNorm_0", "models/1/BatchNorm_0"]
+    check_against(layers[1], make_variables(seed=1), "BatchNorm_0")
+
+
+@pytest.mark.parametrize("use_ocdbt", [True, False])
+def test_what_orbax_wrote_before_0_5_is_read(use_ocdbt, tmp_path):
+    for directory in (tmp_path / "saved", tmp_path / "run/2/default"):
+        save_old_item(directory, make_state(VARIABLES), use_ocdbt=use_ocdbt)
+    for path in (tmp_path / "saved", tmp_path / "run"):
+        contents = read(path, Asked())
+        assert contents.format == "orbax"
+        (layer,) = contents.layers
+        check_against(layer, VARIABLES, "BatchNorm_0")
+    with pytest.raises(CheckpointError, match="is the index of an Orbax directory") as caught:
+        read(tmp_path / "saved/checkpoint", Asked())
+    assert str(tmp_path / "saved") in caught.value.remedy
+
+
+def test_a_damaged_index_of_an_old_orbax_is_named(tmp_path):
+    save_old_item(tmp_path / "saved", VARIABLES, use_ocdbt=True)
+    index = tmp_path / "saved/checkpoint"
+    index.write_bytes(index.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match="saved/checkpoint is damaged"):
+        read(tmp_path / "saved", Asked())
 
 
 class Deep(nn.Module):

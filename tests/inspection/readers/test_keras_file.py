@@ -12,6 +12,7 @@ import pytest
 from bncli.errors import CheckpointError
 from bncli.inspection import readers
 from bncli.inspection.readers import Asked
+from bncli.inspection.readers.assembly import NOT_IN_THE_REST
 from bncli.inspection.readers.keras_file import CONFIG, WEIGHTS, read
 
 # Keras' variables are read by NumPy 2 with a method that has not its newest arguments.
@@ -108,6 +109,14 @@ def nested(keras):
     inner = [sequential(keras, kl.BatchNormalization(name="bn", epsilon=n), name=f"inner{n}") for n in (1, 2)]
     x = keras.Input(IMAGE)
     return keras.Model(x, inner[1](kl.BatchNormalization(name="bn", momentum=0.5)(inner[0](x))))
+
+
+def nested_twice(keras):
+    """A model in a model in a model; an .h5 file names only the outermost and the layer."""
+    kl = keras.layers
+    inner = sequential(keras, kl.BatchNormalization(name="bn", epsilon=0.25, momentum=0.5), name="inner")
+    middle = sequential(keras, inner, name="middle")
+    return sequential(keras, middle, kl.BatchNormalization(name="last"))
 
 
 def wrapped(keras):
@@ -218,6 +227,28 @@ def test_weights_alone_have_the_same_layers(build, keras, tmp_path):
     assert sorted(layer.name for layer in contents.layers) == sorted(MODELS[build])
     check(contents.layers, [of_name[layer.name.split("/")[-1]] for layer in contents.layers], settings=False)
     assert "assumed, Keras's defaults" in contents.notes[-1]
+
+
+@pytest.mark.parametrize("file", ["model.keras", "model.h5"])
+def test_settings_are_found_whatever_lies_between_the_outermost_model_and_a_layer(file, keras, tmp_path):
+    model = nested_twice(keras)
+    save(model, tmp_path / file)
+    first, second = read(tmp_path / file, Asked()).layers
+    assert (first.name.split("/")[-1], first.epsilon, first.momentum) == ("bn", 0.25, 0.5)
+    assert (second.name, second.epsilon) == ("last", 1e-3)
+
+
+def test_a_layer_that_could_be_bn_is_named_before_it_is_said_that_there_is_none(tmp_path):
+    with h5py.File(tmp_path / "x.weights.h5", "w") as file:
+        for layer in ("scaling", "layer_normalization"):
+            for number in range(2):
+                file[f"layers/{layer}/vars/{number}"] = np.ones(3)
+    contents = read(tmp_path / "x.weights.h5", Asked())
+    assert contents.layers == ()
+    assert contents.notes == (
+        NOT_IN_THE_REST,
+        "not recognised as BN, because the file names neither its arrays nor its class: scaling",
+    )
 
 
 def test_of_three_arrays_without_a_configuration_one_is_guessed_with_a_note(keras, tmp_path):

@@ -66,6 +66,25 @@ def test_the_layers_are_those_of_the_module(name, net, tmp_path):
     check_against(read(path, Asked()), net)
 
 
+def test_layers_in_lists_are_named_by_their_numbers(net, tmp_path):
+    state = net.state_dict()
+    half = {"models": [state], "best": (1, {"state": state})}
+    for content, prefixes in (([state, state], ("0", "1")), ((state,), ("",)), (half, ("models.0", "best.1.state"))):
+        torch.save(content, tmp_path / "model.bin")
+        names = {layer.name for layer in read(tmp_path / "model.bin", Asked()).layers}
+        own = [name.removesuffix(".running_mean") for name in state if name.endswith("running_mean")]
+        assert names == {f"{prefix}.{name}".lstrip(".") for prefix in prefixes for name in own}
+
+
+def test_containers_deeper_than_any_network_are_refused(net, tmp_path):
+    content = net.state_dict()
+    for _ in range(70):
+        content = [content]
+    torch.save(content, tmp_path / "model.bin")
+    with pytest.raises(CheckpointError, match="more than 64 levels"):
+        read(tmp_path / "model.bin", Asked())
+
+
 def test_files_of_before_pytorch_1_6_are_read(net, tmp_path):
     path = tmp_path / "model.bin"
     torch.save(net.state_dict(), path, _use_new_zipfile_serialization=False)
