@@ -121,7 +121,7 @@ class Looped(nn.Module):
     ("model", "message"),
     [
         (OverTheBatch(), "the first axis of its input"),
-        (Looped(), "stands in a loop"),
+        (Looped(), "is in a loop"),
         (nn.Dense(2), "no BN layer"),
     ],
 )
