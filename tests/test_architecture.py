@@ -42,7 +42,7 @@ DOORS = {
     "jax.extend": {"folding/trace/graph.py"},
     "jax.extend.core": {"folding/trace/graph.py"},
     "keras": set(),
-    "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py"},
+    "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py", "inspection/readers/onnx_constants.py"},
     "onnxruntime": {"checkpoint/onnx_file.py"},
     "orbax": {"checkpoint/orbax_io.py"},
     "PIL": {"data/folder.py"},

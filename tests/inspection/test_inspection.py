@@ -52,7 +52,7 @@ def test_a_checkpoint_without_bn_says_so(copied, dataset):
     checkpoint.save(copied, 99, variables=variables, optimizer={"step": np.int32(99)}, progress={"best": None})
     report = inspect_stats(copied, step="last")
     assert report.layers == report.findings == ()
-    assert report.notes == ("trained without BN: there is nothing to inspect",)
+    assert report.notes == ("trained without BN, so there is nothing to inspect",)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

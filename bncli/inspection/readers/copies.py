@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ _WORDS = (
 # Keys above a network, such as state_dict, model_ema, module, _orig_mod.
 WRAPPER = re.compile(f"_?({_WORDS})(_?({_WORDS}))*")
 AVERAGE = re.compile(_AVERAGES)
+_DIGITS = re.compile(r"\d+")
 # Prefixes that PyTorch's DataParallel and torch.compile add to the names of all layers.
 TRANSPARENT = ("module", "_orig_mod")
 
@@ -59,7 +61,7 @@ def _keys_above_copies(found: Sequence[Found]) -> dict[Path, Path]:
     """Path of a layer -> the keys above its network, for networks under any names that are nearly equal."""
     paths = {_path(layer): layer for layer in found}
     shared = _shared_start(list(paths))
-    keys = [key for key in dict.fromkeys(path[shared] for path in paths) if not key.isdecimal()]  # not an ensemble
+    keys = _without_series(dict.fromkeys(path[shared] for path in paths))
     if len(keys) > MAX_COPIES:
         return {}
     networks = {
@@ -76,6 +78,13 @@ def _keys_above_copies(found: Sequence[Found]) -> dict[Path, Path]:
                 above |= {(*start, key, *name): (*start, key) for name in network}
                 above |= {(*start, *other, *name): (*start, *other) for name in its_layers}
     return above
+
+
+def _without_series(keys: Iterable[str]) -> list[str]:
+    """The keys that differ in more than a number: ``layer1`` and ``layer2`` are parts of one network or an ensemble."""
+    stems = {key: _DIGITS.sub("", key) for key in keys}
+    counts = Counter(stems.values())
+    return [key for key, stem in stems.items() if stem and counts[stem] == 1]
 
 
 def _shared_start(paths: Sequence[Path]) -> int:

@@ -82,9 +82,10 @@ def test_networks_alike_in_nothing_but_names_are_all_looked_at():
     assert (names, notes) == (["left.bn", "right.bn"], [])
 
 
-def test_members_of_an_ensemble_are_all_looked_at():
+@pytest.mark.parametrize("keys", ["01", ("layer1", "layer2"), ("net", "net2")])
+def test_a_numbered_series_is_an_ensemble_or_one_network_however_alike_its_members(keys):
     net = noisy(0)
-    names, notes = names_and_notes({"0": net, "1": noisy(1, near=net)})
+    names, notes = names_and_notes(dict(zip(keys, (net, noisy(1, near=net)), strict=True)))
     assert (len(names), notes) == (4, [])
 
 
