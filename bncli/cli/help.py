@@ -137,17 +137,14 @@ def _framed(table: RenderableType, title: str) -> Panel:
 
 
 def _names(parameter: Parameter) -> Text:
-    """``--bn, --no-bn``; an argument by the name in the usage."""
+    """``--quiet, -q``, ``--[no-]bn``; an argument by the name in the usage."""
     from rich.text import Text
 
     if not _is_option(parameter):
         return Text(parameter.metavar or parameter.name.upper(), style="bold cyan")
-    long_first = sorted(
-        parameter.opts, key=lambda name: not name.startswith("--")
-    )  # Click keeps those of --help in a set
-    names = Text(", ".join([*long_first, *parameter.secondary_opts]))
-    names.highlight_regex(_FLAGS, "bold cyan")
-    return names
+    long_first = sorted(parameter.opts, key=lambda name: not name.startswith("--"))  # Click keeps --help's in a set
+    names = [f"--[no-]{name[2:]}" if f"--no-{name[2:]}" in parameter.secondary_opts else name for name in long_first]
+    return Text(", ".join(names), style="bold cyan")
 
 
 def _type(parameter: Parameter, ctx: typer.Context) -> str:

@@ -25,13 +25,18 @@ def rows_of(text):
     return [line.removeprefix("│ ").split("  ")[0].strip() for line in text.splitlines() if line.startswith("│ -")]
 
 
+def negated(row):
+    """The second name of ``--[no-]bn``."""
+    return {row.replace("[no-]", "no-")} if "[no-]" in row else set()
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_option_is_shown_once_with_all_its_names(name):
     rows = rows_of(succeed(*name.split(), "--help"))
     expected = [
         {*param.opts, *param.secondary_opts} for param in command_named(name).params if param.opts[0].startswith("-")
     ]
-    shown = [set(row.split(", ")) for row in rows]
+    shown = [set(row.replace("[no-]", "").split(", ")) | negated(row) for row in rows]
     assert sorted(map(sorted, shown)) == sorted(map(sorted, [*expected, {"--help", "-h"}]))
 
 
