@@ -44,7 +44,7 @@ def test_a_signal_has_the_run_saved(tmp_path, name, code):
     assert process.returncode == code, words
     assert time.monotonic() - asked < 10
     assert "stopping after this step, then saving; a second signal stops at once" in words
-    assert f"Go on with: bncli train --resume --out {out}" in words
+    assert f"Continue with: bncli train --resume --out {out}" in words
     assert "Traceback" not in words
     last = checkpoint.complete_steps(out)[-1]
     assert f"saved at step {last} in {out}" in words
