@@ -54,7 +54,7 @@ checkpoint = bncli.load(bad)
 
 
 def normalized(images):
-    """What the network sees: (x/255 − mean)/std, [B, H, W, C]."""
+    """The network's input: (x/255 − mean)/std, [B, H, W, C]."""
     settings = checkpoint.config.preprocessing
     return ((images / 255 - np.array(settings.mean)) / np.array(settings.std)).astype("float32")
 

@@ -23,7 +23,7 @@ def shown(monkeypatch):
 
 
 def raised_in(file, name, error):
-    """What a hook is given of an error raised by the function ``name`` of ``file``."""
+    """The arguments that a hook gets for an error raised by the function ``name`` of ``file``."""
     source = f"def {name}(error):\n    raise error\n{name}(error)"
     try:
         exec(compile(source, file, "exec"), {"error": error})

@@ -68,7 +68,7 @@ def type_name(value: object) -> str:
 
 
 def faults(document: object, table: Mapping[str, set[str]]) -> Iterator[str]:
-    """What the document has and the table does not."""
+    """The fields that the document has and the table lacks."""
     for path, found in fields(document):
         if any(known.endswith(".*") and path.startswith(known[:-1]) for known in table):
             continue

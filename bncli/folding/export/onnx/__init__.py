@@ -71,15 +71,7 @@ RULES: Mapping[str, Spelling] = {
     "concatenate": Spelling(layout.concatenate, {"dimension"}),
     "conv_general_dilated": Spelling(
         conv.convolution,
-        {
-            "batch_group_count",
-            "dimension_numbers",
-            "feature_group_count",
-            "lhs_dilation",
-            "padding",
-            "rhs_dilation",
-            "window_strides",
-        },
+        CONVOLUTION,
     ),
     "convert_element_type": Spelling(elementwise.cast, {"new_dtype"}),
     "copy": Spelling(elementwise.alias),
