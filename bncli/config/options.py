@@ -10,12 +10,7 @@ from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt
-
-from bncli.config.settings import PANELS, RunConfig, Setting
-
-# The signs of the bounds that a setting can have.
-_SIGNS: Mapping[type, tuple[str, str]] = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
+from bncli.config.settings import PANELS, Bounds, RunConfig, Setting
 
 
 @dataclass(frozen=True, eq=False)  # each is made once, and is a key of mappings
@@ -121,9 +116,4 @@ def _plain(hint: object, annotations: list[object]) -> tuple[Any, bool]:
 
 
 def _bounds(annotations: Iterable[object]) -> tuple[str, ...]:
-    return tuple(
-        f"{sign} {getattr(note, name):g}" if isinstance(getattr(note, name), float) else f"{sign} {getattr(note, name)}"
-        for note in annotations
-        for kind, (sign, name) in _SIGNS.items()
-        if isinstance(note, kind)
-    )
+    return tuple(word for note in annotations if isinstance(note, Bounds) for word in note.words)

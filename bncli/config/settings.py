@@ -22,8 +22,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-from annotated_types import Ge, Gt, Lt
-
 from bncli.config.choices import (
     BadImages,
     BnPlacement,
@@ -63,6 +61,33 @@ class Setting:
     changeable: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The range of a number; a bound that is None does not hold.
+
+    Attributes:
+        ge: the least value.
+        gt: the value that all are above.
+        lt: the value that all are below.
+    """
+
+    ge: int | None = None
+    gt: int | None = None
+    lt: int | None = None
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: Callable[[object], Mapping[str, object]]
+    ) -> Mapping[str, object]:
+        """The schema of a number with its bounds: pydantic's protocol for annotations."""
+        return {**handler(source), **{name: bound for name, bound in vars(self).items() if bound is not None}}
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Each bound as text, such as "≥ 1"."""
+        signs = {"ge": "≥", "gt": ">", "lt": "<"}
+        return tuple(f"{signs[name]} {bound}" for name, bound in vars(self).items() if bound is not None)
+
+
 @dataclass(frozen=True)
 class Matches:
     """A bound of texts.
@@ -91,12 +116,12 @@ class Matches:
         return text
 
 
-Positive = Annotated[int, Ge(1), Lt(2**31)]  # JAX counts in int32
-Pixels = Annotated[int, Ge(1), Lt(2**16)]
-PositiveFloat = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
-Fraction = Annotated[float, Ge(0), Lt(1)]
-OpenFraction = Annotated[float, Gt(0), Lt(1)]
+Positive = Annotated[int, Bounds(ge=1, lt=2**31)]  # JAX counts in int32
+Pixels = Annotated[int, Bounds(ge=1, lt=2**16)]
+PositiveFloat = Annotated[float, Bounds(gt=0)]
+NonNegative = Annotated[float, Bounds(ge=0)]
+Fraction = Annotated[float, Bounds(ge=0, lt=1)]
+OpenFraction = Annotated[float, Bounds(gt=0, lt=1)]
 Interval = Annotated[str, Matches(r"\A[1-9][0-9]{0,8}s?\Z", "steps or seconds, such as 500 or 60s")]
 
 # Unknown fields of a ``config.json`` are ignored: a newer bncli may add fields, and an older one can still read it.
@@ -210,7 +235,7 @@ class TrainingConfig(Section):
     epochs: Annotated[Positive, Setting("Passes over the training split.", changeable=True)] = 20
     batch_size: Annotated[Positive, Setting("Examples per step over all devices; BN normalizes over them.")] = 64
     seed: Annotated[
-        int, Ge(0), Lt(2**32), Setting("Seed of weights, validation split, order, augmentation and dropout.")
+        int, Bounds(ge=0, lt=2**32), Setting("Seed of weights, validation split, order, augmentation and dropout.")
     ] = 0
     precision: Annotated[Precision, Setting("Precision of activations; weights and statistics stay float32.")] = (
         "float32"
