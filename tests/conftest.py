@@ -6,7 +6,9 @@ import shutil
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
+import jax
 import pytest
 from hypothesis import settings
 
@@ -15,6 +17,21 @@ from bncli.cli import save_errors
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("bncli", deadline=None, print_blob=True)
 settings.load_profile("bncli")
+
+TESTS = Path(__file__).parent
+# Here the compiled code is the subject. Elsewhere the suite saves XLA's optimisations, which take longer than the runs.
+OPTIMISED = tuple(
+    TESTS / name
+    for name in ("ops", "selftest", "process", "measure", "frameworks", "jobs", "training/test_steps.py")
+    + tuple(f"folding/test_{name}.py" for name in ("nets", "properties", "verify"))
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Choose, before any fixture, how much XLA optimises."""
+    is_optimised = any(item.path.is_relative_to(path) for path in OPTIMISED)
+    jax.config.update("jax_disable_most_optimizations", not is_optimised)
 
 
 @pytest.fixture(scope="session", autouse=True)

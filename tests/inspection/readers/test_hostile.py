@@ -156,7 +156,7 @@ def keras_lambda(path):
     marker_of(path).unlink()
 
 
-TORCH = "is not opened|no state dict|needs torch"
+TORCH = "is not opened|does not open it|no state dict|needs torch"
 PROGRAMS = {
     "a pickle of protocol 0": (pickled(0), "not a checkpoint that bncli can read"),
     "a pickle of protocol 4": (pickled(4), "is a pickle"),
