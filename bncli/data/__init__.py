@@ -6,7 +6,8 @@ Read in this order::
     dataset.py        Split, Dataset, and the work common to all data sets: checks, hash, splits, pixel statistics
     digits.py idx.py cifar.py folder.py arrays.py    the readers, one format each; copy one to add a format
     compressed.py     a file that may be gzipped
-    image_tree.py     the files of an image folder by split and class (no file is opened)
+    image_layout.py   the split folders of an image folder, in the layouts of real downloads
+    image_tree.py     its files by split and class (no file is opened)
     known.py places.py fetch.py    the data sets known by name: the table, their places, the download
     splits.py         the examples that are set aside
     configured.py     the data set that a configuration or a checkpoint names

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,7 +39,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # Only these formats are tried. Pillow has fifty, and one of them (EPS) starts an interpreter.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") + (
+    ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()
+)
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _GREY_MODES = frozenset({"1", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "La"})
@@ -46,7 +49,8 @@ _MAX_NATIVE_SIDE = 256
 _DEFAULT_SIDE = 224  # the training size of ImageNet networks
 _SIDE_MULTIPLE = 8
 _FILES_PER_TASK = 64
-_MAX_LISTED = 100
+_MAX_LISTED = 100  # in an error
+_MAX_NOTED = 10  # in a warning
 # Splits carved out of train are copies: at most a fifth and a tenth in addition.
 _CARVING_FACTOR = 1.3
 
@@ -102,13 +106,14 @@ def read_image_folder(
         raise _bad_images_error([*tree.strays, *unreadable], _count(tree))
     channels = options.channels or _common_channels(infos)
     size, notes = ((options.size, options.size), []) if options.size else _default_size(list(infos.values()))
+    notes.extend(tree.notes)
     _require_memory(len(infos), size, channels, root)
     splits, undecodable = _decode_tree(tree, infos, (*size, channels), progress)
     bad = [*tree.strays, *unreadable, *undecodable]
     if bad and options.bad_images == "error":
         raise _bad_images_error(bad, _count(tree))
     if bad:
-        notes.append(f"left out {len(bad)} of {_count(tree)} files that are not readable images, such as {bad[0].path}")
+        notes.append(f"left out {len(bad)} of {_count(tree)} files that are not readable images: {_first(bad)}")
     return RawDataset(
         name=root.resolve().name,
         class_names=tree.class_names,
@@ -278,6 +283,8 @@ def _quiet_pillow() -> Iterator[None]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """The image with its header read. Raise ValueError above Pillow's pixel limit, which Pillow only warns about."""
+    if path.suffix.lower() == ".avif" and "AVIF" not in _FORMATS:
+        raise ValueError("the installed Pillow reads no AVIF: install Pillow 11.3 or newer")
     with Image.open(path, formats=_FORMATS) as image:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
@@ -326,6 +333,13 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _count(tree: ImageTree) -> int:
     return sum(map(len, tree.splits.values())) + len(tree.strays)
+
+
+def _first(bad: Sequence[BadImage]) -> str:
+    """The first few files, each with its reason."""
+    named = [f"{image.path} ({image.reason})" for image in bad[:_MAX_NOTED]]
+    more = [f"and {len(bad) - _MAX_NOTED} more"] if len(bad) > _MAX_NOTED else []
+    return "; ".join(named + more)
 
 
 def _bad_images_error(bad: Sequence[BadImage], num_files: int) -> DataError:

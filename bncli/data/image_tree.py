@@ -1,6 +1,7 @@
 """The image files of a folder by split and class; no file is opened here.
 
-There are two layouts: ``train/CLASS/*`` with optional ``val/`` and ``test/``, or ``CLASS/*``.
+There are two layouts: ``train/CLASS/*`` with optional ``val/`` and ``test/``, or ``CLASS/*``. ``image_layout.py`` finds
+the split folders in the layouts of real downloads.
 """
 
 from __future__ import annotations
@@ -8,18 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bncli.data.image_layout import SUFFIXES, Layout, Listing, Unused, find_layout, list_folder, split_of, unused_notes
 from bncli.errors import DataError
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-
-# split -> possible names of its folder; the first that exists is taken.
-_SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-# Leftovers of file managers. Names that start with a dot are ignored as well.
-_LITTER = frozenset({"Thumbs.db", "__MACOSX", "desktop.ini"})
+# Folders of detection and segmentation data sets, which a classifier would take for classes.
+_ANNOTATIONS = frozenset({"annotations", "bboxes", "labels", "masks"})
+_ANNOTATED = frozenset({"images", "img", "imgs", "jpegimages"})
 
 
 @dataclass(frozen=True)
@@ -32,17 +27,29 @@ class BadImage:
 
 @dataclass(frozen=True)
 class ImageTree:
-    """The files of an image folder: per split, (path, label) in the order of class and name."""
+    """The files of an image folder: per split, (path, label) in the order of class and name.
+
+    Attributes:
+        root: the folder.
+        class_names: in the order of the labels.
+        splits: split -> its files.
+        strays: files and folders in a class folder that cannot be images.
+        unused: everything else below the root that gives no example.
+        notes: a sentence on each kind of them, and on what is unusual in the tree.
+    """
 
     root: Path
     class_names: tuple[str, ...]
     splits: dict[str, list[tuple[Path, int]]]
     strays: list[BadImage] = field(default_factory=list)
+    unused: tuple[Unused, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def is_image_tree(folder: Path) -> bool:
-    """True if ``folder`` contains folders, which could be classes or splits."""
-    return bool(_subfolders(folder))
+    """True if ``folder`` contains images, or folders, which could be classes or splits."""
+    listing = list_folder(folder)
+    return bool(listing.folders or listing.images)
 
 
 def scan_image_tree(root: Path) -> ImageTree:
@@ -53,57 +60,49 @@ def scan_image_tree(root: Path) -> ImageTree:
     Raises:
         DataError: there are no class folders, a class is empty, or the classes of two splits differ.
     """
-    folders = _split_folders(root)
-    class_names = tuple(folder.name for folder in _class_folders(folders["train"]))
-    tree = ImageTree(root=root, class_names=class_names, splits={})
-    for split, folder in folders.items():
-        _check_same_classes(folder, folders["train"], class_names)
-        tree.splits[split] = _scan_split(folder, class_names, tree.strays)
-    _check_no_empty_class(tree, folders["train"])
-    return tree
+    layout = find_layout(root)
+    classes = {split: _class_folders(folder) for split, folder in layout.folders.items()}
+    class_names = tuple(folder.name for folder in classes["train"])
+    _check_no_annotations(layout.folders["train"], class_names)
+    splits: dict[str, list[tuple[Path, int]]] = {}
+    strays: list[BadImage] = []
+    for split, folders in classes.items():
+        _check_same_classes(layout, split, folders, class_names)
+        listings = [list_folder(folder) for folder in folders]
+        if split == "train":
+            _check_no_empty_class(layout.folders[split], listings)
+        splits[split] = [(path, label) for label, listing in enumerate(listings) for path in listing.images]
+        strays.extend(stray for listing in listings for stray in _strays(listing))
+        layout.unused.extend(row for listing in listings for row in listing.skipped())
+        layout.notes.extend(_rare_class_notes(split, listings))
+    notes = (*layout.notes, *unused_notes(root, layout.unused))
+    return ImageTree(
+        root=root,
+        class_names=class_names,
+        splits=splits,
+        strays=strays,
+        unused=tuple(layout.unused),
+        notes=notes,
+    )
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    """split -> folder; if there are no split folders, the root itself is train."""
-    found = {split: _first_folder(root, names) for split, names in _SPLIT_FOLDERS.items()}
-    train = found["train"]
-    if train is not None and _subfolders(train):
-        return {split: folder for split, folder in found.items() if folder is not None}
-    reserved = {name for names in _SPLIT_FOLDERS.values() for name in names}
-    if {folder.name for folder in _class_folders(root)} <= reserved:
+def _class_folders(folder: Path) -> tuple[Path, ...]:
+    return list_folder(folder).folders
+
+
+def _check_no_annotations(train: Path, class_names: tuple[str, ...]) -> None:
+    """Raise DataError for the folders of a detection or segmentation data set."""
+    names = {name.lower() for name in class_names}
+    if names & _ANNOTATIONS and names & _ANNOTATED and names <= _ANNOTATIONS | _ANNOTATED:
         raise DataError(
-            f"{root}: no train folder with class folders in it", remedy="Arrange the images as train/CLASS/NAME.png."
+            f"{train}: the folders {', '.join(class_names)} look like a detection or segmentation data set",
+            remedy="bncli classifies images: put those of each class into a folder named after the class.",
         )
-    return {"train": root}
 
 
-def _first_folder(root: Path, names: tuple[str, ...]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
-
-
-def _class_folders(folder: Path) -> list[Path]:
-    folders = _subfolders(folder)
-    if not folders:
-        raise DataError(
-            f"{folder}: no class folders", remedy="Put the images of each class into a folder named after the class."
-        )
-    return folders
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.is_dir()]
-
-
-def _entries(folder: Path) -> list[Path]:
-    """The entries of ``folder`` in the order of their names, without hidden files and leftovers."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in _LITTER)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
-
-
-def _check_same_classes(folder: Path, train: Path, class_names: tuple[str, ...]) -> None:
-    names = {path.name for path in _class_folders(folder)}
+def _check_same_classes(layout: Layout, split: str, folders: tuple[Path, ...], class_names: tuple[str, ...]) -> None:
+    folder, train = layout.folders[split], layout.folders["train"]
+    names = {path.name for path in folders}
     for here, there, place, other in (
         (names, set(class_names), folder, train),
         (set(class_names), names, train, folder),
@@ -115,25 +114,46 @@ def _check_same_classes(folder: Path, train: Path, class_names: tuple[str, ...])
             )
 
 
-def _scan_split(folder: Path, class_names: tuple[str, ...], strays: list[BadImage]) -> list[tuple[Path, int]]:
-    """The image files of one split; any other entry is added to ``strays``."""
-    files: list[tuple[Path, int]] = []
-    for label, name in enumerate(class_names):
-        for path in _entries(folder / name):
-            if path.is_dir():
-                strays.append(BadImage(path, "a folder inside a class folder"))
-            elif path.suffix.lower() not in SUFFIXES:
-                strays.append(BadImage(path, f"not the name of an image file ({', '.join(sorted(SUFFIXES))})"))
-            else:
-                files.append((path, label))
-    return files
-
-
-def _check_no_empty_class(tree: ImageTree, train: Path) -> None:
-    present = {label for _, label in tree.splits["train"]}
-    empty = [name for label, name in enumerate(tree.class_names) if label not in present]
+def _check_no_empty_class(train: Path, listings: list[Listing]) -> None:
+    empty = [listing for listing in listings if not listing.images]
+    nested = next((listing for listing in empty if listing.folders), None)
+    if nested is not None:
+        raise _nested_class_error(nested)
     if empty:
+        names = ", ".join(listing.folder.name for listing in empty[:10])
         raise DataError(
-            f"{train}: {len(empty)} of {len(tree.class_names)} class folders hold no image: {', '.join(empty[:10])}",
-            remedy="Add images to them or remove the folders.",
+            f"{train}: {len(empty)} of {len(listings)} class folders hold no image: {names}",
+            remedy=f"Add images to them ({_suffixes()}) or remove the folders.",
         )
+
+
+def _nested_class_error(listing: Listing) -> DataError:
+    names = [folder.name for folder in listing.folders]
+    remedy = "Move the images up into the class folder, or give --data the folder that holds the class folders."
+    if all(map(split_of, names)):
+        remedy = "Put the splits above the classes: train/CLASS/NAME.png, test/CLASS/NAME.png."
+    return DataError(
+        f"{listing.folder}: a class folder without images of its own, but with folders: {', '.join(names[:10])}",
+        remedy=remedy,
+    )
+
+
+def _strays(listing: Listing) -> list[BadImage]:
+    """The entries of a class folder that cannot be images."""
+    folders = [BadImage(path, "a folder inside a class folder") for path in listing.folders]
+    return folders + [BadImage(path, f"not the name of an image file ({_suffixes()})") for path in listing.others]
+
+
+def _rare_class_notes(split: str, listings: list[Listing]) -> list[str]:
+    """A sentence on classes with a single training image, or without an image in another split."""
+    rare = 1 if split == "train" else 0
+    names = [listing.folder.name for listing in listings if len(listing.images) == rare]
+    if not names:
+        return []
+    what = "a single training image" if split == "train" else f"no {split} image"
+    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    return [f"classes with {what}: {len(names)} of {len(listings)}: {shown}"]
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(SUFFIXES))

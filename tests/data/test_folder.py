@@ -84,7 +84,7 @@ def test_grey_and_colour_mixed_needs_a_decision(tmp_path):
 )
 def test_the_default_size_is_the_common_one_or_the_median(tmp_path, sizes, expected, told):
     for name in ("cat", "dog"):
-        for number, (height, width) in enumerate(sizes):
+        for number, (height, width) in enumerate(sizes * 2):
             save_image(colour_image(height, width), tmp_path / name / f"{number}.png")
     raw = read_image_folder(tmp_path)
     assert raw.train.images.shape[1:3] == expected
@@ -130,7 +130,7 @@ def test_an_image_lies_as_its_exif_orientation_says(tmp_path):
     save_image(colour_image(6, 4), tmp_path / "dog" / "1.png")
     raw = read_image_folder(tmp_path)
     np.testing.assert_array_equal(raw.train.images[0], turned)
-    assert raw.warnings == ()
+    assert not any("size" in warning for warning in raw.warnings)
 
 
 def half_transparent(mode):
@@ -158,8 +158,10 @@ def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path, suffix):
 
 
 MODES = {  # suffix -> the modes that can be saved under it
+    "avif": ("L", "RGB"),
     "bmp": ("1", "L", "P", "RGB"),
     "gif": ("1", "L", "P", "RGB"),
+    "jfif": ("L", "RGB", "CMYK", "YCbCr"),
     "jpg": ("L", "RGB", "CMYK", "YCbCr"),
     "png": ("1", "L", "P", "RGB"),
     "ppm": ("1", "L", "RGB"),
@@ -170,6 +172,8 @@ MODES = {  # suffix -> the modes that can be saved under it
 
 @pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in MODES.items() for mode in modes])
 def test_every_mode_of_every_kind_can_be_read(tmp_path, suffix, mode):
+    if suffix == "avif":
+        pytest.importorskip("PIL.AvifImagePlugin", reason="Pillow before 11.3")
     path = save_image(Image.new("RGB", (8, 8), (255, 255, 255)).convert(mode), tmp_path / f"x.{suffix}")
     for channels in (1, 3):
         assert load_image(path, size=(8, 8), channels=channels).min() >= 251
@@ -226,6 +230,7 @@ def test_unreadable_files_are_left_out_on_demand(tmp_path):
     raw = read_image_folder(tmp_path, ImageOptions(channels=3, bad_images="skip"))
     assert (len(raw.train), len(raw.test)) == (12, 11)
     assert "left out 8 of 31 files" in raw.warnings[-1]
+    assert all(name in raw.warnings[-1] for name in ("7.jpg", "notes.txt", "vector.png"))
     readable = [seed for seed in range(12, 24) if seed != 19]
     for image, seed in zip(raw.test.images, readable, strict=True):
         np.testing.assert_array_equal(image, pixels(colour_image(seed=seed)))

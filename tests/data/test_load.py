@@ -95,7 +95,8 @@ def test_a_name_is_a_name_even_beside_a_folder_of_that_name(tmp_path, monkeypatc
 
 BAD_SOURCES = {
     "an empty folder": ({}, "", "holds no data set"),
-    "a folder of loose files": ({"1.png": b""}, "", "holds no data set"),
+    "a folder of loose images": ({"1.png": b""}, "", "1 image and no class folders"),
+    "a folder of other files": ({"1.txt": b""}, "", "holds no data set"),
     "a text file": ({"x.txt": b"hello"}, "x.txt", "not a file that can be read as a data set"),
     "a pickle": ({"x.pkl": b"\x80\x04."}, "x.pkl", "not a file that can be read as a data set"),
     "one IDX file": ({"x": idx_bytes(grey_images(2))}, "x", "a single IDX file is not a data set"),
