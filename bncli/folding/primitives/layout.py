@@ -215,6 +215,21 @@ def _sliced(params: Params, operands: Sequence[Array]) -> Array:
     return operands[0][tuple(map(slice, starts, limits, strides))]
 
 
+def _rounding_backward(op: Op, outputs: Affines) -> Move | Stuck:
+    """round(x)·s + t = round(x·s + t), up to the rounding."""
+    return Stuck(Cause.COARSE_ROUNDING) if _is_coarse(op) else Move(passed=outputs)
+
+
+def _rounding_forward(op: Op, operands: Affines) -> Move | Stuck:
+    """round(x·s + t) = round(x)·s + t, up to the rounding."""
+    return Stuck(Cause.COARSE_ROUNDING) if _is_coarse(op) else Move(passed=operands)
+
+
+def _is_coarse(op: Op) -> bool:
+    """True if fewer digits are left than in bfloat16, or a smaller range than in float16."""
+    return bool(op.params["mantissa_bits"] < 7 or op.params["exponent_bits"] < 5)
+
+
 SAME = commuting(Layout(_same, _same))
 BARRIER = Primitive(
     names=("optimization_barrier",), words="an optimization barrier", rules=Rules(_barrier_backward, _barrier_forward)
@@ -246,8 +261,8 @@ LABEL = Primitive(
 REDUCE_PRECISION = Primitive(
     names=("reduce_precision",),
     words="a rounding",
-    rules=SAME,
-    ignores=frozenset({"exponent_bits", "mantissa_bits"}),
+    rules=Rules(_rounding_backward, _rounding_forward),
+    reads=frozenset({"exponent_bits", "mantissa_bits"}),
 )
 RESHAPE = Primitive(
     names=("reshape",),

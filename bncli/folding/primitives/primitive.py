@@ -24,9 +24,7 @@ Shape: TypeAlias = tuple[int, ...]
 IGNORABLE: Mapping[str, str] = {
     "accuracy": "the rounding of a function; the folded network calls it with the same parameter",
     "context_mesh": "the devices, not the numbers",
-    "exponent_bits": "the rounding of a value, as in a cast; the folded network rounds it in the same place",
     "layout": "the order in memory, not the numbers",
-    "mantissa_bits": "the rounding of a value, as in a cast; the folded network rounds it in the same place",
     "name": "a label for `jax.checkpoint`",
     "new_dtype": "the dtype of the output, which every rule reads from the output itself",
     "out_sharding": "the devices that hold the output, not its numbers",

@@ -44,6 +44,7 @@ class Cause(Enum):
     # pads and moves
     BARRIER_CONSTANT = auto()
     BROADCAST_AXIS = auto()
+    COARSE_ROUNDING = auto()
     MERGED_WITH_BATCH = auto()
     PADDED_WITH_COMPUTED = auto()
     PADDED_WITH_INFINITY = auto()

@@ -20,6 +20,7 @@ SENTENCES: Mapping[Cause, str] = {
     Cause.BROADCAST_AXIS: "it differs along an axis that a broadcast or a tiling makes",
     Cause.CHOICE_BY_POSITION: "a jnp.where chooses by position",
     Cause.CLIP: "a clip stands in the way",
+    Cause.COARSE_ROUNDING: "a rounding to a narrow format such as float8 stands in the way",
     Cause.COMPARISON: "it is compared with another value",
     Cause.COMPARISON_OF_SIGN: "a comparison reads its sign, which would change",
     Cause.COMPUTED_KERNEL: "its convolution's kernel is computed from the input",

@@ -11,7 +11,7 @@ from bncli.folding.primitives import primitive_of
 from bncli.folding.primitives.primitive import Op, Primitive
 from bncli.folding.primitives.stuck import Cause, Slot, Stuck
 from bncli.folding.search.chains import Chain, find_chains
-from bncli.folding.trace.constants import Constants, is_float
+from bncli.folding.trace.constants import Constants, is_coarse, is_float
 from bncli.folding.trace.graph import Graph, Node
 
 
@@ -123,6 +123,8 @@ class EditedGraph:
         """The reason why this value cannot carry this affine, whatever its operation; None if it can."""
         if not is_float(self.graph.avals[value].dtype):
             return Stuck(Cause.INTEGERS, value=value)
+        if is_coarse(self.graph.avals[value].dtype):
+            return Stuck(Cause.COARSE_ROUNDING, value=value)
         if affine.varies() & self.batch[value]:
             return Stuck(Cause.DIFFERS_BY_EXAMPLE, value=value)
         return None if affine.is_finite else Stuck(Cause.NOT_FINITE, value=value)
@@ -134,6 +136,8 @@ class EditedGraph:
             return Stuck(Cause.CONSTANT_BY_EXAMPLE, operation=slot[0], operand=slot[1], value=value)
         if not is_float(self.graph.avals[value].dtype):
             return Stuck(Cause.INTEGER_WEIGHT, operation=slot[0], operand=slot[1], value=value)
+        if is_coarse(self.graph.avals[value].dtype):
+            return Stuck(Cause.COARSE_ROUNDING, operation=slot[0], operand=slot[1], value=value)
         return None
 
     def layer(self, index: int) -> str:

@@ -11,11 +11,12 @@ import numpy as np
 from bncli.errors import FoldError
 from bncli.folding.affine import Affine, Array
 from bncli.folding.primitives import primitive_of
+from bncli.folding.primitives.layout import CAST
 from bncli.folding.primitives.stuck import Slot
 from bncli.folding.rewrite.edits import EditedGraph
 from bncli.folding.rewrite.program import MultiplyAdd, Program, Term, Weight
 from bncli.folding.search.search import Plan
-from bncli.folding.trace.constants import is_float
+from bncli.folding.trace.constants import is_float, narrows
 from bncli.folding.trace.graph import Constant, DType, Node, Path
 
 
@@ -77,15 +78,20 @@ class _Writer:
         self.homes: dict[int, Path] = {}
 
     def weight(self, slot: Slot, array: Array) -> Weight:
-        """File a kernel under the variable it came from, moved back through the casts and transposes in between."""
+        """File a kernel under the variable it came from, moved back through the casts and transposes in between.
+
+        It is stored in the dtype in which the operation reads it, or in the variable's own if that is wider.
+        """
+        avals = self.network.graph.avals
         value = self.network.sites[slot[0]].inputs[slot[1]]
         leaf, layout = self.origin(value)
         for node in reversed(layout):
-            array = _undone(node, array, self.network.graph.avals[node.inputs[0]].shape)
-        dtypes = [self.network.graph.avals[v].dtype for v in (leaf, *(node.outputs[0] for node in layout))]
-        path = self.store(self.path_of(slot, leaf), array, dtypes)
+            array = _undone(node, array, avals[node.inputs[0]].shape)
+        stored, read = avals[leaf].dtype, avals[value].dtype
+        path = self.store(self.path_of(slot, leaf), array, [read if narrows(read, stored) else stored, read])
         self.homes[slot[0]] = path
-        return Weight(path, tuple(node.index for node in layout))
+        moves = (node.index for node in layout if primitive_of(node.name) is not CAST)
+        return Weight(path, tuple(moves), read)
 
     def origin(self, value: int) -> tuple[int, list[Node]]:
         """The variable behind a constant operand and the way from it, or the operand itself and no way.

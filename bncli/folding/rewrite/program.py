@@ -49,10 +49,11 @@ class MultiplyAdd:
 
 @dataclass(frozen=True)
 class Weight:
-    """A new constant operand: the variable, and the operations that lead from it to the operand."""
+    """A new constant operand: the variable, the operations that lead from it to the operand, the operand's dtype."""
 
     path: Path
-    layout: tuple[int, ...] = ()
+    layout: tuple[int, ...]
+    dtype: DType
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,11 @@ class _Run:
         return self.program.ahead[slot](array, self.arrays, array.dtype)
 
     def weight(self, weight: Weight) -> Constant:
-        """The variable in the layout in which the operation reads it."""
+        """The variable in the layout and the dtype in which the operation reads it."""
         array = self.arrays[weight.path]
         for index in weight.layout:
             (array,) = self.graph.nodes[index].bind([array])
-        return array
+        return array if array.dtype == weight.dtype else array.astype(weight.dtype)
 
     def finished(self, value: int, array: Constant) -> Constant:
         """The value with the multiply-adds behind it."""

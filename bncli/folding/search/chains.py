@@ -14,8 +14,8 @@ import numpy as np
 
 from bncli.folding.affine import Affine, Array, compact, varying
 from bncli.folding.primitives import primitive_of
-from bncli.folding.trace.constants import Constants, is_float
-from bncli.folding.trace.graph import Graph, Node, Path
+from bncli.folding.trace.constants import Constants, is_coarse, is_float
+from bncli.folding.trace.graph import Aval, Graph, Node, Path
 
 STATISTICS = "batch_stats"
 
@@ -98,7 +98,7 @@ def _link(graph: Graph, node: Node, constants: Constants, batch: Sequence[frozen
         return None
     source, output = node.inputs[dynamic[0]], node.outputs[0]
     avals = graph.avals[source], graph.avals[output]
-    if avals[0].shape != avals[1].shape or not all(is_float(aval.dtype) for aval in avals):
+    if avals[0].shape != avals[1].shape or not all(map(_carries_affines, avals)):
         return None
     others = [value for operand, value in enumerate(node.inputs) if operand != dynamic[0]]
     arrays = [_fitted(constants.array(value), len(avals[0].shape)) for value in others]
@@ -110,6 +110,10 @@ def _link(graph: Graph, node: Node, constants: Constants, batch: Sequence[frozen
     paths = frozenset[Path]().union(*(constants.provenance.get(value, frozenset()) for value in others))
     rank = Affine.identity(len(avals[0].shape))
     return Chain((node.index,), source, output, affine.after(rank), norm_names(paths), paths)
+
+
+def _carries_affines(aval: Aval) -> bool:
+    return is_float(aval.dtype) and not is_coarse(aval.dtype)
 
 
 def _fitted(array: Array, rank: int) -> Array:

@@ -1,13 +1,14 @@
 """The values that need no input, evaluated on the host in float64.
 
-BN's arithmetic is done here at twice the precision of the weights and rounded once at the end. A cast between float
-types is skipped on purpose: float64 stands for the exact number. JAX itself computes any value without a NumPy
-counterpart, in the network's own precision.
+BN's arithmetic is done here at twice the precision of the weights and rounded once at the end. A cast to a wider float
+type changes nothing here, because float64 stands for the exact number. A cast to a narrower one is part of the value: a
+kernel rounded to bfloat16 is another kernel. JAX computes it, like any value without a NumPy counterpart, in the
+network's own precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import jax
@@ -17,14 +18,27 @@ import numpy as np
 
 from bncli.folding.affine import Array
 from bncli.folding.primitives import primitive_of
+from bncli.folding.primitives.layout import CAST
 from bncli.folding.trace.graph import Constant, DType, Graph, Node, Path
 
 Provenance: TypeAlias = Mapping[int, frozenset[Path]]
+_float_info: Callable[[DType], jnp.finfo] = jnp.finfo  # JAX leaves its constructor untyped
 
 
 def is_float(dtype: DType) -> bool:
     """True if the dtype is a real floating-point type, bfloat16 included."""
     return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def narrows(source: DType, target: DType) -> bool:
+    """True if a cast between the two float types loses digits or range."""
+    wide, narrow = _float_info(source), _float_info(target)
+    return bool(narrow.nmant < wide.nmant or narrow.maxexp < wide.maxexp or narrow.minexp > wide.minexp)
+
+
+def is_coarse(dtype: DType) -> bool:
+    """True if a float type holds fewer digits than bfloat16: float8, float4."""
+    return is_float(dtype) and bool(_float_info(dtype).nmant < _float_info(np.dtype(jnp.bfloat16)).nmant)
 
 
 class Constants:
@@ -83,14 +97,18 @@ class Constants:
         """The node's outputs, by NumPy if the record of its primitive has all it needs, else by JAX."""
         operands = [self._read(value) for value in node.inputs]
         record = primitive_of(node.name)
-        if record.value is not None and self._is_float(node) and record.unknown_parameter(node.params) is None:
+        if record.value is not None and self._is_exact(node) and record.unknown_parameter(node.params) is None:
             return [record.value(record.seen(node.params), [np.asarray(operand) for operand in operands])]
         dtypes = [self._graph.avals[value].dtype for value in node.inputs]
         return [_widened(output) for output in node.bind(list(map(_native, operands, dtypes)))]
 
-    def _is_float(self, node: Node) -> bool:
-        """True if every operand and output is a float: integers divide and overflow in their own way."""
-        return all(is_float(self._graph.avals[value].dtype) for value in (*node.inputs, *node.outputs))
+    def _is_exact(self, node: Node) -> bool:
+        """True if float64 stands for all numbers of the node.
+
+        It does not for integers, which divide and overflow in their own way, nor where the node rounds on purpose.
+        """
+        ins, outs = ([self._graph.avals[value].dtype for value in side] for side in (node.inputs, node.outputs))
+        return all(map(is_float, (*ins, *outs))) and not (primitive_of(node.name) is CAST and narrows(ins[0], outs[0]))
 
 
 def _computable(graph: Graph) -> frozenset[int]:

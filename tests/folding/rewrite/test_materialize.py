@@ -10,7 +10,7 @@ import pytest
 
 from bncli.folding import fold
 from folding.nets import BatchNorm, UNet, trained
-from folding.oracle import check_fold, conv, inputs, make, norm, relu
+from folding.oracle import check_backward, check_fold, check_forward, conv, inputs, make, norm, relu
 
 X = inputs(2, 8, 8, 3).astype(np.float32)
 
@@ -128,3 +128,61 @@ def test_a_kernel_made_of_integers_is_filed_in_floats(factor):
     assert [row.status for row in folded.report.norms] == ["folded"]
     np.testing.assert_allclose(folded(x), apply(variables, x), rtol=1e-4, atol=1e-4)
     assert {array.dtype for array in jax.tree.leaves(folded.variables)} == {np.dtype(np.float32)}
+
+
+def in_dtypes(stored, read, rounded=None):
+    """ReLU(BN(conv)) with a kernel stored in one dtype and read in another, if asked rounded to a third on the way."""
+    variables = jax.tree.map(lambda a: jnp.asarray(np.abs(a) + 0.1, jnp.float32), make(a=(3, 3, 3, 4), bn=4))
+    variables["params"]["a"] = {"kernel": variables["params"]["a"]["kernel"].astype(stored)}
+
+    def apply(v, x):
+        kernel = v["params"]["a"]["kernel"]
+        kernel = kernel.astype(rounded or read).transpose(1, 0, 2, 3).astype(read)
+        y = conv({"params": {"a": {"kernel": kernel}}}, "a", x.astype(read)).astype(jnp.float32)
+        return relu(norm(v, "bn", y))
+
+    return apply, variables
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "float32"])
+def test_a_kernel_that_is_read_in_float32_is_stored_in_it(stored):
+    apply, variables = in_dtypes(stored, jnp.float32)
+    folded = fold(apply, variables, X)
+    assert [row.status for row in folded.report.norms] == ["folded"]
+    assert {array.dtype for array in jax.tree.leaves(folded.variables)} == {np.dtype(np.float32)}
+    expected = apply(variables, X)
+    np.testing.assert_allclose(folded(X), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("rounded", ["bfloat16", "float16", "float8_e4m3fn"])
+def test_a_kernel_that_is_rounded_on_its_way_is_folded_as_it_is_read(rounded):
+    apply, variables = in_dtypes("float32", jnp.float32, rounded)
+    folded = fold(apply, variables, X)
+    expected = apply(variables, X)
+    np.testing.assert_allclose(folded(X), expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("stored", "read", "filed"),
+    [("float32", "bfloat16", "float32"), ("bfloat16", "float16", "float16"), ("bfloat16", "bfloat16", "bfloat16")],
+)
+def test_a_kernel_is_stored_in_the_wider_of_its_dtype_and_the_one_it_is_read_in(stored, read, filed):
+    apply, variables = in_dtypes(stored, read)
+    folded = fold(apply, variables, X)
+    assert folded.variables["params"]["a"]["kernel"].dtype == filed
+    expected = apply(variables, X)
+    np.testing.assert_allclose(folded(X), expected, rtol=0, atol=2e-2 * np.abs(expected).max())
+
+
+COARSE = {
+    "float8": lambda x: x.astype(jnp.float8_e5m2).astype(x.dtype),
+    "four digits": lambda x: jax.lax.reduce_precision(x, 8, 3),
+    "a small range": lambda x: jax.lax.reduce_precision(x, 4, 23),
+}
+
+
+@pytest.mark.parametrize("name", COARSE)
+def test_no_affine_crosses_a_coarse_rounding_of_the_data(name):
+    """Scaled before it, the data would be rounded elsewhere, by percents."""
+    for check in (check_backward, check_forward):
+        check(COARSE[name], reason="a rounding to a narrow format such as float8 stands in the way")

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from bncli.folding.primitives import PRIMITIVES
-from bncli.folding.trace.constants import Constants
+from bncli.folding.trace.constants import Constants, narrows
 from bncli.folding.trace.graph import trace
 
 W = np.random.default_rng(0).uniform(0.5, 2.0, size=(3, 4)).astype(np.float32)
@@ -23,7 +23,10 @@ EXPRESSIONS = {
         lambda w: np.broadcast_to(w[:, None], (3, 2, 4)),
     ),
     "concatenate": (lambda w: jnp.concatenate([w, w], 1), lambda w: np.concatenate([w, w], 1)),
-    "convert_element_type": (lambda w: w.astype(jnp.bfloat16).astype(jnp.float32), lambda w: w),
+    "convert_element_type": (
+        lambda w: w.astype(jnp.bfloat16).astype(jnp.float32),
+        lambda w: w.astype(jnp.bfloat16).astype(np.float64),
+    ),
     "div": (lambda w: 1.0 / w, lambda w: 1.0 / w),
     "exp": (jnp.exp, np.exp),
     "integer_pow": (lambda w: w**3, lambda w: w**3),
@@ -72,6 +75,32 @@ def test_the_table_computes_in_float64(name):
 def test_every_entry_of_the_table_is_tested():
     with_a_value = {name for name, record in PRIMITIVES.items() if record.value is not None}
     assert with_a_value - set(EXPRESSIONS) <= {"add_any", "copy", "copy_p"}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2])
+def test_a_narrowing_cast_is_part_of_the_value(dtype):
+    """Between two operations, and as the last one; the numbers are JAX's own."""
+    for function in (lambda w: w.astype(dtype).astype(jnp.float32) * 3.0, lambda w: w.astype(dtype)):
+        array, provenance = evaluate(function, W, expect="convert_element_type")
+        np.testing.assert_array_equal(array, np.asarray(function(jnp.asarray(W)), np.float64))
+        assert provenance == {("w",)}
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2])
+def test_a_widening_cast_keeps_the_exact_number(dtype):
+    """The product before the cast is that of float64, not the one that the narrow type rounds."""
+    narrow = W.astype(dtype)
+    array, _ = evaluate(lambda w: (w * w).astype(jnp.float32), narrow, expect="convert_element_type")
+    np.testing.assert_array_equal(array, narrow.astype(np.float64) ** 2)
+
+
+WIDENING = [("float16", "float32"), ("bfloat16", "float32"), ("float8_e4m3fn", "bfloat16"), ("float32", "float32")]
+NARROWING = [("float32", "float16"), ("float32", "bfloat16"), ("bfloat16", "float16"), ("float16", "bfloat16")]
+
+
+@pytest.mark.parametrize(("source", "target"), [*WIDENING, *NARROWING])
+def test_a_cast_narrows_if_it_loses_digits_or_range(source, target):
+    assert narrows(jnp.dtype(source), jnp.dtype(target)) == ((source, target) in NARROWING)
 
 
 def test_what_the_table_lacks_is_computed_by_jax():
