@@ -27,7 +27,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bncli.checkpoint import Checkpoint, load
+    from bncli.checkpoint.load import Checkpoint, load
     from bncli.errors import BncliError
     from bncli.folding import fold
     from bncli.inspection import inspect_stats

@@ -39,7 +39,7 @@ INDEPENDENT = ("folding", "ops")
 # dependency -> the only rooms or files that may import it.
 DOORS = {
     "h5py": {"inspection/readers/hdf5.py"},
-    "jax.extend": {"folding/trace/graph.py"},
+    "jax.extend": {"checkpoint/program.py", "folding/trace/graph.py"},
     "jax.extend.core": {"folding/trace/graph.py"},
     "keras": set(),
     "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py", "inspection/readers/onnx_constants.py"},

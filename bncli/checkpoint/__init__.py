@@ -15,9 +15,10 @@
 
 ``directory`` knows the files, ``saves`` the steps, and ``orbax_io`` the content of a step. ``manifest`` and
 ``integrity`` check files against their SHA-256. ``background`` writes saves while the training continues, and
-``locking`` admits one training per directory. ``load`` opens a ``Checkpoint``. ``foreign_arrays`` reads the files of
-other programs (``orbax_layout`` their Orbax directories), and ``foreign_model`` makes a ``Checkpoint`` of them. Only
-``orbax_io`` imports orbax, and only ``orbax_layout`` imports tensorstore.
+``locking`` admits one training per directory. ``load`` opens a ``Checkpoint``, and ``program`` examines the forward
+pass of a folded one before it runs. ``foreign_arrays`` reads the files of other programs (``orbax_layout`` their Orbax
+directories), and ``foreign_model`` makes a ``Checkpoint`` of them. Only ``orbax_io`` imports orbax, and only
+``orbax_layout`` imports tensorstore.
 """
 
 from bncli.checkpoint.background import BackgroundSaver
@@ -44,6 +45,7 @@ from bncli.checkpoint.hashing import sha256_tree
 from bncli.checkpoint.integrity import FileReport, VerifyReport, verify_checkpoint
 from bncli.checkpoint.load import Checkpoint, check_model_code, load
 from bncli.checkpoint.locking import locked
+from bncli.checkpoint.program import trust_program
 from bncli.checkpoint.saves import (
     complete_steps,
     drop_after,
@@ -96,6 +98,7 @@ __all__ = [
     "save_precise_statistics",
     "sha256_tree",
     "sweep",
+    "trust_program",
     "verify",
     "verify_checkpoint",
     "write_config",

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from bncli.checkpoint.directory import FILES_MANIFEST, FOLD_REPORT, FORWARD, write_atomically, write_config
 from bncli.checkpoint.manifest import digests_of, first_difference, manifest_text, parse_manifest
+from bncli.checkpoint.program import Program, open_program
 from bncli.checkpoint.saves import save
 from bncli.config.document import CheckpointConfig
 from bncli.config.json_types import JSON
 from bncli.errors import CheckpointError
 from bncli.frameworks.linen import Variables
+from bncli.process.files import read_regular
+
+_FOLD_AGAIN = "Fold the original checkpoint again."
 
 
 def write_folded(
@@ -62,22 +66,32 @@ def verify_files(directory: Path, *names: str) -> None:
     if difference is not None:
         raise CheckpointError(
             f"{directory / difference}: its SHA-256 is not the one in {manifest.name}",
-            remedy="Fold the original checkpoint again.",
+            remedy=_FOLD_AGAIN,
         )
 
 
-def read_forward(directory: Path) -> Callable[[Variables, jax.Array], jax.Array]:
+def read_forward(directory: Path, variables: Variables) -> Program:
     """The folded forward pass: (variables, normalized images [B, H, W, C]) -> logits [B, K].
 
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
-    import jax.export
+    The very bytes that are compared with the manifest are examined and used; see ``program``.
 
-    verify_files(directory, FORWARD)
+    Args:
+        directory: the folded checkpoint.
+        variables: the arrays that the function will be given.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or its program is refused.
+    """
+    path = directory / FORWARD
     try:
-        return jax.export.deserialize(bytearray((directory / FORWARD).read_bytes())).call
-    except Exception as error:
-        raise CheckpointError(
-            f"cannot read {directory / FORWARD}: {error}", remedy="Fold the original checkpoint again."
-        ) from error
+        content = read_regular(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}", remedy=_FOLD_AGAIN) from error
+    manifest = directory / FILES_MANIFEST
+    if manifest.is_file():  # there was none in older versions
+        digest = parse_manifest(read_regular(manifest)).get(FORWARD)
+        if digest != hashlib.sha256(content).hexdigest():
+            raise CheckpointError(
+                f"{path} is damaged: its SHA-256 is not the one in {manifest.name}", remedy=_FOLD_AGAIN
+            )
+    return open_program(content, path=path, variables=variables)

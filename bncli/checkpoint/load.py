@@ -13,9 +13,10 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from bncli.checkpoint.directory import CONFIG, read_config
+from bncli.checkpoint.directory import CONFIG, FORWARD, read_config
 from bncli.checkpoint.folded import read_forward
 from bncli.checkpoint.onnx_file import read_onnx
 from bncli.checkpoint.saves import has_precise_statistics, read_save
@@ -24,13 +25,14 @@ from bncli.config.document import CheckpointConfig
 from bncli.config.settings import ModelConfig
 from bncli.config.validation import validated
 from bncli.data import Preprocessor
-from bncli.errors import BncliError, ModelError, UsageError
+from bncli.errors import BncliError, CheckpointError, ModelError, UsageError
 from bncli.frameworks.linen import Network, Variables
 from bncli.measure.eval_step import LogitsFn
 from bncli.models import build_network, build_own_network, untrusted
 from bncli.ops import pad_small_images
 
 ApplyFn = Callable[[Variables, jax.Array], jax.Array]
+_FOLD_AGAIN = "Fold the original checkpoint again."
 # Images in one call of the network: bounds memory, whatever the number of images.
 BATCH_SIZE = 64
 
@@ -140,7 +142,10 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
     config = read_config(directory)
     number, variables, progress = read_save(directory, step)
     if config.folded_from is not None:
-        return Checkpoint(directory, number, config, variables, progress, None, read_forward(directory))
+        program = read_forward(directory, variables)
+        folded = Checkpoint(directory, number, config, variables, progress, None, program)
+        _require_logits(folded)
+        return folded
     network = _network(directory, config, model)
     return Checkpoint(
         directory,
@@ -152,6 +157,31 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
         network.logits,
         has_population_statistics=config.recalibrated is not None or has_precise_statistics(directory, number),
     )
+
+
+def _require_logits(folded: Checkpoint) -> None:
+    """Raise CheckpointError unless the program of a folded checkpoint makes logits of its arrays; nothing is run."""
+    path, dataset = folded.path / FORWARD, folded.config.dataset
+    images = folded.preprocessor.input_spec(2)
+    try:
+        made = jax.eval_shape(folded.apply_fn, folded.variables, images)
+    except Exception as error:  # the exceptions of jax.export for other arguments
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{path} cannot be applied to the arrays saved with it: {reason}", remedy=_FOLD_AGAIN
+        ) from error
+    classes = None if dataset is None else len(dataset.class_names)
+    if not (
+        isinstance(made, jax.ShapeDtypeStruct)
+        and jnp.issubdtype(made.dtype, jnp.floating)
+        and len(made.shape) == 2
+        and made.shape[0] == images.shape[0]
+        and classes in (None, made.shape[1])
+    ):
+        raise CheckpointError(
+            f"{path} makes {str(made)[:300]} of {images.shape[0]} images, not logits of {classes or 'some'} classes",
+            remedy=_FOLD_AGAIN,
+        )
 
 
 def check_model_code(directory: Path, config: CheckpointConfig) -> None:

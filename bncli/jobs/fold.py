@@ -87,6 +87,8 @@ def fold_checkpoint(
     start = time.perf_counter()
     folded, forward = _fold_and_lower(original, options)
     seconds = time.perf_counter() - start
+    program = bytes(forward.serialize())
+    _trust(program, original.path)
     images, examples = _verification_images(original, data_dir)
     sides = _Sides.compile(original, folded, forward)
     proof = _Proof(path, sides.original, original, images, examples, options.tolerance)
@@ -182,6 +184,21 @@ class _Proof:
                 remedy="Nothing was written. Exclude layers with --exclude, or raise --tolerance.",
             )
         return found
+
+
+def _trust(program: bytes, path: Path) -> None:
+    """Remember the folded network's program as bncli's own, which its readers on this machine need not examine.
+
+    Raises:
+        FoldError: its readers would refuse it.
+    """
+    try:
+        checkpoints.trust_program(program)
+    except CheckpointError as error:
+        raise FoldError(
+            f"the model of {path} cannot be written as a folded checkpoint: it {error.message}",
+            remedy="Fold it in Python with bncli.fold.",
+        ) from error
 
 
 def _proved(export: Export, proof: _Proof) -> ExportReport:

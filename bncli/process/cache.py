@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _OTHERS = 0o077
@@ -45,6 +46,17 @@ def is_private(*names: str) -> bool:
         return not any(folder.stat().st_mode & _OTHERS_WRITE for folder in folders)
     except OSError:
         return False
+
+
+def remember(folder: str, key: str) -> None:
+    """Record ``key`` as an empty file in a private folder; if the cache cannot be written, nothing is recorded."""
+    with suppress(OSError):
+        (private_folder(folder) / key).touch(mode=0o600)
+
+
+def is_remembered(folder: str, key: str) -> bool:
+    """True if ``key`` was recorded and nobody else could have recorded it."""
+    return is_private(folder) and (user_cache() / folder / key).is_file()
 
 
 def _require_owner(folder: Path) -> None:

@@ -1,0 +1,55 @@
+"""Regular files: the only files that are opened for reading a checkpoint.
+
+Opening a named pipe waits for a writer, and reading a device such as ``/dev/zero`` never ends. Both may lie in a
+directory that somebody else has made, under the name of a file that bncli reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading bytes; a symbolic link to one counts.
+
+    Raises:
+        OSError: the file cannot be opened, or is something else than a regular file.
+    """
+    _require_regular(path.stat().st_mode, path)  # opening a device may already have an effect
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        _require_regular(os.fstat(descriptor).st_mode, path)  # it may have been replaced since
+    except OSError:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, *, limit: int | None = None) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        path: the file.
+        limit: largest size in bytes; None for any.
+
+    Raises:
+        OSError: the file cannot be read, is larger than ``limit``, or is something else than a regular file.
+    """
+    with open_regular(path) as file:
+        if limit is None:
+            return file.read()
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"more than {limit:,} bytes", str(path))
+    return content
+
+
+def _require_regular(mode: int, path: Path) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
