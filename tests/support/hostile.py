@@ -3,6 +3,7 @@
 Run as a program, it takes a JSON list of paths on stdin and answers each with one line of JSON, an ``Outcome``.
 """
 
+import argparse
 import importlib
 import importlib.util
 import io
@@ -29,6 +30,7 @@ from bncli.errors import BncliError
 from bncli.inspection.readers import apart, detect
 from bncli.inspection.readers.contents import Contents
 from bncli.process import child
+from support.torch_files import write_old_torch, write_torch
 
 if TYPE_CHECKING:
     import onnx
@@ -42,11 +44,10 @@ Files: TypeAlias = "Mapping[str, Path]"
 APART: dict[str, tuple[str, str]] = {
     "keras": ("keras_file", "h5py"),
     "onnx": ("onnx_model", "onnx"),
-    "pytorch": ("pytorch", "torch"),
+    "pytorch": ("pytorch", "zipfile"),
 }
 # Values for a length, a shape or an offset.
 NUMBERS = ("-1", "0", "1e999", "7.5", "true", '"x"', "[]", "{}", str(2**31), str(2**63), str(10**400))
-HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 
 def write_sound_files(directory: Path) -> dict[str, Path]:
@@ -55,8 +56,8 @@ def write_sound_files(directory: Path) -> dict[str, Path]:
     _write_safetensors(directory)
     _write_keras(directory)
     _write_onnx(directory)
-    if HAS_TORCH:
-        _write_pytorch(directory)
+    write_torch(directory / "torch.pt", {"state_dict": _state(), "args": argparse.Namespace(lr=0.1)})
+    write_old_torch(directory / "torch_legacy.pt", _state())
     return {path.name: path for path in sorted(directory.iterdir())}
 
 
@@ -119,14 +120,6 @@ def _write_onnx(directory: Path) -> None:
     options: dict[str, Any] = {"save_as_external_data": True, "location": "data.bin", "size_threshold": 0}
     (directory / "onnx_external").mkdir()
     onnx.save_model(model, directory / "onnx_external" / "model.onnx", **options)
-
-
-def _write_pytorch(directory: Path) -> None:
-    import torch
-
-    state = {name: torch.from_numpy(array) for name, array in _state().items()}
-    torch.save(state, directory / "torch.pt")
-    torch.save(state, directory / "torch_legacy.pt", _use_new_zipfile_serialization=False)
 
 
 def target_of(path: Path) -> Path:

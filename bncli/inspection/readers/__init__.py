@@ -9,13 +9,13 @@
        └── apart.py            in a separate process, with limits:
            ├── keras_file.py     hdf5.py, keras_config.py
            ├── onnx_model.py     onnx_constants.py
-           └── pytorch.py
+           └── pytorch.py        torch_file.py, inert_pickle.py, pickled_numpy.py
 
 Each reader makes ``arrays`` by path. ``grouping`` finds BN layers among them by the names in ``conventions``.
 ``assembly`` turns these into ``Contents``: it chooses among ``copies`` of a network, recognises ``replicas``, separates
 stacked layers, and takes from ``settings`` what the file does not say.
 
-Nothing in a file is ever run or unpickled. To add a format: write a module with ``read(path, asked) -> Contents``, add
+Nothing in a file is ever run, and Python's unpickler is never used. To add a format: write a module with ``read(path, asked) -> Contents``, add
 a row to ``READERS``, and teach ``detection`` to recognise it.
 """
 

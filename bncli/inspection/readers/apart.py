@@ -46,7 +46,7 @@ def read_apart(module: str, path: Path, asked: Asked) -> Contents:
     """The contents of a file, read by the ``read`` function of a module in another process.
 
     Args:
-        module: has ``read(path, asked)``, and ``require_library()``, which imports what reading needs.
+        module: has ``read(path, asked)``; and, if reading needs a library, ``require_library()``, which imports it.
         path: the file.
         asked: the user's statements about the file.
 
@@ -78,7 +78,8 @@ def serve(request: JSON) -> Iterator[Answer]:
     path = Path(request["path"])
     try:
         reader = importlib.import_module(request["module"])
-        reader.require_library()
+        if hasattr(reader, "require_library"):
+            reader.require_library()
         size = path.stat().st_size
         limit_this_process(
             cpu_seconds=CPU_SECONDS + size / BYTES_PER_CPU_SECOND, memory=MEMORY + MEMORY_PER_BYTE * size

@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 import safetensors.numpy
-from support.hostile import HAS_TORCH, target_of, write_sound_files, zip_of
+from support.hostile import target_of, write_sound_files, zip_of
 
 from bncli.errors import CheckpointError
 from bncli.inspection.readers import READERS, detect
@@ -38,8 +38,6 @@ FORMATS = {
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_content_says_the_format_whatever_the_name(name, sound, tmp_path):
-    if FORMATS[name] == "pytorch" and not HAS_TORCH:
-        pytest.skip("torch is not installed")
     for other in ("x", "x.onnx", "x.pt", "x.index"):
         link = tmp_path / other
         link.symlink_to(target_of(sound[name]))
@@ -122,11 +120,9 @@ def test_parts_of_a_tensorflow_checkpoint_are_told_by_their_names(name, tmp_path
     assert ".weights.h5" in caught.value.remedy
 
 
-@pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed")
 @pytest.mark.filterwarnings("ignore")  # of torch, that TorchScript is old
 def test_real_programs_of_torch_are_named(tmp_path):
-    import torch
-
+    torch = pytest.importorskip("torch")
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(3)).eval()
     torch.jit.script(model).save(tmp_path / "script")
     program = torch.export.export(model, (torch.ones(1, 3, 4, 4),))

