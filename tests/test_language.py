@@ -23,7 +23,6 @@ UNTYPED_DOORS = (
     "folding/export/onnx/",
     "inspection/readers/hdf5.py",
     "inspection/readers/onnx_model.py",
-    "inspection/readers/pytorch.py",
 )
 MOST_ANY = 59
 

@@ -15,8 +15,9 @@ Each reader makes ``arrays`` by path. ``grouping`` finds BN layers among them by
 ``assembly`` turns these into ``Contents``: it chooses among ``copies`` of a network, recognises ``replicas``, separates
 stacked layers, and takes from ``settings`` what the file does not say.
 
-Nothing in a file is ever run, and Python's unpickler is never used. To add a format: write a module with ``read(path, asked) -> Contents``, add
-a row to ``READERS``, and teach ``detection`` to recognise it.
+Nothing in a file is ever run, and Python's unpickler is never used: ``inert_pickle`` reads pickles as data. To add a
+format: write a module with ``read(path, asked) -> Contents``, add a row to ``READERS``, and teach ``detection`` to
+recognise it.
 """
 
 from __future__ import annotations
