@@ -12,6 +12,7 @@ from pathlib import Path
 from bncli.checkpoint.onnx_file import read_onnx
 from bncli.config import document
 from bncli.config.document import CheckpointConfig
+from bncli.config.file_names import is_utf8
 from bncli.config.json_types import JSON, Document
 from bncli.errors import CheckpointError
 
@@ -56,6 +57,7 @@ def read_config(directory: Path) -> CheckpointConfig:
     """
     if directory.is_file():
         return read_onnx(directory)[0]
+    check_name(directory)
     path = directory / CONFIG
     try:
         if (size := path.stat().st_size) > MAX_CONFIG:
@@ -146,11 +148,27 @@ def _append_line(path: Path, row: Mapping[str, JSON]) -> None:
         file.write(json.dumps(row).encode() + b"\n")
 
 
+def check_name(path: Path) -> None:
+    """Raise CheckpointError if Orbax cannot use the directory's path, or the file system cannot hold its name."""
+    try:
+        place = path.resolve()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null character
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CheckpointError(f"{str(path)[:300]}: {reason}", remedy="Name another directory.") from None
+    if not is_utf8(place):
+        raise CheckpointError(
+            f"{place}: the path is not UTF-8, which Orbax, the library behind saves, requires",
+            remedy="Use or rename to a path in UTF-8.",
+        )
+
+
 def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source: Path | None = None) -> None:
     """Raise CheckpointError if a new checkpoint in ``out`` would overwrite something.
 
     With ``overwrite`` it may replace an earlier checkpoint, but nothing else, and never ``source``, which is read.
     """
+    check_name(out)
     if source is not None and source.resolve().is_relative_to(out.resolve()):
         what = "is" if source.resolve() == out.resolve() else "holds"
         remedy = "Name another directory for the result."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +20,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bncli.config.file_names import displayed
 from bncli.errors import BncliError, BncliWarning
 
 if TYPE_CHECKING:
     from bncli.training.progress import EpochResult, StepProgress
+
+_OTHER_PATH = "Check that the path exists and may be used, or name another one."
 
 
 def stderr() -> Console:
@@ -33,12 +37,15 @@ def stderr() -> Console:
 def show_error(error: Exception) -> None:
     """Print the message and the remedy, if there is one; no traceback."""
     console = stderr()
+    if isinstance(error, OSError) and error.filename is not None:  # a path that no code above expected to fail
+        error = BncliError(f"{os.fsdecode(error.filename)[:300]}: {error.strerror or error}", remedy=_OTHER_PATH)
     if isinstance(error, BncliError):
-        console.print(f"[bold red]error:[/] {escape(error.message)}", soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(displayed(error.message))}", soft_wrap=True)
         if error.remedy:
-            console.print(f"[bold]remedy:[/] {escape(error.remedy)}", soft_wrap=True)
+            console.print(f"[bold]remedy:[/] {escape(displayed(error.remedy))}", soft_wrap=True)
         return
-    console.print(f"[bold red]internal error:[/] {escape(type(error).__name__)}: {escape(str(error))}", soft_wrap=True)
+    message = displayed(f"{type(error).__name__}: {error}")
+    console.print(f"[bold red]internal error:[/] {escape(message)}", soft_wrap=True)
     console.print("[bold]remedy:[/] This is a fault of bncli. Run it again with --debug and report the traceback.")
 
 
@@ -46,7 +53,7 @@ def warn(messages: tuple[str, ...], *, quiet: bool) -> None:
     """Print warnings, unless quiet."""
     if not quiet:
         for message in messages:
-            stderr().print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+            stderr().print(f"[yellow]warning:[/] {escape(displayed(message))}", soft_wrap=True)
 
 
 @contextmanager
@@ -75,7 +82,7 @@ def shown_warnings(*, quiet: bool) -> Iterator[None]:
 def note(message: str, *, quiet: bool) -> None:
     """Print one line about the work in progress, unless quiet."""
     if not quiet:
-        stderr().print(f"[dim]{escape(message)}[/]", soft_wrap=True)
+        stderr().print(f"[dim]{escape(displayed(message))}[/]", soft_wrap=True)
 
 
 class TrainingDisplay:

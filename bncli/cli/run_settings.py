@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from bncli.cli.parsing import absolute_model_name, absolute_source, model_arguments
+from bncli.config.file_names import displayed
 from bncli.config.options import Option, by_key, by_parameter, options, sections_of
 from bncli.errors import CheckpointError, ConfigError, UsageError
 
@@ -90,7 +91,9 @@ def field_value(parameter: str, value: object) -> object:
 def _absolute(parameter: str, value: object) -> object:
     """The value with its path made absolute, if it is one, so that the run can be continued from any directory."""
     absolute = {"data": absolute_source, "model": absolute_model_name}.get(parameter)
-    return absolute(value) if absolute is not None and isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return displayed(absolute(value) if absolute is not None else value)
 
 
 def _given(ctx: typer.Context) -> Values:

@@ -13,6 +13,7 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from bncli.config.file_names import displayed_document
 from bncli.config.json_types import Document
 from bncli.config.settings import Pixels, RunConfig
 from bncli.config.validation import describe, shown
@@ -111,7 +112,7 @@ _ADAPTER = TypeAdapter(CheckpointConfig)
 
 def to_json(config: CheckpointConfig) -> str:
     """The text of ``config.json``: the fields, and the SHA-256 of what they say."""
-    return sealed(_ADAPTER.dump_python(config, mode="json"))
+    return sealed(displayed_document(_ADAPTER.dump_python(config)))
 
 
 def sealed(document: Document) -> str:

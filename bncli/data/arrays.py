@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, Split, check_labels, numbered_classes
 from bncli.errors import DataError
@@ -39,7 +40,7 @@ def read_arrays(path: Path) -> RawDataset:
         )
     names = names or numbered_classes(train.labels, origin=f"{path}: y_train")
     return RawDataset(
-        name=path.stem,
+        name=displayed(path.stem),
         class_names=names,
         train=train,
         val=_read_split(arrays, "val", names, path),
@@ -81,7 +82,7 @@ def _class_names(arrays: dict[str, np.ndarray], path: Path) -> tuple[str, ...] |
             f"{path}: class_names is {names.dtype} of shape {names.shape}",
             remedy="Save a one-dimensional array of strings.",
         )
-    return tuple(names.tolist())
+    return tuple(map(displayed, names.tolist()))
 
 
 def _read_split(

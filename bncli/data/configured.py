@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bncli.config.document import CheckpointConfig
+from bncli.config.file_names import on_disk
 from bncli.config.settings import DataConfig
 from bncli.data.dataset import Dataset
 from bncli.data.folder import ImageOptions
@@ -24,7 +25,7 @@ def load_configured(config: DataConfig, *, seed: int, progress: Progress | None 
     """
     return load_dataset(
         config.source,
-        data_dir=Path(config.data_dir) if config.data_dir else None,
+        data_dir=on_disk(config.data_dir) if config.data_dir else None,
         val_fraction=config.val_fraction,
         seed=seed,
         images=ImageOptions(size=config.image_size, channels=config.channels, bad_images=config.bad_images),

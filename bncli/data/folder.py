@@ -27,6 +27,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bncli.config.choices import BadImages
+from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, Split
 from bncli.data.image_tree import BadImage, ImageTree, scan_image_tree
@@ -115,7 +116,7 @@ def read_image_folder(
     if bad:
         notes.append(f"left out {len(bad)} of {_count(tree)} files that are not readable images: {_first(bad)}")
     return RawDataset(
-        name=root.resolve().name,
+        name=displayed(root.resolve().name),
         class_names=tree.class_names,
         train=splits["train"],
         val=splits.get("val"),

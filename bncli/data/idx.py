@@ -15,6 +15,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.compressed import DAMAGED, open_decompressed
 from bncli.data.dataset import RawDataset, Split, check_labels, numbered_classes
@@ -53,7 +54,7 @@ def read_idx_folder(folder: Path, known: KnownDataset | None = None) -> RawDatas
     test = _read_split(parts, "test", folder, known) if has_test else None
     class_names = known.class_names if known else numbered_classes(train.labels, origin=str(folder))
     return RawDataset(
-        name=known.name if known else folder.name,
+        name=known.name if known else displayed(folder.name),
         class_names=class_names,
         train=train,
         val=None,

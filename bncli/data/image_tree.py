@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bncli.config.file_names import displayed
 from bncli.data.image_layout import SUFFIXES, Layout, Listing, Unused, find_layout, list_folder, split_of, unused_notes
 from bncli.errors import DataError
 
@@ -62,7 +63,7 @@ def scan_image_tree(root: Path) -> ImageTree:
     """
     layout = find_layout(root)
     classes = {split: _class_folders(folder) for split, folder in layout.folders.items()}
-    class_names = tuple(folder.name for folder in classes["train"])
+    class_names = tuple(displayed(folder.name) for folder in classes["train"])
     _check_no_annotations(layout.folders["train"], class_names)
     splits: dict[str, list[tuple[Path, int]]] = {}
     strays: list[BadImage] = []
@@ -102,7 +103,7 @@ def _check_no_annotations(train: Path, class_names: tuple[str, ...]) -> None:
 
 def _check_same_classes(layout: Layout, split: str, folders: tuple[Path, ...], class_names: tuple[str, ...]) -> None:
     folder, train = layout.folders[split], layout.folders["train"]
-    names = {path.name for path in folders}
+    names = {displayed(path.name) for path in folders}
     for here, there, place, other in (
         (names, set(class_names), folder, train),
         (set(class_names), names, train, folder),

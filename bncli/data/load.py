@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from bncli.config.file_names import on_disk
 from bncli.data.arrays import read_arrays
 from bncli.data.cifar import LAYOUTS, find_cifar, find_pickled, read_cifar_archive, read_cifar_folder, refuse_pickled
 from bncli.data.compressed import GZIP_MAGIC
@@ -77,7 +78,7 @@ def _read(
     images: ImageOptions,
     progress: Callable[[str, int, int | None], None] | None,
 ) -> RawDataset:
-    path = Path(os.path.expanduser(source))  # noqa: PTH111 - Path's own fails on "~nobody"
+    path = on_disk(os.path.expanduser(source))  # noqa: PTH111 - Path's own fails on "~nobody"
     if source in KNOWN:
         return _read_known(KNOWN[source], data_dir)
     if path.is_dir() and _is_image_folder(path):

@@ -17,6 +17,7 @@ from types import ModuleType
 
 import flax.linen as nn
 
+from bncli.config.file_names import on_disk
 from bncli.config.json_types import JSON
 from bncli.errors import ModelError
 from bncli.models import trust
@@ -65,7 +66,7 @@ def hashable(args: Mapping[str, JSON]) -> dict[str, JSON]:
 def load_class(name: str) -> type[nn.Module]:
     """The class that ``name`` points to."""
     module_name, _, class_name = name.rpartition(":")
-    module = _import_file(Path(module_name)) if module_name.endswith(".py") else _import_module(module_name)
+    module = _import_file(on_disk(module_name)) if module_name.endswith(".py") else _import_module(module_name)
     cls = getattr(module, class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         modules = [
@@ -106,7 +107,7 @@ def source_file(name: str) -> Path | None:
     """The file that a custom model would be imported from, found without running it; None if it is not found."""
     module_name = name.rpartition(":")[0]
     if module_name.endswith(".py"):
-        return Path(module_name) if Path(module_name).is_file() else None
+        return on_disk(module_name) if on_disk(module_name).is_file() else None
     top, _, rest = module_name.partition(".")
     try:
         spec = importlib.util.find_spec(top)

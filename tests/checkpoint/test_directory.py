@@ -1,6 +1,7 @@
 """The directory: nothing else is ever removed, metrics are one line an epoch, a configuration that is bad is named."""
 
 import json
+import os
 
 import pytest
 
@@ -174,3 +175,13 @@ def test_a_damaged_line_of_the_layers_is_named(tmp_path, line):
     (tmp_path / "layers.jsonl").write_text('{"epoch": 1, "layers": []}\n' + line + "\n")
     with pytest.raises(CheckpointError, match=r"layers\.jsonl: line 2 is damaged"):
         checkpoint.read_layers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("x" * 256, "too long"), (os.fsdecode(b"a\xff/ckpt"), "not UTF-8"), ("a\0b", "null")]
+)
+def test_a_name_that_no_checkpoint_can_have_is_refused_before_the_work(tmp_path, name, reason):
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        checkpoint.check_output(tmp_path / name, overwrite=False)
+    assert caught.value.remedy
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """Settings: what is stored comes back, and every malformed field is refused by its name."""
 
 import json
+import os
 from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bncli.config.document import (
     sealed,
     to_json,
 )
+from bncli.config.file_names import displayed
 from bncli.config.settings import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from bncli.config.validation import validated
 from bncli.errors import ConfigError
@@ -227,3 +229,16 @@ def test_a_bad_value_is_named_with_its_section():
         validated(RunConfig, **(asdict(RunConfig()) | {"training": {"epochs": 0}}))
     with pytest.raises(ConfigError, match=r"\(and 1 more\)$"):
         validated(RunConfig, training={"epochs": 0, "batch_size": 0})
+
+
+NAMES = st.binary(max_size=8).map(os.fsdecode)
+
+
+@given(names=st.lists(NAMES, min_size=2, max_size=4), source=NAMES)
+def test_names_that_are_not_utf8_give_valid_json(names, source):
+    record = replace(complete().dataset, class_names=tuple(names), source=source)
+    text = to_json(complete(dataset=record, run=RunConfig(data=DataConfig(source=source))))
+    json.loads(text.encode("utf-8"))
+    read = from_json(text, path=PATH)
+    assert read.dataset.class_names == tuple(map(displayed, names))
+    assert read.run.data.source == displayed(source)

@@ -1,6 +1,8 @@
 """Which files an image folder holds: classes by name, splits that agree, litter left alone, strays named."""
 
+import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path, PurePath
 
@@ -200,3 +202,13 @@ def test_every_file_is_used_or_named(extra, split):
         for path in root.rglob("*"):
             if path.is_file():
                 assert {path, *path.parents} & named, path
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take only UTF-8")
+def test_class_names_are_valid_unicode_and_the_files_are_found(tmp_path):
+    latin = os.fsdecode(b"gr\xf6n")
+    tree = scan_image_tree(
+        make_tree(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "val") for name in ("a", latin)))
+    )
+    assert tree.class_names == ("a", r"gr\xf6n")
+    assert all(path.is_file() for files in tree.splits.values() for path, _ in files)

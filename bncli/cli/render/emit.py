@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from rich.console import Console, RenderableType
 
+from bncli.config.file_names import displayed, displayed_document
+
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ def emit(
 def emit_json(document: dict[str, object]) -> None:
     """Print one JSON document on stdout."""
     only_ascii = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
-    print(json.dumps(_without_nan(document), ensure_ascii=only_ascii, allow_nan=False))
+    print(json.dumps(displayed_document(_without_nan(document)), ensure_ascii=only_ascii, allow_nan=False))
 
 
 def _without_nan(value: object) -> object:
@@ -49,4 +51,4 @@ def _print_text(text: RenderableType) -> None:
         return
     with console.capture() as captured:
         console.print(text)
-    print("\n".join(line.rstrip() for line in captured.get().split("\n")), end="")
+    print("\n".join(line.rstrip() for line in displayed(captured.get()).split("\n")), end="")

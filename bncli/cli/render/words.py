@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from rich.cells import cell_len
 
+from bncli.config.file_names import displayed
+
 # A shorter rest of a name would not be recognised.
 MIN_NAME = 12
 
@@ -34,7 +36,8 @@ def visible(text: str) -> str:
     Names come from files, and an escape character in one could drive the terminal.
     """
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in displayed(text)
     )
 
 
