@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 
 import jax
-import numpy as np
 
 from bncli.errors import FoldError
 from bncli.folding.checks import check_complete, check_inference_mode, check_statistics
@@ -17,16 +16,15 @@ from bncli.folding.rewrite.edits import EditedGraph
 from bncli.folding.rewrite.materialize import materialize
 from bncli.folding.rewrite.program import Program, run
 from bncli.folding.search.search import search_plan
+from bncli.folding.trace.arguments import as_text, concrete, described, is_batched, like_example, resized
 from bncli.folding.trace.constants import Constants
 from bncli.folding.trace.graph import (
     ApplyFn,
     Constant,
-    Described,
     Graph,
     Path,
     Pytree,
     Structure,
-    Tensor,
     leaf_path,
     trace,
 )
@@ -40,7 +38,7 @@ class Folded:
         variables: every array it reads, in nested dicts under the original names.
         report: one row for each BN layer.
         original: the apply function that was folded; `shapes`: the variables it was traced with.
-        example: the shape and dtype of its input; only the batch size may differ.
+        example: the shapes and dtypes of its inputs; only the batch size may differ.
         structure: the trace's operations, which another batch size must not change.
         numbers: the constants that went into folded numbers, which it must not change either.
         program: the steps to run with the variables.
@@ -50,35 +48,35 @@ class Folded:
     report: FoldReport
     original: ApplyFn = field(repr=False)
     shapes: Pytree = field(repr=False)
-    example: jax.ShapeDtypeStruct
+    example: Pytree
     structure: Structure = field(repr=False)
     numbers: Mapping[int, bytes] = field(repr=False)
     program: Program = field(repr=False)
 
-    def __call__(self, x: Tensor) -> Pytree:
+    def __call__(self, x: Pytree) -> Pytree:
         """The network's outputs for a batch of any size."""
         return self._jitted(self.variables, x)
 
-    def apply(self, variables: Pytree, x: Tensor) -> Pytree:
-        """The network's outputs as a pure function of its variables and its input.
+    def apply(self, variables: Pytree, x: Pytree) -> Pytree:
+        """The network's outputs as a pure function of its variables and its inputs.
 
         Raises:
-            FoldError: the input differs from the example in dtype or in a size other than the batch size, or the
-                network runs other operations at this batch size.
+            FoldError: the inputs differ from the example in structure, in dtype or in a size other than the batch
+                size, or the network runs other operations at this batch size.
         """
-        given = _described(x)
-        if given.shape[1:] != self.example.shape[1:] or given.dtype != self.example.dtype:
-            raise self._refusal(given, "may compute other numbers")
+        found = described(x, "input")
+        given = like_example(found, self.example)
+        if given is None:
+            raise self._refusal(found, "may compute other numbers")
         graph = trace(self.original, self.shapes, given)
         if graph.structure != self.structure or graph.numbers(self.numbers) != self.numbers:
-            raise self._refusal(given, "runs other operations")
+            raise self._refusal(found, "runs other operations")
         return run(self.program, graph, dict(_flatten(variables)), x)
 
-    def _refusal(self, given: jax.ShapeDtypeStruct, verb: str) -> FoldError:
+    def _refusal(self, given: Pytree, verb: str) -> FoldError:
         """The error for an input that needs other folded numbers: a folded mean over H·W is a factor 1/(H·W)."""
         return FoldError(
-            f"for an input {given.dtype.name}{list(given.shape)} the network {verb} than for its example,"
-            f" {self.example.dtype.name}{list(self.example.shape)}",
+            f"for an input {as_text(given)} the network {verb} than for its example, {as_text(self.example)}",
             remedy="fold it with an example of this shape and dtype",
         )
 
@@ -90,7 +88,7 @@ class Folded:
 def fold(
     apply_fn: ApplyFn,
     variables: Pytree,
-    example: Described,
+    example: Pytree,
     *,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
@@ -99,8 +97,9 @@ def fold(
 
     Args:
         apply_fn: `apply_fn(variables, x)`, in inference mode; any traceable function.
-        variables: its pytree of arrays; running statistics are those under a key `batch_stats`.
-        example: an input, or its `jax.ShapeDtypeStruct`; only shape and dtype matter.
+        variables: its pytree of arrays and Python numbers; running statistics are those under a key `batch_stats`.
+        example: an input, or its `jax.ShapeDtypeStruct`; only shape and dtype matter. Several inputs are a tuple, a
+            dict or any other pytree, and their common first axis is the batch size.
         include: patterns of the BN layers to fold (`Block_1/*`).
         exclude: patterns of the BN layers to keep.
 
@@ -108,12 +107,11 @@ def fold(
         FoldError: the network must not be folded: a statistic is not finite, a variance is negative, a BN is in train
             mode, or a folded number is too large for its dtype.
     """
-    arrays = dict(_flatten(variables))
+    arrays = concrete(variables)
     check_statistics(arrays)
-    shapes = jax.tree_util.tree_map(lambda array: jax.ShapeDtypeStruct(np.shape(array), array.dtype), variables)
-    described = _described(example)
-    graph = trace(apply_fn, shapes, described)
-    network = EditedGraph(graph, Constants(graph, arrays), batch_axes(graph, apply_fn, shapes, described))
+    shapes, inputs = described(variables, "variable"), described(example, "input")
+    graph = trace(apply_fn, shapes, inputs)
+    network = EditedGraph(graph, Constants(graph, arrays), batch_axes(graph, apply_fn, shapes, inputs))
     check_inference_mode(network)
     names = {name for norms in network.norms.values() for name in norms}
     plan = search_plan(network, {name for name in names if _selected(name, include, exclude)})
@@ -125,23 +123,23 @@ def fold(
         report=report,
         original=apply_fn,
         shapes=shapes,
-        example=described,
+        example=inputs,
         structure=graph.structure,
         numbers=graph.numbers(program.spent),
         program=program,
     )
 
 
-def batch_axes(graph: Graph, apply_fn: ApplyFn, shapes: Pytree, example: jax.ShapeDtypeStruct) -> list[frozenset[int]]:
+def batch_axes(graph: Graph, apply_fn: ApplyFn, shapes: Pytree, example: Pytree) -> list[frozenset[int]]:
     """For each value, the axes whose length changes with the batch size, found by a second trace.
 
     A network that runs at one batch size only has no batch axes: all that differs by example is fixed in it.
     """
-    if not example.shape:
+    inputs = [x for x in jax.tree_util.tree_leaves(example) if x.shape]
+    if not is_batched(inputs):
         return [frozenset()] * len(graph.avals)
-    larger = jax.ShapeDtypeStruct((example.shape[0] + 1, *example.shape[1:]), example.dtype)
     try:
-        other = trace(apply_fn, shapes, larger)
+        other = trace(apply_fn, shapes, resized(example, inputs[0].shape[0] + 1))
     except Exception:  # raised by the network itself, so it may be of any type
         return [frozenset()] * len(graph.avals)
     if other.structure != graph.structure:
@@ -154,11 +152,6 @@ def batch_axes(graph: Graph, apply_fn: ApplyFn, shapes: Pytree, example: jax.Sha
 
 def _selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
     return any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
-
-
-def _described(x: Described) -> jax.ShapeDtypeStruct:
-    """Its shape and its dtype in JAX: NumPy's float64 becomes float32 unless x64 is enabled."""
-    return jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype))
 
 
 def _flatten(variables: Pytree) -> Iterable[tuple[Path, Constant]]:

@@ -168,11 +168,15 @@ class _Writer:
     def store(self, path: Path, array: Array, dtypes: list[DType]) -> Path:
         """File the rounded array under the path, or under the next free name like it; return the path."""
         name, number = path, 0
-        while name in self.arrays:
+        while self.is_taken(name):
             number += 1
             name = (*path[:-1], f"{path[-1]}_{number}")
         self.arrays[name] = _rounded(name, array, dtypes)
         return name
+
+    def is_taken(self, name: Path) -> bool:
+        """True if an array has the name, or lies inside or around it: a tree has no `w/b` beside an array `w`."""
+        return any(path[: len(name)] == name or name[: len(path)] == path for path in self.arrays)
 
 
 def _undone(node: Node, array: Array, shape: tuple[int, ...]) -> Array:

@@ -77,7 +77,7 @@ class Program:
     spent: frozenset[int] = frozenset()
 
 
-def run(program: Program, graph: Graph, arrays: Mapping[Path, Constant], x: Constant) -> Pytree:
+def run(program: Program, graph: Graph, arrays: Mapping[Path, Constant], x: Pytree) -> Pytree:
     """The folded network's outputs for arrays or tracers."""
     return _Run(program, graph, arrays, x).outputs()
 
@@ -85,13 +85,14 @@ def run(program: Program, graph: Graph, arrays: Mapping[Path, Constant], x: Cons
 class _Run:
     """One run: the values computed so far."""
 
-    def __init__(self, program: Program, graph: Graph, arrays: Mapping[Path, Constant], x: Constant) -> None:
+    def __init__(self, program: Program, graph: Graph, arrays: Mapping[Path, Constant], x: Pytree) -> None:
         self.program = program
         self.graph = graph
         self.arrays = arrays
         self.values: dict[int, Constant] = dict(graph.constants)
         self.values.update({value: arrays[path] for value, path in graph.leaves.items() if path in arrays})
-        self.values[graph.input] = x
+        for value, leaf in zip(graph.inputs, jax.tree_util.tree_leaves(x), strict=True):
+            self.values[value] = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
 
     def outputs(self) -> Pytree:
         """Run all steps, bound as JAX would bind them."""

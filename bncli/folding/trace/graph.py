@@ -23,7 +23,7 @@ Pytree: TypeAlias = Any  # nested containers of arrays, or of what describes the
 Tensor: TypeAlias = jax.Array  # an array or a tracer
 Constant: TypeAlias = "np.ndarray | jax.Array"  # an array or a tracer; a PRNG key is no NumPy array
 DType: TypeAlias = "np.dtype[np.generic]"
-ApplyFn: TypeAlias = Callable[[Pytree, Tensor], Pytree]
+ApplyFn: TypeAlias = Callable[[Pytree, Pytree], Pytree]  # (variables, inputs) -> outputs
 
 
 class Described(Protocol):
@@ -88,6 +88,7 @@ class Graph:
 
     Args:
         leaves: value -> the variable it is; constants: value -> the array it is.
+        inputs: the network's inputs by path; one array has the path `()`.
         known: the values that do not depend on the network's input.
     """
 
@@ -95,7 +96,7 @@ class Graph:
     avals: tuple[Aval, ...]
     leaves: Mapping[int, Path]
     constants: Mapping[int, Constant]
-    input: int
+    inputs: Mapping[int, Path]
     outputs: tuple[int, ...]
     out_tree: jax.tree_util.PyTreeDef
     known: frozenset[int] = field(repr=False)
@@ -127,9 +128,9 @@ class Graph:
     def text(self) -> str:
         """The graph for people and golden files: one operation per line, named values, no addresses."""
         names = {value: "/".join(path) for value, path in self.leaves.items()}
-        names[self.input] = "x"
+        names |= {value: "/".join(("x", *path)) for value, path in self.inputs.items()}
         names |= {value: _constant_text(constant) for value, constant in self.constants.items()}
-        lines = [f"x: {self.avals[self.input]}"]
+        lines = [f"{names[value]}: {self.avals[value]}" for value in self.inputs]
         made = [value for node in self.live() for value in node.outputs]
         names |= {value: f"v{number}" for number, value in enumerate(made)}
         for node in self.live():
@@ -139,20 +140,25 @@ class Graph:
         return "\n".join(lines) + "\n"
 
 
-def trace(apply_fn: ApplyFn, variables: Pytree, x: Described) -> Graph:
-    """The graph of `apply_fn(variables, x)`; both arguments may be arrays or `jax.ShapeDtypeStruct`s."""
+def trace(apply_fn: ApplyFn, variables: Pytree, x: Pytree) -> Graph:
+    """The graph of `apply_fn(variables, x)`; both are pytrees of arrays or `jax.ShapeDtypeStruct`s."""
     closed, out_shape = jax.make_jaxpr(apply_fn, return_shape=True)(variables, x)
     jaxpr, constants = _open(closed)
     builder = _Builder()
-    paths = [leaf_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(variables)[0]]
+    leaves, inputs = ([path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]] for tree in (variables, x))
     arguments = [builder.value(var.aval) for var in jaxpr.invars]
-    builder.leaves.update(zip(arguments, paths, strict=False))
+    builder.leaves.update(zip(arguments, map(leaf_path, leaves), strict=False))
     outputs = builder.inline(jaxpr, constants, arguments, _Place())
-    return builder.finish(arguments[-1], outputs, jax.tree_util.tree_structure(out_shape))
+    named = dict(zip(arguments[len(leaves) :], map(_names, inputs), strict=True))
+    return builder.finish(named, outputs, jax.tree_util.tree_structure(out_shape))
 
 
 def leaf_path(key_path: Sequence[object]) -> Path:
-    """A pytree key path as plain names: `('params', 'Conv_0', 'kernel')`."""
+    """A pytree key path as plain names: `('params', 'Conv_0', 'kernel')`; a tree that is one array has one as well."""
+    return _names(key_path) or ("variables",)
+
+
+def _names(key_path: Sequence[object]) -> Path:
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in key_path)
 
 
@@ -231,14 +237,14 @@ class _Builder:
         self.nodes.append(node)
         return outputs
 
-    def finish(self, x: int, outputs: list[int], out_tree: jax.tree_util.PyTreeDef) -> Graph:
+    def finish(self, inputs: Mapping[int, Path], outputs: list[int], out_tree: jax.tree_util.PyTreeDef) -> Graph:
         """The graph of everything appended."""
         return Graph(
             nodes=tuple(self.nodes),
             avals=tuple(self.avals),
             leaves=self.leaves,
             constants=self.constants,
-            input=x,
+            inputs=inputs,
             outputs=tuple(outputs),
             out_tree=out_tree,
             known=frozenset(self.known()),

@@ -122,7 +122,7 @@ def nodes():
     """Every operation of the corpus that the folder sees, with the operands it has for X."""
     for name, function in CORPUS.items():
         graph = trace(lambda v, x, function=function: function(v), X, np.float32(0))
-        values = {graph.input: np.float32(0), **dict.fromkeys(graph.leaves, X), **graph.constants}
+        values = {**dict.fromkeys(graph.inputs, np.float32(0)), **dict.fromkeys(graph.leaves, X), **graph.constants}
         for node in graph.nodes:
             operands = [values[value] for value in node.inputs]
             values.update(zip(node.outputs, node.bind(operands), strict=True))

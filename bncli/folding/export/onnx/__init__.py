@@ -21,7 +21,7 @@ from bncli.folding.export.onnx import conv, dot, elementwise, layout, pool
 from bncli.folding.export.onnx.builder import Builder, Shape, is_symbolic, tensor_type
 from bncli.folding.primitives.primitive import IGNORABLE
 from bncli.folding.trace.constants import Constants
-from bncli.folding.trace.graph import ApplyFn, Node, Pytree, trace
+from bncli.folding.trace.graph import ApplyFn, Aval, Graph, Node, Pytree, trace
 
 OPSET = 18  # the first in which all reductions take their axes alike
 IR_VERSION = 8  # released with this opset, so every runtime that supports the opset reads the file
@@ -136,7 +136,7 @@ RULES: Mapping[str, Spelling] = {
 def to_onnx(
     apply_fn: ApplyFn,
     variables: Pytree,
-    example: jax.ShapeDtypeStruct,
+    example: Pytree,
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> ModelProto:
@@ -147,7 +147,7 @@ def to_onnx(
     Args:
         apply_fn: the network, in inference mode.
         variables: its arrays.
-        example: shape and dtype of x; the first dimension may be symbolic.
+        example: shape and dtype of x, or a pytree of several; the first dimension may be symbolic.
         metadata: texts for the model's `metadata_props`.
 
     Raises:
@@ -156,7 +156,7 @@ def to_onnx(
     graph = trace(apply_fn, variables, example)
     leaves = jax.tree.leaves(variables)
     paths = list(graph.leaves.values())
-    builder = Builder(graph, Constants(graph, dict(zip(paths, leaves, strict=True))), INPUT)
+    builder = Builder(graph, Constants(graph, dict(zip(paths, leaves, strict=True))), _input_names(graph))
     for node in graph.live():
         if not _is_constant(builder, node):
             _write(builder, node)
@@ -164,6 +164,13 @@ def to_onnx(
     model = _model(builder, outputs, metadata or {})
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _input_names(graph: Graph) -> dict[int, str]:
+    """The inputs' names: `input`, or `input_0`, `input_1` in the order of the pytree."""
+    if len(graph.inputs) == 1:
+        return dict.fromkeys(graph.inputs, INPUT)
+    return {value: f"{INPUT}_{number}" for number, value in enumerate(graph.inputs)}
 
 
 def _is_constant(builder: Builder, node: Node) -> bool:
@@ -203,7 +210,11 @@ def _output(builder: Builder, number: int, value: int) -> onnx.ValueInfoProto:
     name = f"output_{number}" if len(builder.graph.outputs) > 1 else "output"
     made = builder.whole(value, tuple(range(len(shape))))
     builder.nodes.append(helper.make_node("Identity", [made], [name], name=name))
-    return helper.make_tensor_value_info(name, tensor_type(builder.graph.avals[value].dtype), _dims(shape))
+    return _declared(name, builder.graph.avals[value])
+
+
+def _declared(name: str, aval: Aval) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, tensor_type(aval.dtype), _dims(aval.shape))
 
 
 def _dims(shape: Shape) -> list[int | str]:
@@ -211,13 +222,12 @@ def _dims(shape: Shape) -> list[int | str]:
 
 
 def _model(builder: Builder, outputs: Sequence[onnx.ValueInfoProto], metadata: Mapping[str, str]) -> ModelProto:
-    aval = builder.graph.avals[builder.graph.input]
     nodes = _renamed(_needed(builder.nodes, {output.name for output in outputs}))
     read = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes,
         "bncli",
-        [helper.make_tensor_value_info(INPUT, tensor_type(aval.dtype), _dims(aval.shape))],
+        [_declared(name, builder.graph.avals[value]) for value, name in builder.input_names.items()],
         outputs,
         initializer=[tensor for name, tensor in builder.constants.items() if name in read],
     )

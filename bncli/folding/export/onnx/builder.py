@@ -8,7 +8,7 @@ until an operation needs it whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -48,22 +48,24 @@ class Builder:
     Args:
         graph: the trace.
         known: the values that do not depend on the input.
-        input_name: name of the input in the ONNX graph.
+        input_names: input -> its name in the ONNX graph.
     """
 
-    def __init__(self, graph: Graph, known: Constants, input_name: str) -> None:
+    def __init__(self, graph: Graph, known: Constants, input_names: Mapping[int, str]) -> None:
         self.graph = graph
         self.known = known
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.values: dict[int, Value] = {}
         self.readers = Counter(value for node in graph.live() for value in node.inputs) + Counter(graph.outputs)
-        self._used_names = Counter({input_name: 1})
+        self.input_names = input_names
+        self._used_names = Counter(input_names.values())
         self._cache: dict[object, str] = {}
         self._awaiting_bias: dict[str, tuple[NodeProto, int]] = {}
-        shape = graph.avals[graph.input].shape
-        self._input = Value(input_name, tuple(range(len(shape))), shape)
-        self.values[graph.input] = self._input
+        for value, name in input_names.items():
+            shape = graph.avals[value].shape
+            self.values[value] = Value(name, tuple(range(len(shape))), shape)
+        self._batched = next((value for value in self.values.values() if value.shape), None)
 
     # --- questions of a rule -----------------------------------------------------------------------------------------
 
@@ -157,13 +159,12 @@ class Builder:
         return self.tensor(np.array(numbers, np.int64))
 
     def shape_tensor(self, shape: Shape) -> str:
-        """The name of an int64 vector with this shape; the batch size comes from the input."""
-        batch = self._input.shape[0] if self._input.shape else None
+        """The name of an int64 vector with this shape; the batch size comes from the first input that has one."""
         if not is_symbolic(shape):
             return self.integers(*shape)
-        if any(is_symbolic((dim,)) and dim != batch for dim in shape):
+        if self._batched is None or any(is_symbolic((dim,)) and dim != self._batched.shape[0] for dim in shape):
             raise FoldError(f"cannot export a value of shape {shape} to ONNX", remedy="export to stablehlo instead")
-        size = self.emit("Shape", self._input.name, start=0, end=1)
+        size = self.emit("Shape", self._batched.name, start=0, end=1)
         parts = [size if is_symbolic((dim,)) else self.integers(dim) for dim in shape]
         return self.emit("Concat", *parts, axis=0)
 
