@@ -13,6 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from bncli.checkpoint.foreign_arrays import ForeignCheckpoint, find_variables, read_foreign
+from bncli.checkpoint.foreign_wrappings import Key, Shapes, count_replicas, differing, first_replica, unbox
 from bncli.checkpoint.load import Checkpoint
 from bncli.config.choices import Precision
 from bncli.config.document import CheckpointConfig, Preprocessing
@@ -28,7 +29,6 @@ from bncli.process.hardware import versions
 # Number of arrays named in one complaint; the others are counted.
 SHOWN = 3
 
-Key: TypeAlias = tuple[str, ...]  # path of an array in a tree
 Specs: TypeAlias = dict[Key, jax.ShapeDtypeStruct]
 
 
@@ -61,7 +61,7 @@ def open_foreign(
     if model is None or image_shape is None:
         raise _missing_options(foreign, model, image_shape)
     network = build_own_network(model.name, model.args)
-    variables = _fitted(found, _expected(network, image_shape), path=path, name=model.name)
+    variables, unwrapped = _fitted(found, _expected(network, image_shape), path=path, name=model.name)
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     count_classes(network.logits, variables, images, name=model.name)
     precision = _precision(network, variables, images)
@@ -72,7 +72,8 @@ def open_foreign(
         versions=versions(),
         model_sha256=model_file_sha256(model.name),
     )
-    notes = (f"read from {foreign.description}{f', at {place}' if place else ''}", *_assumptions(mean, std))
+    source = f"read from {foreign.description}{f', at {place}' if place else ''}"
+    notes = (source, *unwrapped, *_assumptions(mean, std))
     return Checkpoint(path, foreign.step or 0, config, variables, {}, network, network.logits, notes)
 
 
@@ -134,13 +135,15 @@ def _flat(tree: Variables) -> dict[Key, JSON]:
     return leaves
 
 
-def _fitted(found: Variables, expected: Specs, *, path: Path, name: str) -> Variables:
-    """The variables in the model's tree.
+def _fitted(found: Variables, expected: Specs, *, path: Path, name: str) -> tuple[Variables, tuple[str, ...]]:
+    """(the variables in the model's tree, notes on the wrappings that were taken off).
 
     Raises:
-        CheckpointError: some arrays are not the model's; the message names them.
+        CheckpointError: some arrays are not the model's, or its replicas differ; the message names them.
     """
-    arrays = _flat(found)
+    shapes = {key: spec.shape for key, spec in expected.items()}
+    arrays = unbox(_flat(found), shapes)
+    arrays, notes = _unreplicated(arrays, shapes, path=path)
     complaints = (
         ("missing", [_path(key) for key in sorted(expected.keys() - arrays.keys())]),
         ("not of the model", [_path(key) for key in sorted(arrays.keys() - expected.keys())]),
@@ -156,7 +159,25 @@ def _fitted(found: Variables, expected: Specs, *, path: Path, name: str) -> Vari
             remedy="Check --model, --model-arg and --input-shape against the training code.",
         )
     variables: Variables = traverse_util.unflatten_dict({key: _canonical(arrays[key]) for key in expected})
-    return variables
+    return variables, notes
+
+
+def _unreplicated(
+    arrays: dict[Key, object], shapes: Shapes, *, path: Path
+) -> tuple[dict[Key, object], tuple[str, ...]]:
+    """(the arrays of the first replica, a note), if ``jax.pmap`` left one per device; else the arrays as they are."""
+    replicas = count_replicas(arrays, shapes)
+    if replicas is None:
+        return arrays, ()
+    unequal = differing(arrays)
+    if any(key[0] == "params" for key in unequal):
+        raise CheckpointError(
+            f"{path} holds {replicas} networks side by side: every array has a leading axis of {replicas}, and "
+            f"{_path(unequal[0])} differs along it",
+            remedy="Save one of them: jax.tree.map(lambda array: array[0], variables).",
+        )
+    statistics = ", whose BN statistics differ: average them before saving, or see inspect-stats" if unequal else ""
+    return first_replica(arrays), (f"the first of {replicas} replicas is taken{statistics}",)
 
 
 def _path(key: Key) -> str:
@@ -179,7 +200,7 @@ def _few(rows: Sequence[str]) -> str:
     return ", ".join(rows[:SHOWN]) + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
 
 
-def _canonical(array: np.ndarray) -> np.ndarray:
+def _canonical(array: JSON) -> np.ndarray:
     """The array in the dtype that JAX would give it: float64 becomes float32."""
     return np.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
 
