@@ -203,7 +203,7 @@ def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Ne
     named = stored if model is None else validated(type(stored), **{**vars(stored), "name": model})
     try:
         with _blaming(directory, named.name):
-            network = _built(config, named)
+            network = _built(config, named, sha256=config.model_sha256 if model is None else None)
     except UsageError as error:  # words of an option, which is right only if an option named the model
         if model is not None:
             raise
@@ -211,14 +211,16 @@ def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Ne
     return _StoredNetwork(network.module, network.train_argument, directory, named.name)
 
 
-def _built(config: CheckpointConfig, named: ModelConfig) -> Network:
+def _built(config: CheckpointConfig, named: ModelConfig, *, sha256: str | None) -> Network:
+    """The network; the user's own code must have this SHA-256, unless it is None."""
     if config.dataset is None:
-        return build_own_network(named.name, named.args)
+        return build_own_network(named.name, named.args, sha256=sha256)
     return build_network(
         named,
         num_classes=len(config.dataset.class_names),
         image_shape=config.preprocessing.image_shape,
         precision=config.run.training.precision,
+        sha256=sha256,
     )
 
 

@@ -1,7 +1,7 @@
 """The user's own linen module, named as ``package.module:Class`` or ``file.py:Class``.
 
 Building it imports, and so runs, the named code, and remembers that it ran (see ``trust``). Code that a checkpoint
-names must pass ``untrusted`` first.
+names must pass ``untrusted`` first, and is built with the SHA-256 that passed: ``source`` then runs no other bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +21,8 @@ from bncli.config.json_types import JSON
 from bncli.errors import ModelError
 from bncli.models import trust
 from bncli.models.layers import Dtype
+from bncli.models.source import ModelCode, importing, run_file
+from bncli.process.files import read_regular
 
 
 def is_custom(name: str) -> bool:
@@ -30,16 +31,26 @@ def is_custom(name: str) -> bool:
 
 
 def build_custom(
-    name: str, args: Mapping[str, JSON], *, num_classes: int | None = None, dtype: Dtype | None = None
+    name: str,
+    args: Mapping[str, JSON],
+    *,
+    num_classes: int | None = None,
+    dtype: Dtype | None = None,
+    sha256: str | None = None,
 ) -> nn.Module:
     """The user's module, built with ``args``, and with ``num_classes`` and ``dtype`` if it has such fields.
+
+    Args:
+        name: file.py:Class or package.module:Class.
+        args: the module's fields.
+        num_classes: of the data.
+        dtype: of the computation.
+        sha256: as in ``load_class``.
 
     Raises:
         ModelError: the file, the class or an argument does not exist, or the code fails.
     """
-    cls = load_class(name)
-    if source := source_file(name):
-        trust.remember(source)
+    cls = load_class(name, sha256=sha256)
     fields = inspect.signature(cls).parameters
     defaults = {"num_classes": num_classes, "dtype": dtype}
     known = {key: value for key, value in defaults.items() if key in fields and value is not None}
@@ -63,10 +74,19 @@ def hashable(args: Mapping[str, JSON]) -> dict[str, JSON]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
 
 
-def load_class(name: str) -> type[nn.Module]:
-    """The class that ``name`` points to."""
+def load_class(name: str, *, sha256: str | None = None) -> type[nn.Module]:
+    """The class that ``name`` points to.
+
+    Args:
+        name: file.py:Class or package.module:Class.
+        sha256: the code runs only if it has this SHA-256 and the user ran it before, with the same neighbours; None if
+            the user has named it.
+
+    Raises:
+        ModelError: the code is missing, fails, has changed, or has no such class.
+    """
     module_name, _, class_name = name.rpartition(":")
-    module = _import_file(on_disk(module_name)) if module_name.endswith(".py") else _import_module(module_name)
+    module = _run(name, sha256)
     cls = getattr(module, class_name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         modules = [
@@ -79,10 +99,30 @@ def load_class(name: str) -> type[nn.Module]:
     return cls
 
 
+def _run(name: str, sha256: str | None) -> ModuleType:
+    """The module of a custom model, run from bytes that are approved, or approving them for the next time."""
+    module_name = name.rpartition(":")[0]
+    source = source_file(name)
+    if source is None:
+        return _import_module(module_name)
+    code = _code(name, source, sha256)
+    try:
+        with importing(code):
+            module = run_file(source, code) if module_name.endswith(".py") else _import_module(module_name)
+    except ModelError as error:
+        raise ModelError(error.message, remedy=error.remedy or _name_it(name)) from error
+    except Exception as error:
+        raise ModelError(f"{source}: {type(error).__name__}: {error}", remedy="Fix the file and run again.") from error
+    own = code.ran.get(source.resolve()) or _sha256(source)
+    if code.approved is None and not code.unhashed and own is not None:
+        trust.remember(source, own, code.neighbours(source))
+    return module
+
+
 def model_file_sha256(name: str) -> str | None:
     """SHA-256 of the source file behind a custom model; None for a built-in one."""
     source = source_file(name) if is_custom(name) else None
-    return hashlib.sha256(source.read_bytes()).hexdigest() if source else None
+    return _sha256(source) if source else None
 
 
 def untrusted(name: str, *, sha256: str | None, directory: Path) -> str | None:
@@ -96,9 +136,10 @@ def untrusted(name: str, *, sha256: str | None, directory: Path) -> str | None:
     source = source_file(name) if is_custom(name) else None
     if source is not None and source.resolve().is_relative_to(directory.resolve()):
         return f"the code of {name} lies inside the checkpoint: whoever made the checkpoint may have made the code"
-    if model_file_sha256(name) != sha256 or (is_custom(name) and source is None):
+    actual = _sha256(source) if source else None
+    if actual != sha256 or (is_custom(name) and actual is None):
         return f"the code of {name} is missing or has changed since training"
-    if source is not None and not trust.is_remembered(source):
+    if source is not None and actual is not None and trust.approved(source, actual) is None:
         return f"the code of {name} was not run by you before, and a checkpoint that names it is no reason to trust it"
     return None
 
@@ -122,31 +163,39 @@ def source_file(name: str) -> Path | None:
     return next((root / tail for root in roots for tail in tails if (root / tail).is_file()), None)
 
 
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file", remedy="Name the model as file.py:Class, from where you run bncli.")
-    # The name differs for two files called model.py, and for one file before and after a change. Dataclasses look up
-    # their module by it.
-    place_and_content = str(path.resolve()).encode(errors="surrogateescape") + b"\0" + path.read_bytes()
-    name = f"bncli_model_{hashlib.sha256(place_and_content).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None  # a .py file always has both
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+def _sha256(source: Path) -> str | None:
+    """SHA-256 of a file's content; None if it cannot be read."""
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ModelError(f"{path}: {type(error).__name__}: {error}", remedy="Fix the file and run again.") from error
-    return module
+        return hashlib.sha256(read_regular(source)).hexdigest()
+    except OSError:
+        return None
+
+
+def _code(name: str, source: Path, sha256: str | None) -> ModelCode:
+    """The code below the folder of a model, of which everything may run, or what ran before with this SHA-256.
+
+    Raises:
+        ModelError: the user never ran it.
+    """
+    approved = None if sha256 is None else trust.approved(source, sha256)
+    if sha256 is not None and approved is None:
+        raise ModelError(f"the code of {name} was not run by you before", remedy=_name_it(name))
+    module_name = name.rpartition(":")[0]
+    levels = 0 if module_name.endswith(".py") else module_name.count(".") + (source.name == "__init__.py")
+    return ModelCode.of(source, depth=max(0, levels - 1), approved=approved)
+
+
+def _name_it(name: str) -> str:
+    return f"If you trust it, name it: --model {name}"
 
 
 def _import_module(name: str) -> ModuleType:
+    if name.endswith(".py"):
+        raise ModelError(f"{name}: no such file", remedy="Name the model as file.py:Class, from where you run bncli.")
     try:
         return importlib.import_module(name)
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(
             f"cannot import {name}: {type(error).__name__}: {error}",

@@ -67,9 +67,21 @@ MODELS: dict[str, KnownModel] = {
 
 
 def build_network(
-    config: ModelConfig, *, num_classes: int, image_shape: tuple[int, int, int], precision: str = "float32"
+    config: ModelConfig,
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    precision: str = "float32",
+    sha256: str | None = None,
 ) -> Network:
     """The network of ``config`` for images of ``image_shape`` = (H, W, C).
+
+    Args:
+        config: name and settings of the model.
+        num_classes: of the data.
+        image_shape: (H, W, C).
+        precision: dtype of the computation.
+        sha256: SHA-256 that the user's own code must have to run; None if the user has named it.
 
     Raises:
         UsageError: there is no such model, or it does not have one of the options.
@@ -77,15 +89,20 @@ def build_network(
     """
     dtype = jnp.dtype(precision)
     if is_custom(config.name):
-        return as_network(build_custom(config.name, config.args, num_classes=num_classes, dtype=dtype))
+        return as_network(build_custom(config.name, config.args, num_classes=num_classes, dtype=dtype, sha256=sha256))
     known = _known_model(config.name)
     _check_arguments(config, known)
     _check_fits(config, known, image_shape)
     return as_network(known.build(**_arguments(config, known, num_classes, image_shape, dtype)))
 
 
-def build_own_network(name: str, args: Mapping[str, JSON]) -> Network:
+def build_own_network(name: str, args: Mapping[str, JSON], *, sha256: str | None = None) -> Network:
     """The user's own network with the defaults of its code, where a run of bncli would set class count and dtype.
+
+    Args:
+        name: file.py:Class or package.module:Class.
+        args: fields of the module.
+        sha256: as in ``build_network``.
 
     Raises:
         UsageError: the name is not one of the user's own models.
@@ -96,7 +113,7 @@ def build_own_network(name: str, args: Mapping[str, JSON]) -> Network:
             f"--model {name}: a checkpoint that bncli did not write needs a model of your own",
             remedy="Name its code as file.py:Class or package.module:Class.",
         )
-    return as_network(build_custom(name, args))
+    return as_network(build_custom(name, args, sha256=sha256))
 
 
 def relu_follows_every_bn(config: ModelConfig) -> bool:

@@ -65,3 +65,18 @@ def test_the_cache_lies_where_the_user_wants_it(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.user_cache() == tmp_path / ".cache" / "bncli"
+
+
+def test_a_key_is_remembered_in_a_private_folder_only(home):
+    assert not cache.is_remembered("programs", "a")
+    cache.remember("programs", "a")
+    assert cache.is_remembered("programs", "a")
+    assert not cache.is_remembered("programs", "b")
+    (home / "bncli" / "programs").chmod(0o777)
+    assert not cache.is_remembered("programs", "a")
+
+
+def test_a_cache_that_cannot_be_written_remembers_nothing(home):
+    home.write_text("in the way")
+    cache.remember("programs", "a")
+    assert not cache.is_remembered("programs", "a")
