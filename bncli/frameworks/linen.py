@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import tracers
 from flax.linen.module import InterceptorContext
 
 from bncli.errors import ModelError
@@ -151,9 +152,16 @@ def as_network(module: nn.Module) -> Network:
 
 
 @contextmanager
-def observing(look: Look) -> Iterator[None]:
-    """Call ``look(module, input, output)`` after each call of a linen module inside the context."""
+def observing(look: Look, *, hidden: Callable[[nn.Module], None] | None = None) -> Iterator[None]:
+    """Call ``look(module, input, output)`` after each call of a linen module inside the context.
+
+    Args:
+        look: gets the values of a call.
+        hidden: gets, in place of ``look``, each module that is called inside a loop or another transformation of JAX
+            (``nn.scan``, ``nn.remat``, ``nn.vmap``), which its values must not leave. None if ``look`` keeps no values.
+    """
     running: list[nn.Module] = []
+    outermost: list[object] = []  # the trace of the network's own call
 
     def intercept(
         next_fun: Callable[..., object], args: _Arguments, kwargs: _Keywords, context: InterceptorContext
@@ -162,12 +170,18 @@ def observing(look: Look) -> Iterator[None]:
         # A subclass that calls its parent's method is intercepted twice.
         if context.method_name != "__call__" or any(module is other for other in running):
             return next_fun(*args, **kwargs)
+        trace: object = tracers.current_trace()
+        if not running:
+            outermost[:] = [trace]
         running.append(module)
         try:
             outputs = next_fun(*args, **kwargs)
         finally:
             running.pop()
-        look(module, args[0] if args else kwargs.get("x"), outputs)
+        if hidden is not None and trace != outermost[0]:
+            hidden(module)
+        else:
+            look(module, args[0] if args else kwargs.get("x"), outputs)
         return outputs
 
     with nn.intercept_methods(intercept):

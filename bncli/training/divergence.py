@@ -65,7 +65,7 @@ class _Examination:
             names.append("/".join(module.path))
             outputs.append(all_finite(made))
 
-        with observing(look):
+        with observing(look, hidden=lambda module: None):  # a module around the loop is named instead
             loss, (_, batch_stats) = self._loss_of(state.params, state, examples)
         grads, _ = jax.grad(self._loss_of, has_aux=True)(state.params, state, examples)
         self._names = names  # as traced: the same each time

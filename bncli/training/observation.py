@@ -6,7 +6,8 @@ and without BN. Here for every layer, always on the same images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bncli.errors import BncliWarning
 from bncli.frameworks.linen import Network, Variables, observing
 from bncli.measure.moments import layer_statistics
 from bncli.process.shared_programs import shared
@@ -24,6 +26,8 @@ PERCENTILES = (15.0, 50.0, 85.0)
 # Images that each observation uses, and values of a layer that it sorts: a fraction of a second an epoch.
 IMAGES = 64
 VALUES = 2**15
+# Layers that a warning names.
+_NAMED = 3
 
 Percentiles: TypeAlias = tuple[float, float, float]
 # Layer -> (its place in the forward pass, percentiles of its output).
@@ -57,11 +61,15 @@ class LayerObserver:
     def __init__(self, network: Network, images: jax.Array) -> None:
         """Observe with normalised ``images`` [B, H, W, C]."""
         self._images = images
-        self._percentiles = _jitted_outputs(network)
+        self._outputs = _jitted_outputs(network)
+        self._has_warned = False
 
     def __call__(self, variables: Variables) -> list[LayerRow]:
-        """One row for each layer, in the order of the forward pass."""
-        found: Mapping[str, tuple[int, np.ndarray]] = jax.device_get(self._percentiles(variables, self._images))
+        """One row for each layer, in the order of the forward pass; warn once of layers that cannot be observed."""
+        found = self._outputs(variables, self._images)
+        if self._outputs.hidden and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(_hidden_message(self._outputs.hidden), BncliWarning, stacklevel=2)
         names = sorted(found, key=lambda name: found[name][0])
         return [_row(name, found[name][1], variables) for name in names]
 
@@ -78,26 +86,51 @@ def _three(values: np.ndarray) -> Percentiles:
     return low, middle, high
 
 
-@shared
-def _jitted_outputs(network: Network) -> Callable[[Variables, jax.Array], Observed]:
-    jitted: Callable[[Variables, jax.Array], Observed] = jax.jit(
-        lambda variables, images: _outputs(network, variables, images)
+def _hidden_message(names: Sequence[str]) -> str:
+    some = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return (
+        f"{some}: inside a loop or another transformation (nn.scan, nn.remat, nn.vmap), where outputs cannot be "
+        "observed; layers.jsonl leaves out such layers"
     )
-    return jitted
 
 
-def _outputs(network: Network, variables: Variables, images: jax.Array) -> Observed:
-    kinds: tuple[type[nn.Module], ...] = (nn.BatchNorm,) if variables.get("batch_stats") else (nn.Conv, nn.Dense)
-    found: dict[str, tuple[int, jax.Array]] = {}
+class _Outputs:
+    """Percentiles of the outputs of a network's layers; compiled at the first call.
 
-    def look(module: nn.Module, inputs: object, outputs: object) -> None:
-        if isinstance(module, kinds):
-            assert isinstance(outputs, jax.Array)
-            found.setdefault("/".join(module.path), (len(found), _percentiles(outputs)))
+    Attributes:
+        hidden: the layers that cannot be observed, as traced.
+    """
 
-    with observing(look):
-        network.logits_by_batch_stats(variables, images, mask=None)
-    return found
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._jitted = jax.jit(self._percentiles)
+        self.hidden: tuple[str, ...] = ()
+
+    def __call__(self, variables: Variables, images: jax.Array) -> Mapping[str, tuple[int, np.ndarray]]:
+        found: Mapping[str, tuple[int, np.ndarray]] = jax.device_get(self._jitted(variables, images))
+        return found
+
+    def _percentiles(self, variables: Variables, images: jax.Array) -> Observed:
+        kinds: tuple[type[nn.Module], ...] = (nn.BatchNorm,) if variables.get("batch_stats") else (nn.Conv, nn.Dense)
+        found: dict[str, tuple[int, jax.Array]] = {}
+        hidden: dict[str, None] = {}
+
+        def look(module: nn.Module, inputs: object, outputs: object) -> None:
+            if isinstance(module, kinds):
+                assert isinstance(outputs, jax.Array)
+                found.setdefault("/".join(module.path), (len(found), _percentiles(outputs)))
+
+        def hide(module: nn.Module) -> None:
+            if isinstance(module, kinds):
+                hidden["/".join(module.path)] = None
+
+        with observing(look, hidden=hide):
+            self._network.logits_by_batch_stats(variables, images, mask=None)
+        self.hidden = tuple(hidden)
+        return found
+
+
+_jitted_outputs = shared(_Outputs)
 
 
 def _percentiles(x: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from bncli import checkpoint
 from bncli.config.document import CheckpointConfig, DatasetRecord
 from bncli.config.settings import RunConfig
 from bncli.data import Augmentation, Dataset, Preprocessor, epoch_order, steps_per_epoch
-from bncli.errors import CheckpointError, ModelError
+from bncli.errors import BncliWarning, CheckpointError, ModelError
 from bncli.frameworks.linen import Network, Variables
 from bncli.measure.batches import ImageBatches
 from bncli.measure.logits import count_classes
@@ -228,7 +229,7 @@ def _hashes(state: TrainState) -> Hashes:
 
 
 def _precise_statistics(trainer: Trainer, step: int) -> PreciseStatistics | None:
-    """Give a save population statistics; None if the network has no BN."""
+    """Give a save population statistics; None, with a warning, if they cannot be measured, or if there is no BN."""
     out, evaluation = trainer.saver.out, trainer.evaluation
     variables = checkpoint.load_variables(out, step)
     if not variables.get("batch_stats"):
@@ -239,7 +240,11 @@ def _precise_statistics(trainer: Trainer, step: int) -> PreciseStatistics | None
         num_batches=BATCHES,
         batch_size=trainer.config.training.batch_size,
     )
-    done = recalibrate_measured(evaluation.network.logits, variables, batches)
+    try:
+        done = recalibrate_measured(evaluation.network.logits, variables, batches)
+    except ModelError as error:
+        warnings.warn(f"--precise-bn was left out: {error.message}", BncliWarning, stacklevel=2)
+        return None
     checkpoint.save_precise_statistics(out, step, done.variables["batch_stats"])
     val = evaluation.score(done.variables, trainer.dataset.val)
     return PreciseStatistics(done.num_examples, val.accuracy, val.loss)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,8 @@ from support import tiny
 
 from bncli import checkpoint
 from bncli.config.settings import ModelConfig
-from bncli.errors import CheckpointError, TrainingInterruptedError
+from bncli.errors import BncliWarning, CheckpointError, TrainingInterruptedError
+from bncli.frameworks.linen import as_network
 from bncli.models import build_network
 from bncli.training.observation import PERCENTILES, LayerObserver
 
@@ -98,3 +101,76 @@ def test_precise_statistics_are_read_and_training_goes_on_from_the_others(datase
 def test_precise_statistics_of_a_network_without_bn_are_none(dataset, tmp_path):
     config = tiny.run_config(model={"bn": False}, training={"epochs": 1, "precise_bn": True})
     assert tiny.train(config, dataset, tmp_path / "out").precise is None
+
+
+class Block(nn.Module):
+    train: bool
+
+    @nn.compact
+    def __call__(self, x, _=None):
+        return nn.relu(x + nn.BatchNorm(use_running_average=not self.train)(nn.Conv(4, (3, 3))(x))), None
+
+
+def scanned(train):
+    axes = {"params": 0, "batch_stats": 0}
+    return nn.scan(Block, variable_axes=axes, split_rngs={"params": True}, length=2)(train)
+
+
+def mapped(train):
+    axes = {"params": 0, "batch_stats": 0}
+    return lambda x, _: (
+        nn.vmap(Block, in_axes=None, variable_axes=axes, split_rngs={"params": True}, axis_size=2)(train)(x)[0][0],
+        None,
+    )
+
+
+LOOPS = {
+    "nn.scan": scanned,
+    "nn.vmap": mapped,
+    "nn.remat": lambda train: nn.remat(Block)(train),
+    "nn.jit": lambda train: nn.jit(Block)(train),
+}
+
+
+class Looping(nn.Module):
+    """A network with one BN outside of a loop and one inside."""
+
+    loop: str
+    with_outer: bool = True
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(4, (3, 3))(x)
+        if self.with_outer:
+            x = nn.BatchNorm(use_running_average=not train, name="outer")(x)
+        x, _ = LOOPS[self.loop](train)(x, None)
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("with_outer", [True, False])
+def test_layers_inside_a_transformation_are_left_out_with_one_warning(loop, with_outer):
+    network = as_network(Looping(loop, with_outer))
+    variables = network.init(jax.random.key(0), (8, 8, 1))
+    observer = LayerObserver(network, IMAGES)
+    with pytest.warns(BncliWarning, match=r"BatchNorm_0: inside a loop .*layers\.jsonl leaves out such layers") as told:
+        rows = observer(variables)
+    assert len(told) == 1
+    assert [row.name for row in rows] == ["outer"] * with_outer
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert observer(variables) == rows
+
+
+def test_a_network_with_a_loop_trains_to_the_end(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("bncli.training.run.build_network", lambda *_, **__: as_network(Looping("nn.scan")))
+    config = tiny.run_config(training={"epochs": 1, "precise_bn": True})
+    with pytest.warns(BncliWarning) as told:
+        result = tiny.train(config, dataset, tmp_path / "ckpt")
+    assert [str(warning.message).partition(":")[0] for warning in told] == [
+        "ScanBlock_0/BatchNorm_0",
+        "--precise-bn was left out",
+    ]
+    assert (result.epochs_run, result.precise) == (1, None)
+    (row,) = checkpoint.read_layers(tmp_path / "ckpt")
+    assert [layer["name"] for layer in row["layers"]] == ["outer"]
