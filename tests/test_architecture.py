@@ -45,7 +45,7 @@ DOORS = {
     "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py", "inspection/readers/onnx_constants.py"},
     "onnxruntime": {"checkpoint/onnx_file.py"},
     "orbax": {"checkpoint/orbax_io.py"},
-    "PIL": {"data/folder.py"},
+    "PIL": {"data/deep_image.py", "data/image_file.py"},
     "pydantic": {"config"},
     "rich": {"cli"},
     "safetensors": {"folding/export/safetensors.py"},

@@ -35,18 +35,25 @@ _FROZEN = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class Preprocessing:
-    """From a uint8 image to the network's input: resize to ``size``, then (x/255 − mean)/std per channel."""
+    """From a uint8 image to the network's input: resize to ``size``, then (x/255 − mean)/std per channel.
+
+    Before that, pixels of more than 8 bits are scaled from ``pixel_range`` to 0 … 255. It is None if the images of the
+    training had 8 bits.
+    """
 
     size: tuple[Pixels, Pixels]  # height, width in pixels
     channels: Pixels
     mean: tuple[Finite, ...]  # [C]
     std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]  # [C]
+    pixel_range: tuple[Finite, Finite] | None = None  # low < high
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise ValueError(f"{name} has {len(values)} numbers for {self.channels} channels")
+        if self.pixel_range is not None and not self.pixel_range[0] < self.pixel_range[1]:
+            raise ValueError(f"pixel_range goes from {self.pixel_range[0]} to {self.pixel_range[1]}")
         return self
 
     @property

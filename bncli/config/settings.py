@@ -122,6 +122,8 @@ PositiveFloat = Annotated[float, Bounds(gt=0)]
 NonNegative = Annotated[float, Bounds(ge=0)]
 Fraction = Annotated[float, Bounds(ge=0, lt=1)]
 OpenFraction = Annotated[float, Bounds(gt=0, lt=1)]
+_NUMBER = r"-?[0-9]{1,12}(\.[0-9]{1,12})?"
+Range = Annotated[str, Matches(rf"\A(auto|{_NUMBER}:{_NUMBER})\Z", "auto, or LOW:HIGH such as 0:4095")]
 Interval = Annotated[str, Matches(r"\A[1-9][0-9]{0,8}s?\Z", "steps or seconds, such as 500 or 60s")]
 
 # Unknown fields of a ``config.json`` are ignored: a newer bncli may add fields, and an older one can still read it.
@@ -187,6 +189,14 @@ class DataConfig(Section):
     ] = 0.1
     image_size: Annotated[Pixels | None, Setting("Resize the images to this many pixels square.", DATA)] = None
     channels: Annotated[Pixels | None, Setting("1 for grey, 3 for colour; by default as in the files.", DATA)] = None
+    pixel_range: Annotated[
+        Range,
+        Setting(
+            "Values that become black and white where pixels have more than 8 bits, such as 0:4095; auto measures the "
+            "training images.",
+            DATA,
+        ),
+    ] = "auto"
     bad_images: Annotated[BadImages, Setting("Treatment of an unreadable image file.", DATA)] = "error"
     augment: Annotated[bool, Setting("Shift and flip the training images.", DATA)] = True
 

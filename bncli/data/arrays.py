@@ -13,18 +13,34 @@ import numpy as np
 from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, Split, check_labels, numbered_classes
+from bncli.data.pixel_range import (
+    FULL_16_BIT,
+    PixelRange,
+    RangeChoice,
+    format_range,
+    is_outside,
+    natural_range,
+    to_8_bit,
+)
 from bncli.errors import DataError
 from bncli.process.memory import require_memory
 
 _MAX_CHANNELS = 4
-_CHUNK = 256  # images converted from float at a time
+_CHUNK = 256  # images converted at a time
+_EIGHT_BIT: PixelRange = (0, 255)
+_UNIT: PixelRange = (0, 1)
+_REMEDY_FOR_RANGE = (
+    "Float images must lie in 0 … 1, others in 0 … 255 if those of x_train do, and be free of NaN; or name the range "
+    "of their values with --pixel-range LOW:HIGH."
+)
 
 
-def read_arrays(path: Path) -> RawDataset:
+def read_arrays(path: Path, pixel_range: RangeChoice = "auto") -> RawDataset:
     """The data set of an ``.npz``.
 
-    Images are uint8, or float in [0, 1], of shape [N, H, W] or [N, H, W, C]; labels are integers 0 … K-1, [N] or
-    [N, 1]. ``class_names`` is optional, an array of K strings. Nothing is ever unpickled.
+    Images are uint8, float in [0, 1], or of another type that ``pixel_range`` scales, of shape [N, H, W] or
+    [N, H, W, C]; labels are integers 0 … K-1, [N] or [N, 1]. ``class_names`` is optional, an array of K strings.
+    Nothing is ever unpickled.
 
     Raises:
         DataError: the archive is damaged, or an array is missing or of another shape, type or range; the message names
@@ -32,21 +48,26 @@ def read_arrays(path: Path) -> RawDataset:
     """
     arrays = _load(path)
     names = _class_names(arrays, path)
-    train = _read_split(arrays, "train", names, path)
-    if train is None:
+    if "x_train" not in arrays and "y_train" not in arrays:
         raise DataError(
             f"{path}: no x_train; the archive holds: {', '.join(sorted(arrays)) or 'nothing'}",
             remedy="Save it with numpy.savez(path, x_train=…, y_train=…).",
         )
+    chosen = _choose_range(arrays.get("x_train"), pixel_range, origin=f"{path}: x_train")
+    notes = _range_notes(arrays, chosen, path, is_measured=pixel_range == "auto")
+    train = _read_split(arrays, "train", names, chosen, path)
+    assert train is not None, "either array of train makes a split"
     names = names or numbered_classes(train.labels, origin=f"{path}: y_train")
     return RawDataset(
         name=displayed(path.stem),
         class_names=names,
         train=train,
-        val=_read_split(arrays, "val", names, path),
-        test=_read_split(arrays, "test", names, path),
+        val=_read_split(arrays, "val", names, chosen, path),
+        test=_read_split(arrays, "test", names, chosen, path),
         augmentation=Augmentation(max_shift=min(train.images.shape[1:3]) // 8),
         source=str(path),
+        warnings=notes,
+        pixel_range=chosen,
     )
 
 
@@ -86,7 +107,11 @@ def _class_names(arrays: dict[str, np.ndarray], path: Path) -> tuple[str, ...] |
 
 
 def _read_split(
-    arrays: dict[str, np.ndarray], split: str, class_names: tuple[str, ...] | None, path: Path
+    arrays: dict[str, np.ndarray],
+    split: str,
+    class_names: tuple[str, ...] | None,
+    pixel_range: PixelRange | None,
+    path: Path,
 ) -> Split | None:
     """The split's images and labels, removed from ``arrays``; None if it has neither."""
     image_key, label_key = f"x_{split}", f"y_{split}"
@@ -95,7 +120,7 @@ def _read_split(
     for key in (image_key, label_key):
         if key not in arrays:
             raise DataError(f"{path}: no {key}", remedy=f"Save both {image_key} and {label_key}.")
-    images = _to_images(arrays.pop(image_key), origin=f"{path}: {image_key}")
+    images = _to_images(arrays.pop(image_key), pixel_range, origin=f"{path}: {image_key}")
     labels = _to_labels(arrays.pop(label_key), origin=f"{path}: {label_key}")
     if len(images) != len(labels):
         raise DataError(f"{path}: {image_key} holds {len(images)} images, and {label_key} {len(labels)} labels")
@@ -104,16 +129,63 @@ def _read_split(
     return Split(images, labels.astype(np.int32))
 
 
-def _to_images(array: np.ndarray, *, origin: str) -> np.ndarray:
-    """[N, H, W] or [N, H, W, C], uint8 or float -> uint8 [N, H, W, C]."""
+def _choose_range(train: np.ndarray | None, choice: RangeChoice, *, origin: str) -> PixelRange | None:
+    """The values that become 0 and 255; None if the images are 0 … 255, or floats in 0 … 1."""
+    if train is None or train.size == 0 or train.dtype == np.uint8:
+        return None
+    if train.dtype.kind not in "biuf":
+        raise DataError(f"{origin} is {train.dtype}", remedy="Save integers, or floats in 0 … 1.")
+    if not isinstance(choice, str):
+        return choice
+    if train.dtype.kind == "f":
+        return None
+    if train.dtype.kind == "b":
+        return 0, 1
+    natural = natural_range([train])
+    if natural == _EIGHT_BIT:
+        return None
+    if choice == "recorded":
+        return _range_of_16_bit(train, origin)
+    return natural
+
+
+def _range_of_16_bit(train: np.ndarray, origin: str) -> PixelRange:
+    if train.dtype != np.uint16:
+        raise DataError(
+            f"{origin} is {train.dtype}, and the network was trained on images of 8 bits",
+            remedy="Scale the images to 0 … 255 as those of the training were.",
+        )
+    return FULL_16_BIT
+
+
+def _range_notes(
+    arrays: dict[str, np.ndarray], pixel_range: PixelRange | None, path: Path, *, is_measured: bool
+) -> tuple[str, ...]:
+    """Sentences on the range, and on the images outside it."""
+    if pixel_range is None:
+        return ()
+    changes = " (--pixel-range changes this)" if is_measured else ""
+    kind = arrays["x_train"].dtype
+    notes = [f"{path.name}: x_train is {kind}: {format_range(pixel_range)} is scaled to 0 … 255{changes}"]
+    for key in ("x_train", "x_val", "x_test"):
+        array = arrays.get(key)
+        if array is not None and array.size and array.dtype != np.uint8 and is_outside(array, pixel_range):
+            notes.append(f"{path.name}: {key} has pixels outside {format_range(pixel_range)}, which are clipped")
+    return tuple(notes)
+
+
+def _to_images(array: np.ndarray, pixel_range: PixelRange | None, *, origin: str) -> np.ndarray:
+    """[N, H, W] or [N, H, W, C] of any number type -> uint8 [N, H, W, C]."""
     images = _with_channels(array, origin)
     if images.dtype == np.uint8:
         return np.require(images, requirements=["C", "W"])
+    if pixel_range is not None:
+        return _scaled(images, origin, valid=(-np.inf, np.inf), pixel_range=pixel_range)
     if images.dtype.kind == "f":
-        return _from_float(images, origin)
-    raise DataError(
-        f"{origin} is {images.dtype}", remedy="Save uint8 (0 … 255), or float (0 … 1): x.astype(numpy.uint8)."
-    )
+        return _scaled(images, origin, valid=_UNIT, pixel_range=_UNIT)
+    if images.dtype.kind in "iu":
+        return _scaled(images, origin, valid=_EIGHT_BIT, pixel_range=_EIGHT_BIT)
+    raise DataError(f"{origin} is {images.dtype}", remedy="Save the type of x_train.")
 
 
 def _with_channels(array: np.ndarray, origin: str) -> np.ndarray:
@@ -134,24 +206,25 @@ def _with_channels(array: np.ndarray, origin: str) -> np.ndarray:
     )
 
 
-def _from_float(images: np.ndarray, origin: str) -> np.ndarray:
-    """round(255 x) as uint8, chunk by chunk, which avoids a second float copy."""
+def _scaled(images: np.ndarray, origin: str, *, valid: PixelRange, pixel_range: PixelRange) -> np.ndarray:
+    """The images as uint8, chunk by chunk, which avoids a second large copy.
+
+    Raises:
+        DataError: a pixel is NaN or not in ``valid``.
+    """
     converted = np.empty(images.shape, np.uint8)
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK]
-        if bad := _find_bad_pixel(chunk):
+        if bad := _find_bad_pixel(chunk, valid):
             index, value = bad
-            raise DataError(
-                f"{origin}: image {start + index} has a pixel of value {value}",
-                remedy="Float images must lie in 0 … 1 and be free of NaN; save 0 … 255 as uint8.",
-            )
-        converted[start : start + _CHUNK] = np.rint(chunk.astype(np.float64) * 255)
+            raise DataError(f"{origin}: image {start + index} has a pixel of value {value}", remedy=_REMEDY_FOR_RANGE)
+        converted[start : start + _CHUNK] = to_8_bit(chunk, pixel_range)
     return converted
 
 
-def _find_bad_pixel(chunk: np.ndarray) -> tuple[int, float] | None:
-    """(image, value) of the first pixel that is NaN or outside [0, 1]; None if there is none."""
-    good = (chunk >= 0) & (chunk <= 1)
+def _find_bad_pixel(chunk: np.ndarray, valid: PixelRange) -> tuple[int, float] | None:
+    """(image, value) of the first pixel that is NaN or outside ``valid``; None if there is none."""
+    good = (chunk >= valid[0]) & (chunk <= valid[1])
     if good.all():
         return None
     position = np.unravel_index(int((~good).argmax()), chunk.shape)

@@ -12,13 +12,22 @@ from bncli.config.settings import DataConfig
 from bncli.data.dataset import Dataset
 from bncli.data.folder import ImageOptions
 from bncli.data.load import load_dataset
+from bncli.data.pixel_range import RangeChoice, parse_range
 from bncli.errors import DataError, UsageError
 
 Progress = Callable[[str, int, int | None], None]  # (stage, amount done, total amount)
 
 
-def load_configured(config: DataConfig, *, seed: int, progress: Progress | None = None) -> Dataset:
-    """The data set of ``config``; ``seed`` picks its validation split.
+def load_configured(
+    config: DataConfig, *, seed: int, pixel_range: RangeChoice | None = None, progress: Progress | None = None
+) -> Dataset:
+    """The data set of ``config``.
+
+    Args:
+        config: source and conversion.
+        seed: picks the validation split.
+        pixel_range: replaces the one of ``config``.
+        progress: called while images are read.
 
     Raises:
         DataError: the data set is missing, unreadable or malformed.
@@ -28,7 +37,12 @@ def load_configured(config: DataConfig, *, seed: int, progress: Progress | None 
         data_dir=on_disk(config.data_dir) if config.data_dir else None,
         val_fraction=config.val_fraction,
         seed=seed,
-        images=ImageOptions(size=config.image_size, channels=config.channels, bad_images=config.bad_images),
+        images=ImageOptions(
+            size=config.image_size,
+            channels=config.channels,
+            bad_images=config.bad_images,
+            pixel_range=pixel_range or parse_range(config.pixel_range),
+        ),
         progress=progress,
     )
 
@@ -67,7 +81,8 @@ def load_matching(
         square = shape[0] if shape[0] == shape[1] else None
         wanted = replace(wanted, source=source, channels=shape[2], image_size=square)
     try:
-        dataset = load_configured(wanted, seed=config.run.training.seed, progress=progress)
+        recorded: RangeChoice = config.preprocessing.pixel_range or "recorded"
+        dataset = load_configured(wanted, seed=config.run.training.seed, pixel_range=recorded, progress=progress)
     except UsageError:  # the checkpoint sets size and channels here, not an option of the user
         raise DataError(
             f"{wanted.source} has other images than the checkpoint takes: {shape}, height, width and channels",

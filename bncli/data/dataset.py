@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bncli.data.augment import Augmentation
+from bncli.data.pixel_range import PixelRange
 from bncli.data.splits import stratified_sample, take_out
 from bncli.errors import DataError
 
@@ -56,6 +57,7 @@ class RawDataset:
     augmentation: Augmentation
     source: str
     warnings: tuple[str, ...] = ()
+    pixel_range: PixelRange | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Dataset:
     source: str  # path or name that it was read from, for the run's record
     sha256: str  # of all images and labels before any split is carved out, so it does not depend on the seed
     warnings: tuple[str, ...] = ()  # for the command to show
+    pixel_range: PixelRange | None = None  # the values that became 0 and 255; None for a source of 8 bits
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -114,6 +117,7 @@ def build_dataset(raw: RawDataset, *, val_fraction: float, seed: int) -> Dataset
         source=raw.source,
         sha256=sha256,
         warnings=raw.warnings,
+        pixel_range=raw.pixel_range,
     )
 
 

@@ -1,51 +1,40 @@
-"""Image files -> uint8 [N, H, W, C]; the only module that imports Pillow.
+"""A folder of image files -> uint8 [N, H, W, C].
 
 Letters: N images, H W height and width, C channels.
 
-There are two passes. The first reads the headers, which tell size, channels and memory before anything is decoded. The
-second decodes into one array. Both collect unreadable files, which are reported together.
-
-One rule makes every image [H, W, C], here and in ``load_image``: apply the EXIF orientation, put transparent pixels on
-white, scale until the image just covers H x W (bilinear, antialiased), and crop the centre. 16-bit grey is rounded to 8
-bits, and 32-bit pixels are refused. Of an animation only the first frame is read.
+There are two passes, and a third for pixels of more than 8 bits. The first reads the headers, which tell size, channels
+and memory before anything is decoded. The last decodes into one array. Between them, ``pixel_range`` is measured on the
+training images, if any has more than 8 bits. All collect unreadable files, which are reported together.
 """
 
 from __future__ import annotations
 
 import os
 import statistics
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bncli.config.choices import BadImages
 from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, Split
+from bncli.data.image_file import ImageInfo, decode, quiet_pillow, read_deep, read_header, reason_of
 from bncli.data.image_tree import BadImage, ImageTree, scan_image_tree
+from bncli.data.pixel_range import FULL_16_BIT, PixelRange, RangeChoice, format_range, natural_range
 from bncli.data.splits import take_out
 from bncli.errors import ConfigError, DataError
 from bncli.process.memory import require_memory
 
 Progress = Callable[[str, int, int | None], None]
+Files = Sequence[tuple[Path, int]]
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Only these formats are tried. Pillow has fifty, and one of them (EPS) starts an interpreter.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") + (
-    ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()
-)
-_EXIF_ORIENTATION = 0x0112
-_SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
-_GREY_MODES = frozenset({"1", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "La"})
 _MAX_NATIVE_SIDE = 256
 _DEFAULT_SIDE = 224  # the training size of ImageNet networks
 _SIDE_MULTIPLE = 8
@@ -54,15 +43,6 @@ _MAX_LISTED = 100  # in an error
 _MAX_NOTED = 10  # in a warning
 # Splits carved out of train are copies: at most a fifth and a tenth in addition.
 _CARVING_FACTOR = 1.3
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """The header of an image file."""
-
-    height: int  # after applying the EXIF orientation
-    width: int
-    is_grey: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +54,13 @@ class ImageOptions:
             shorter sides, rounded down to a multiple of 8, and at most 224.
         channels: 1 or 3. By default the channels that all images have.
         bad_images: refuse unreadable files and name them all ("error"), or leave them out ("skip").
+        pixel_range: the values that become 0 and 255, if pixels have more than 8 bits.
     """
 
     size: int | None = None
     channels: int | None = None
     bad_images: BadImages = "error"
+    pixel_range: RangeChoice = "auto"
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -109,8 +91,11 @@ def read_image_folder(
     size, notes = ((options.size, options.size), []) if options.size else _default_size(list(infos.values()))
     notes.extend(tree.notes)
     _require_memory(len(infos), size, channels, root)
-    splits, undecodable = _decode_tree(tree, infos, (*size, channels), progress)
-    bad = [*tree.strays, *unreadable, *undecodable]
+    pixel_range, range_notes = _choose_range(tree, infos, options.pixel_range, progress)
+    notes.extend(range_notes)
+    decoded = _decode_tree(tree, infos, (*size, channels), pixel_range, progress)
+    notes.extend(_clipped_notes(decoded.clipped, pixel_range))
+    bad = [*tree.strays, *unreadable, *decoded.bad]
     if bad and options.bad_images == "error":
         raise _bad_images_error(bad, _count(tree))
     if bad:
@@ -118,31 +103,35 @@ def read_image_folder(
     return RawDataset(
         name=displayed(root.resolve().name),
         class_names=tree.class_names,
-        train=splits["train"],
-        val=splits.get("val"),
-        test=splits.get("test"),
+        train=decoded.splits["train"],
+        val=decoded.splits.get("val"),
+        test=decoded.splits.get("test"),
         augmentation=Augmentation(max_shift=min(size) // 8, pad_mode="reflect", horizontal_flip=True),
         source=str(root),
         warnings=tuple(notes),
+        pixel_range=pixel_range,
     )
 
 
-def load_image(path: Path, *, size: tuple[int, int], channels: int) -> np.ndarray:
+def load_image(
+    path: Path, *, size: tuple[int, int], channels: int, pixel_range: PixelRange | None = None
+) -> np.ndarray:
     """One image file as uint8 [H, W, C], by the same rule as in a folder.
 
     Args:
         path: an image file.
         size: (H, W).
         channels: 1 (grey) or 3 (colour).
+        pixel_range: the values that become 0 and 255, if pixels have more than 8 bits; None measures this image.
 
     Raises:
         DataError: the file is not a readable image.
     """
-    with _quiet_pillow():
+    with quiet_pillow():
         try:
-            return _decode(path, (*size, channels))
+            return decode(path, (*size, channels), pixel_range)[0]
         except Exception as error:
-            raise DataError(f"{path}: {_reason(error)}", remedy="Give a PNG, JPEG or other image file.") from error
+            raise DataError(f"{path}: {reason_of(error)}", remedy="Give a PNG, JPEG or other image file.") from error
 
 
 def _read_headers(tree: ImageTree, progress: Progress | None) -> tuple[dict[Path, ImageInfo], list[BadImage]]:
@@ -150,27 +139,12 @@ def _read_headers(tree: ImageTree, progress: Progress | None) -> tuple[dict[Path
     paths = [path for files in tree.splits.values() for path, _ in files]
     infos: dict[Path, ImageInfo] = {}
     bad: list[BadImage] = []
-    for path, result in zip(paths, _for_each(_read_header, paths, "reading headers", progress), strict=True):
+    for path, result in zip(paths, _for_each(read_header, paths, "reading headers", progress), strict=True):
         if isinstance(result, ImageInfo):
             infos[path] = result
         else:
             bad.append(BadImage(path, result))
     return infos, bad
-
-
-def _read_header(path: Path) -> ImageInfo:
-    with _opened(path) as image:
-        width, height = image.size
-        if image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS:
-            width, height = height, width
-        return ImageInfo(height=height, width=width, is_grey=_is_grey(image))
-
-
-def _is_grey(image: Image.Image) -> bool:
-    if image.mode != "P":
-        return image.mode in _GREY_MODES
-    colours = np.asarray(image.getpalette("RGB")).reshape(-1, 3)
-    return bool((colours == colours[:, :1]).all())
 
 
 def _common_channels(infos: dict[Path, ImageInfo]) -> int:
@@ -207,32 +181,93 @@ def _require_memory(num_images: int, size: tuple[int, int], channels: int, root:
     )
 
 
+def _choose_range(
+    tree: ImageTree, infos: dict[Path, ImageInfo], choice: RangeChoice, progress: Progress | None
+) -> tuple[PixelRange | None, list[str]]:
+    """(the range of pixels with more than 8 bits, notes to the user); None if all images have 8 bits."""
+    deep = {path for path, info in infos.items() if info.is_deep}
+    if not deep:
+        return None, []
+    changes = ""
+    if choice == "recorded":
+        pixel_range = FULL_16_BIT
+    elif choice == "auto":
+        train = [path for path, _ in tree.splits["train"] if path in deep]
+        pixel_range = _measure_range(train or sorted(deep), progress)
+        changes = " (--pixel-range changes this)"
+    else:
+        pixel_range = choice
+    what = f"{len(deep)} of {len(infos)} images have more than 8 bits per channel"
+    return pixel_range, [f"{what}: pixels of {format_range(pixel_range)} are scaled to 0 … 255{changes}"]
+
+
+def _measure_range(paths: Sequence[Path], progress: Progress | None) -> PixelRange:
+    """The natural range of all these files together; the full one of 16 bits if none can be read."""
+
+    def extremes(path: Path) -> np.ndarray:
+        values = read_deep(path)
+        return np.stack([values.min(), values.max()])
+
+    measured = _for_each(extremes, paths, "measuring the pixel range", progress)
+    read = [values for values in measured if isinstance(values, np.ndarray)]
+    return natural_range(read) if read else FULL_16_BIT
+
+
+def _clipped_notes(clipped: Sequence[Path], pixel_range: PixelRange | None) -> list[str]:
+    if not clipped or pixel_range is None:
+        return []
+    return [
+        f"images with pixels outside {format_range(pixel_range)}, which were clipped: {len(clipped)}, "
+        f"such as {clipped[0]}"
+    ]
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """The result of the last pass.
+
+    Attributes:
+        splits: images and labels by split.
+        bad: files whose pixels cannot be read.
+        clipped: files with pixels outside the range.
+    """
+
+    splits: dict[str, Split]
+    bad: list[BadImage]
+    clipped: list[Path]
+
+
 def _decode_tree(
-    tree: ImageTree, infos: dict[Path, ImageInfo], shape: tuple[int, int, int], progress: Progress | None
-) -> tuple[dict[str, Split], list[BadImage]]:
-    """The second pass: (decoded splits, files whose pixels cannot be read)."""
-    splits: dict[str, Split] = {}
-    bad: list[BadImage] = []
+    tree: ImageTree,
+    infos: dict[Path, ImageInfo],
+    shape: tuple[int, int, int],
+    pixel_range: PixelRange | None,
+    progress: Progress | None,
+) -> _Decoded:
+    """Decode all files with a readable header."""
+    decoded = _Decoded({}, [], [])
     for split, files in tree.splits.items():
         readable = [(path, label) for path, label in files if path in infos]
-        splits[split], undecodable = _decode_split(readable, shape, f"decoding {split}", progress)
-        bad.extend(undecodable)
-    return splits, bad
+        images = np.empty((len(readable), *shape), np.uint8)
+
+        def decode_into(index: int, files: Files = readable, images: np.ndarray = images) -> bool:
+            images[index], is_clipped = decode(files[index][0], shape, pixel_range)
+            return is_clipped
+
+        outcomes = list(_for_each(decode_into, range(len(readable)), f"decoding {split}", progress))
+        decoded.splits[split] = _without_failed(readable, images, outcomes)
+        for (path, _), outcome in zip(readable, outcomes, strict=True):
+            if isinstance(outcome, str):
+                decoded.bad.append(BadImage(path, outcome))
+            elif outcome:
+                decoded.clipped.append(path)
+    return decoded
 
 
-def _decode_split(
-    files: Sequence[tuple[Path, int]], shape: tuple[int, int, int], what: str, progress: Progress | None
-) -> tuple[Split, list[BadImage]]:
-    images = np.empty((len(files), *shape), np.uint8)
+def _without_failed(files: Files, images: np.ndarray, outcomes: Sequence[bool | str]) -> Split:
+    failed = np.asarray([index for index, outcome in enumerate(outcomes) if isinstance(outcome, str)], np.int64)
     labels = np.asarray([label for _, label in files], np.int32)
-
-    def decode_into(index: int) -> None:
-        images[index] = _decode(files[index][0], shape)
-
-    outcomes = list(_for_each(decode_into, range(len(files)), what, progress))
-    bad = {i: BadImage(files[i][0], reason) for i, reason in enumerate(outcomes) if reason is not None}
-    failed = np.asarray(list(bad), np.int64)
-    return Split(take_out(images, failed)[0], take_out(labels, failed)[0]), list(bad.values())
+    return Split(take_out(images, failed)[0], take_out(labels, failed)[0])
 
 
 def _for_each(
@@ -244,7 +279,7 @@ def _for_each(
         return [_attempt(function, item) for item in items[start : start + _FILES_PER_TASK]]
 
     done = 0
-    with _quiet_pillow(), ThreadPoolExecutor(_num_threads()) as pool:
+    with quiet_pillow(), ThreadPoolExecutor(_num_threads()) as pool:
         for results in pool.map(run, range(0, len(items), _FILES_PER_TASK)):
             yield from results
             done += len(results)
@@ -258,78 +293,11 @@ def _attempt(function: Callable[[T], R], item: T) -> R | str:
     try:
         return function(item)
     except Exception as error:
-        return _reason(error)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image, or of an unsupported kind"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+        return reason_of(error)
 
 
 def _num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings about odd metadata; `_opened` checks the size limit, which matters, itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image with its header read. Raise ValueError above Pillow's pixel limit, which Pillow only warns about."""
-    if path.suffix.lower() == ".avif" and "AVIF" not in _FORMATS:
-        raise ValueError("the installed Pillow reads no AVIF: install Pillow 11.3 or newer")
-    with Image.open(path, formats=_FORMATS) as image:
-        limit = Image.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:
-            raise ValueError(f"{image.width * image.height:,} pixels, more than the limit of {limit:,}")
-        yield image
-
-
-def _decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """The image as uint8 [H, W, C], C 1 or 3."""
-    height, width, channels = shape
-    with _opened(path) as opened:
-        covering = 2 * max(height, width)
-        if min(opened.size) >= 2 * covering:
-            # A JPEG decoder can halve the image while decoding; at twice the final size the result stays smooth.
-            opened.draft(None, (covering, covering))
-        image = _turned(opened)
-        mode = "L" if channels == 1 else "RGB"
-        if image.mode != mode or "transparency" in image.info:
-            image = _on_white(_to_8_bit(image)).convert(mode)
-        if image.size != (width, height):
-            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-        return np.asarray(image).reshape(shape)
-
-
-def _turned(image: Image.Image) -> Image.Image:
-    """The image with its EXIF orientation applied; the same object if it has none, since Pillow would copy it."""
-    return ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    # Pillow opens a 16-bit PGM in 32-bit mode, scaled to 0 … 65535.
-    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-    if is_16_bit:
-        return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    if image.mode in ("F", "I"):
-        raise ValueError("32-bit pixels: save it with 8 or 16 bits")
-    return image
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    coloured = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
 
 
 def _count(tree: ImageTree) -> int:

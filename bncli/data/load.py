@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from bncli.config.file_names import on_disk
@@ -20,6 +21,7 @@ from bncli.data.folder import ImageOptions, read_image_folder
 from bncli.data.idx import holds_idx, peek_kind, read_idx_folder
 from bncli.data.image_tree import is_image_tree
 from bncli.data.known import KNOWN, KnownDataset
+from bncli.data.pixel_range import RangeChoice, format_range
 from bncli.data.places import data_folders, locate, search_folders, user_data_dir
 from bncli.data.splits import check_fraction
 from bncli.errors import DataError, UsageError
@@ -69,6 +71,7 @@ def load_dataset(
             f"{str(error.filename or source)[:300]}: cannot be read: {error.strerror or error}", remedy=_READABLE
         ) from error
     _check_image_options(raw, images)
+    raw = _note_unused_range(raw, images.pixel_range)
     return build_dataset(raw, val_fraction=val_fraction, seed=seed)
 
 
@@ -86,7 +89,7 @@ def _read(
     if path.is_dir():
         return _read_folder(path)
     if path.is_file():
-        return _read_file(path)
+        return _read_file(path, images.pixel_range)
     raise _unknown(source)
 
 
@@ -120,14 +123,14 @@ def _read_cifar(place: Path, name: str) -> RawDataset:
     return read_cifar_folder(place, name) if place.is_dir() else read_cifar_archive(place)
 
 
-def _read_file(path: Path) -> RawDataset:
+def _read_file(path: Path, pixel_range: RangeChoice) -> RawDataset:
     try:
         with path.open("rb") as file:
             head = file.read(_TAR_MAGIC_OFFSET + len(_TAR_MAGIC))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     if head.startswith(_ZIP_MAGIC) or path.suffix == ".npz":
-        return read_arrays(path)
+        return read_arrays(path, pixel_range)
     if peek_kind(path):
         raise DataError(f"{path}: a single IDX file is not a data set", remedy="Give the folder that contains it.")
     if head.startswith(GZIP_MAGIC) or head[_TAR_MAGIC_OFFSET:] == _TAR_MAGIC:
@@ -148,6 +151,14 @@ def _check_image_options(raw: RawDataset, images: ImageOptions) -> None:
             f"{raw.source}: the images have {depth} channels, but --channels is {images.channels}",
             remedy="Only a folder of image files is converted: leave out --channels.",
         )
+
+
+def _note_unused_range(raw: RawDataset, choice: RangeChoice) -> RawDataset:
+    """Say that a range on the command line has no effect on images of 8 bits."""
+    if raw.pixel_range is not None or isinstance(choice, str):
+        return raw
+    note = f"--pixel-range {format_range(choice)} has no effect: all images have 8 bits per channel"
+    return replace(raw, warnings=(*raw.warnings, note))
 
 
 def _unknown(source: str) -> DataError:

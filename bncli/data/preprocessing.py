@@ -18,6 +18,7 @@ from bncli.config.document import CheckpointConfig, Preprocessing
 from bncli.data.augment import normalize
 from bncli.data.dataset import Dataset
 from bncli.data.folder import load_image
+from bncli.data.pixel_range import FULL_16_BIT
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,13 @@ class Preprocessor:
     def of_dataset(cls, dataset: Dataset, precision: Precision) -> Preprocessor:
         """The preprocessor that standardizes the pixels of a data set."""
         height, width, channels = dataset.image_shape
-        settings = Preprocessing(size=(height, width), channels=channels, mean=dataset.mean, std=dataset.std)
+        settings = Preprocessing(
+            size=(height, width),
+            channels=channels,
+            mean=dataset.mean,
+            std=dataset.std,
+            pixel_range=dataset.pixel_range,
+        )
         return cls(settings, precision)
 
     @property
@@ -72,7 +79,11 @@ class Preprocessor:
     def load(self, path: Path) -> np.ndarray:
         """The image file ``path`` as uint8 [H, W, C], resized and converted to the network's size and channels.
 
+        Pixels of more than 8 bits are scaled by the recorded range, and by that of 16 bits if none is recorded.
+
         Raises:
             DataError: the file is not a readable image; the message names it.
         """
-        return load_image(path, size=self.settings.size, channels=self.settings.channels)
+        settings = self.settings
+        pixel_range = settings.pixel_range or FULL_16_BIT
+        return load_image(path, size=settings.size, channels=settings.channels, pixel_range=pixel_range)

@@ -52,12 +52,14 @@ def test_an_archive_is_read_as_written(tmp_path):
     [
         {"x_train": IMAGES.astype(np.float32) / 255},
         {"x_train": IMAGES / 255},
+        {"x_train": IMAGES.astype(np.int64)},
+        {"x_train": IMAGES.astype(np.uint16)},
         {"x_train": np.asfortranarray(IMAGES)},
         {"y_train": LABELS[:, None]},
         {"y_train": LABELS.astype(np.uint64)},
         {"y_train": LABELS.astype(">i2")},
     ],
-    ids=["float32", "float64", "fortran", "column", "uint64", "big-endian"],
+    ids=["float32", "float64", "int64", "uint16", "fortran", "column", "uint64", "big-endian"],
 )
 def test_the_same_data_in_another_dress_is_the_same_data(tmp_path, change):
     dataset = load_dataset(str(save(tmp_path, **(GOOD | change))))
@@ -68,6 +70,48 @@ def test_images_without_channels_are_grey(tmp_path):
     raw = read_arrays(save(tmp_path, x_train=IMAGES[..., 0], y_train=LABELS))
     np.testing.assert_array_equal(raw.train.images, IMAGES[..., :1])
     assert raw.class_names == ("0", "1", "2")
+
+
+WIDE = np.random.default_rng(1).integers(0, 4096, IMAGES.shape, dtype=np.uint16)
+WIDE[0, 0, 0] = 4095, 0, 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, ">u2"])
+def test_wide_integers_are_scaled_by_the_range_of_train(tmp_path, dtype):
+    raw = read_arrays(save(tmp_path, x_train=WIDE.astype(dtype), y_train=LABELS, x_test=WIDE * 2, y_test=LABELS))
+    assert raw.pixel_range == (0, 4095)
+    np.testing.assert_array_equal(raw.train.images, np.rint(WIDE * (255 / 4095)).astype(np.uint8))
+    np.testing.assert_array_equal(raw.test.images, np.rint(np.minimum(WIDE * 2, 4095) * (255 / 4095)).astype(np.uint8))
+    assert "0 … 4095 is scaled to 0 … 255 (--pixel-range changes this)" in raw.warnings[0]
+    assert "x_test has pixels outside 0 … 4095, which are clipped" in raw.warnings[1]
+
+
+def test_a_given_range_holds_for_every_number_type(tmp_path):
+    for images in (WIDE, WIDE.astype(np.float32)):
+        raw = read_arrays(save(tmp_path, x_train=images, y_train=LABELS), (0, 65535))
+        np.testing.assert_array_equal(raw.train.images, np.rint(WIDE / 257).astype(np.uint8))
+
+
+def test_booleans_are_black_and_white(tmp_path):
+    raw = read_arrays(save(tmp_path, x_train=IMAGES > 9, y_train=LABELS))
+    np.testing.assert_array_equal(raw.train.images, np.where(IMAGES > 9, 255, 0))
+
+
+def test_data_for_a_checkpoint_of_8_bit_images_are_not_measured(tmp_path):
+    same = read_arrays(save(tmp_path, x_train=IMAGES.astype(np.int64), y_train=LABELS), "recorded")
+    np.testing.assert_array_equal(same.train.images, IMAGES)
+    full = read_arrays(save(tmp_path, x_train=WIDE, y_train=LABELS), "recorded")
+    assert full.pixel_range == (0, 65535)
+    with pytest.raises(DataError, match="x_train is int64, and the network was trained on images of 8 bits"):
+        read_arrays(save(tmp_path, x_train=WIDE.astype(np.int64), y_train=LABELS), "recorded")
+
+
+@pytest.mark.parametrize("images", [WIDE.astype(np.float32), np.where(WIDE > 9, np.nan, 0.5)])
+def test_no_remedy_destroys_the_images(tmp_path, images):
+    with pytest.raises(DataError) as caught:
+        read_arrays(save(tmp_path, x_train=images, y_train=LABELS))
+    assert "astype" not in caught.value.remedy
+    assert "--pixel-range" in caught.value.remedy
 
 
 def with_pixel(value):
@@ -85,8 +129,12 @@ BAD = {
     "channels first": ({"x_train": IMAGES.transpose(0, 3, 1, 2)}, r"\(12, 3, 6, 5\), which looks like \[N, C, H, W\]"),
     "flat images": ({"x_train": IMAGES.reshape(12, -1)}, r"x_train has shape \(12, 90\)"),
     "many channels": ({"x_train": np.zeros((12, 8, 8, 9), np.uint8)}, "9 channels"),
-    "integers": ({"x_train": IMAGES.astype(np.int64)}, "x_train is int64"),
-    "booleans": ({"x_train": IMAGES > 9}, "x_train is bool"),
+    "complex numbers": ({"x_train": IMAGES.astype(np.complex64)}, "x_train is complex64"),
+    "texts": ({"x_train": IMAGES.astype(str)}, "x_train is <U3"),
+    "test beyond the 8 bits of train": (
+        {"x_test": IMAGES.astype(np.int16) + 200, "y_test": LABELS},
+        "x_test: image 0 has a pixel of value",
+    ),
     "NaN": ({"x_train": with_pixel(np.nan)}, "x_train: image 7 has a pixel of value nan"),
     "above one": ({"x_train": with_pixel(1.5)}, "x_train: image 7 has a pixel of value 1.5"),
     "below zero": ({"x_train": with_pixel(-0.5)}, "x_train: image 7 has a pixel of value -0.5"),

@@ -205,7 +205,7 @@ def damage_folder(root):
     (cats / "8.png").write_bytes(b"<html>Not found</html>")
     (cats / "9.png").write_bytes(b"")
     (cats / "notes.txt").write_text("hello")
-    save_image(Image.new("F", (8, 8)), cats / "float.tif")
+    save_image(Image.fromarray(np.full((8, 8), np.nan, np.float32)), cats / "float.tif")
     dogs = root / "test" / "dog"
     (dogs / "1.png").write_bytes((dogs / "1.png").read_bytes()[:60])
     (dogs / "vector.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")

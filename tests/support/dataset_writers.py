@@ -5,6 +5,7 @@ Letters: N examples, H W spatial, K classes.
 
 import gzip
 import struct
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+Wide = np.ndarray[Any, np.dtype[np.uint16]]
 
 
 def idx_bytes(values: Pixels) -> bytes:
@@ -107,3 +109,37 @@ def write_image_folder(
                 save_image(make(seed=seed), root / split / name / f"{number}.png")
                 seed += 1
     return root
+
+
+def png_of_16_bit(values: Wide) -> bytes:
+    """A PNG of uint16 values [H, W, C]: grey, grey and alpha, RGB or RGBA; Pillow writes 16 bits of grey only."""
+    height, width, channels = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+def tiff_of_16_bit(values: Wide, *, order: str = "<", deflate: bool = False) -> bytes:
+    """A TIFF of uint16 values [H, W, C], RGB or RGBA, in either byte order; Pillow writes 16 bits of grey only."""
+    height, width, channels = values.shape
+    pixels = values.astype(f"{order}u2").tobytes()
+    data = zlib.compress(pixels) if deflate else pixels
+    bits = struct.pack(f"{order}{channels}H", *[16] * channels)
+    start = 8
+    tags = [(256, width), (257, height), (258, start), (259, 8 if deflate else 1), (262, 2)]
+    tags += [(273, start + len(bits)), (277, channels), (278, height), (279, len(data))]
+    tags += [(338, 2)] if channels == 4 else []
+    entries = b"".join(
+        struct.pack(f"{order}HHII", tag, 4, 1, value)
+        if tag != 258
+        else struct.pack(f"{order}HHII", tag, 3, channels, value)
+        for tag, value in tags
+    )
+    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    magic = b"II" if order == "<" else b"MM"
+    head = magic + struct.pack(f"{order}HI", 42, start + len(bits) + len(data))
+    return head + bits + data + directory

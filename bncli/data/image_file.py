@@ -1,0 +1,165 @@
+"""One image file -> uint8 [H, W, C].
+
+Letters: H W height and width, C channels.
+
+One rule makes every image [H, W, C]: scale pixels of more than 8 bits by their range, apply the EXIF orientation, put
+transparent pixels on white, scale until the image just covers H x W (bilinear, antialiased), and crop the centre. Of an
+animation only the first frame is read.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from bncli.data.deep_image import deep_to_8_bit, deep_values, is_deep, raw_mode
+from bncli.data.pixel_range import PixelRange
+from bncli.process.files import open_regular
+
+# Only these formats are tried. Pillow has fifty, and one of them (EPS) starts an interpreter.
+_HAS_AVIF = find_spec("PIL.AvifImagePlugin") is not None
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(("AVIF",) if _HAS_AVIF else ()))
+_EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_GREY_MODES = frozenset({"1", "F", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "La"})
+# A decompression bomb: a large image of which so many pixels come from one byte. Photographs have at most 10.
+_LARGE = 1 << 24
+_MAX_PIXELS_PER_BYTE = 250
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """The header of an image file."""
+
+    height: int  # after applying the EXIF orientation
+    width: int
+    is_grey: bool
+    is_deep: bool  # more than 8 bits per channel
+
+
+def read_header(path: Path) -> ImageInfo:
+    """The header of an image file; nothing is decoded."""
+    with _opened(path) as image:
+        width, height = image.size
+        if _is_sideways(image):
+            width, height = height, width
+        return ImageInfo(height=height, width=width, is_grey=_is_grey(image), is_deep=is_deep(image))
+
+
+def read_deep(path: Path) -> np.ndarray:
+    """The colour values of a file with more than 8 bits per channel, [H, W] or [H, W, C], as they are in the file."""
+    with _opened(path) as image:
+        return deep_values(image, partial(_opened, path))
+
+
+def decode(path: Path, shape: tuple[int, int, int], pixel_range: PixelRange | None) -> tuple[np.ndarray, bool]:
+    """(the image as uint8 [H, W, C] with C 1 or 3, True if a pixel was outside ``pixel_range``)."""
+    height, width, channels = shape
+    with _opened(path) as opened:
+        image, is_clipped = _loaded(path, opened, shape, pixel_range)
+        mode = "L" if channels == 1 else "RGB"
+        if image.mode != mode or "transparency" in image.info:
+            image = _on_white(image).convert(mode)
+        if image.size != (width, height):
+            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        return np.asarray(image).reshape(shape), is_clipped
+
+
+def reason_of(error: Exception) -> str:
+    """The reason why an image cannot be read, in words."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or of an unsupported kind"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings about odd metadata; `_opened` checks the size limit, which matters, itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """The image with its header read, from a regular file.
+
+    Raises:
+        ValueError: the header announces more pixels than Pillow's limit, which Pillow only warns about, or than so
+            small a file can honestly hold.
+    """
+    if path.suffix.lower() == ".avif" and not _HAS_AVIF:
+        raise ValueError("the installed Pillow reads no AVIF: install Pillow 11.3 or newer")
+    with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+        pixels, num_bytes = image.width * image.height, os.fstat(file.fileno()).st_size
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and pixels > limit:
+            raise ValueError(f"{pixels:,} pixels, more than the limit of {limit:,}")
+        if pixels > _LARGE and pixels > num_bytes * _MAX_PIXELS_PER_BYTE:
+            raise ValueError(f"{pixels:,} pixels in {num_bytes:,} bytes: it may be a decompression bomb")
+        yield image
+
+
+def _loaded(
+    path: Path, opened: ImageFile.ImageFile, shape: tuple[int, int, int], pixel_range: PixelRange | None
+) -> tuple[Image.Image, bool]:
+    """(the image with 8 bits per channel and its EXIF orientation applied, True if a pixel was out of range)."""
+    if is_deep(opened):
+        image, is_clipped = deep_to_8_bit(opened, partial(_opened, path), pixel_range)
+    else:
+        _draft(opened, max(shape[:2]))
+        opened.load()
+        image, is_clipped = opened, False
+    turn = _TURNS.get(opened.getexif().get(_EXIF_ORIENTATION, 1))  # after loading, in which Pillow turns a TIFF
+    return image if turn is None else image.transpose(turn), is_clipped
+
+
+def _draft(image: ImageFile.ImageFile, side: int) -> None:
+    """Let a JPEG decoder halve a large image while decoding; at twice the final size the result stays smooth."""
+    covering = 2 * side
+    if min(image.size) >= 2 * covering:
+        image.draft(None, (covering, covering))
+
+
+def _is_sideways(image: ImageFile.ImageFile) -> bool:
+    """True if the orientation swaps the height and width in ``image.size``; Pillow swaps those of a TIFF itself."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None and image.size != (tags.get(_TIFF_WIDTH), tags.get(_TIFF_HEIGHT)):
+        return False
+    # The method of a PNG decodes the pixels first, in search of an orientation behind them.
+    return Image.Image.getexif(image).get(_EXIF_ORIENTATION) in _SIDEWAYS
+
+
+def _is_grey(image: ImageFile.ImageFile) -> bool:
+    if image.mode != "P":
+        return image.mode in _GREY_MODES or raw_mode(image).startswith("LA")
+    colours = np.asarray(image.getpalette("RGB")).reshape(-1, 3)
+    return bool((colours == colours[:, :1]).all())
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    coloured = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
