@@ -73,6 +73,7 @@ def other_values(option):
         "model.name": ("resnet20", "mlp"),
         "data.source": ("mnist", "cifar100"),
         "training.save_every": ("7", "8s"),
+        "data.pixel_range": ("0:4095", "-5:9.5"),
     }
     by_type = {bool: (not option.default, option.default), int: (3, 4), float: (0.3, 0.4), str: ("here", "there")}
     return (
