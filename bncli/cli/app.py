@@ -23,6 +23,10 @@ from bncli.cli import (
 )
 from bncli.cli.help import Command, Group, flowing
 from bncli.errors import BncliError
+from bncli.process.memory import out_of_memory
+
+# The parameters of commands that decide how much memory they take.
+_MEMORY_OPTIONS = {"batch_size": "--batch-size", "batch_sizes": "--batch-sizes", "image_size": "--image-size"}
 
 app = typer.Typer(
     name="bncli",
@@ -50,7 +54,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except (BncliError, Exception) as error:
             if kwargs.get("debug") or isinstance(error, (typer.Exit, typer.BadParameter)):
                 raise
-            display.show_error(error)
+            lower = [option for name, option in _MEMORY_OPTIONS.items() if name in kwargs]
+            display.show_error(out_of_memory(error, lower=lower) or error)
             raise typer.Exit(error.exit_code if isinstance(error, BncliError) else 1) from None
 
     return run

@@ -26,7 +26,7 @@ from bncli.data.dataset import RawDataset, Split
 from bncli.data.image_file import ImageInfo, decode, quiet_pillow, read_deep, read_header, reason_of
 from bncli.data.image_tree import BadImage, ImageTree, scan_image_tree
 from bncli.data.pixel_range import FULL_16_BIT, PixelRange, RangeChoice, format_range, natural_range
-from bncli.data.splits import take_out
+from bncli.data.splits import CARVING_FACTOR, take_out
 from bncli.errors import ConfigError, DataError
 from bncli.process.memory import require_memory
 
@@ -41,8 +41,6 @@ _SIDE_MULTIPLE = 8
 _FILES_PER_TASK = 64
 _MAX_LISTED = 100  # in an error
 _MAX_NOTED = 10  # in a warning
-# Splits carved out of train are copies: at most a fifth and a tenth in addition.
-_CARVING_FACTOR = 1.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +173,7 @@ def _default_size(infos: list[ImageInfo]) -> tuple[tuple[int, int], list[str]]:
 def _require_memory(num_images: int, size: tuple[int, int], channels: int, root: Path) -> None:
     height, width = size
     require_memory(
-        int(num_images * height * width * channels * _CARVING_FACTOR),
+        int(num_images * height * width * channels * CARVING_FACTOR),
         what=f"{root}: {num_images} images of {height}x{width}x{channels}",
         remedy="Choose a smaller --image-size, or fewer images.",
     )

@@ -9,6 +9,8 @@ import numpy as np
 
 from bncli.errors import ConfigError
 
+# Memory of a data set, relative to its images: splits carved out of train are copies, at most a fifth and a tenth.
+CARVING_FACTOR = 1.3
 _CHUNK_BYTES = 1 << 22
 
 

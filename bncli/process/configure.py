@@ -12,6 +12,7 @@ from bncli.process import heap
 from bncli.process.compile_cache import use_compile_cache
 from bncli.process.flags import append_xla_flags
 from bncli.process.jaxlib import refuse_bad_jaxlib
+from bncli.process.memory import require_address_space
 
 # Before 0.12 a cached CPU program is rejected on load with a machine-feature error.
 _CACHE_WORKS_FROM = (0, 12)
@@ -25,13 +26,15 @@ def configure(precision: Precision = "float32", *, allow_bad_jaxlib: bool = Fals
         allow_bad_jaxlib: continue with a jaxlib that is known to compute wrong numbers.
 
     Raises:
-        RuntimeCheckError: the installed jaxlib is known to compute wrong numbers on this backend.
+        RuntimeCheckError: the installed jaxlib is known to compute wrong numbers on this backend, or a limit on the
+            address space leaves too little for JAX.
     """
     version = importlib.metadata.version("jaxlib")
     append_xla_flags(version, precision)
     if heap.is_glibc():
         heap.keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # without it, a machine that has no GPU gets a warning on stderr
+    require_address_space()
     import jax
 
     # Dispatching the next step while one runs allocates its memory before the running step frees its own, and gains

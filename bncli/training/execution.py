@@ -22,6 +22,7 @@ import numpy as np
 from bncli.data import Split
 from bncli.data.batches import Batch, epoch_batches, epoch_order, example_keys, steps_per_epoch
 from bncli.process.flags import is_kept
+from bncli.process.memory import require_memory
 from bncli.process.mesh import batch_sharding, replicated
 from bncli.training.programs import CompiledStep, StepProgram, compiled_step
 from bncli.training.state import TrainState
@@ -29,6 +30,7 @@ from bncli.training.steps import DeviceSplit, Examples, StepMetrics, StepSetting
 
 # Steps in one dispatch where a scan over steps is fast (GPU and TPU).
 STEPS_PER_SCAN = 32
+_FEWER_IMAGES = "Train on fewer or smaller images, or use a machine with more memory."
 
 # The arguments of a step after the state: (split, epoch int32 [], indices int32 [B] or [S, B], mask bool of the same
 # shape or None).
@@ -163,6 +165,8 @@ class StepExecution:
 
     @cached_property
     def _on_devices(self) -> DeviceSplit:
+        if self.mesh.devices.flat[0].platform == "cpu":  # whose devices have the memory of this process
+            require_memory(self._split.images.nbytes, what="a copy of the training images", remedy=_FEWER_IMAGES)
         return DeviceSplit(*jax.device_put((self._split.images, self._split.labels), replicated(self.mesh)))
 
 

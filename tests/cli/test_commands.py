@@ -223,3 +223,11 @@ def test_bfloat16_goes_all_the_way(tmp_path):
     assert (folded["folded"], folded["kept"]) == (2, 0)
     assert folded["verification"]["max_rel_error"] < 0.02
     assert run("eval", tmp_path / "out")["num_examples"] == 359
+
+
+def test_running_out_of_memory_is_no_fault_of_bncli(tmp_path):
+    result = invoke("train", "--model", "mlp", "--model-arg", "features=[2000000000]", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "error: out of memory; " in said
+    assert "remedy: Lower --batch-size or --image-size, or use a machine" in said

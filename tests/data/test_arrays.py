@@ -1,6 +1,7 @@
 """NumPy archives: read as written, floats rounded, and every malformed one refused by key; never a pickle."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bncli.data import load_dataset
-from bncli.data.arrays import read_arrays
+from bncli.data.arrays import _needed_memory, read_arrays
 from bncli.errors import DataError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 6, 5, 3), dtype=np.uint8)
@@ -196,3 +197,29 @@ def test_no_bytes_raise_anything_but_a_data_error(data, compressed, tmp_path_fac
     except DataError:
         return
     assert raw.train.images.dtype == np.uint8
+
+
+def needed_and_taken(path, dtype, splits, count):
+    """(the memory asked for, the largest that reading took); NumPy reports its allocations to tracemalloc."""
+    arrays = {}
+    for split in splits:
+        arrays[f"x_{split}"] = np.ones((count, 32, 32, 3), dtype)
+        arrays[f"y_{split}"] = np.arange(count) % 10
+    np.savez(path, **arrays)
+    del arrays
+    tracemalloc.start()
+    try:
+        load_dataset(str(path))
+        return _needed_memory(path), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("splits", [("train",), ("train", "test"), ("train", "val", "test")])
+def test_the_memory_asked_for_grows_as_the_memory_taken(tmp_path, dtype, splits):
+    """Chunks of a bounded size come on top, for which the reserve is kept."""
+    small, large = (needed_and_taken(tmp_path / "x.npz", dtype, splits, count) for count in (4000, 8000))
+    needed, taken = (b - a for a, b in zip(small, large, strict=True))
+    assert 0.75 * needed < taken < 1.05 * needed
+    assert small[1] - small[0] < 64 << 20
