@@ -5,6 +5,7 @@ Letters: N images, B batch size, H W height and width, C channels, K classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,9 +31,12 @@ from bncli.frameworks.linen import Network, Variables
 from bncli.measure.eval_step import LogitsFn
 from bncli.models import build_network, build_own_network, untrusted
 from bncli.ops import pad_small_images
+from bncli.process.memory import require_memory
 
 ApplyFn = Callable[[Variables, jax.Array], jax.Array]
 _FOLD_AGAIN = "Fold the original checkpoint again."
+# Of a network's input, per channel: uint8, float32, normalized, and the first layer's padded copy.
+_BYTES_PER_PIXEL = 16
 # Images in one call of the network: bounds memory, whatever the number of images.
 BATCH_SIZE = 64
 
@@ -140,6 +144,7 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
         step_of_origin = config.folded_from.step if config.folded_from else 0
         return Checkpoint(directory, step_of_origin, config, {}, {}, None, onnx)
     config = read_config(directory)
+    _require_input_memory(directory, config)
     number, variables, progress = read_save(directory, step)
     if config.folded_from is not None:
         program = read_forward(directory, variables)
@@ -156,6 +161,16 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
         network,
         network.logits,
         has_population_statistics=config.recalibrated is not None or has_precise_statistics(directory, number),
+    )
+
+
+def _require_input_memory(directory: Path, config: CheckpointConfig) -> None:
+    """Raise DataError if the memory does not hold one image of the size in ``config.json``."""
+    shape = config.preprocessing.image_shape
+    require_memory(
+        math.prod(shape) * _BYTES_PER_PIXEL,
+        what=f"{directory / CONFIG}: an image of {'x'.join(map(str, shape))}",
+        remedy="If this is not the size of the training images, restore config.json from a copy.",
     )
 
 

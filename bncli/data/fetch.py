@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, Literal
+from typing import IO, BinaryIO
 from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
 
 from bncli.data.known import KNOWN, KnownDataset, RemoteFile
 from bncli.data.places import user_data_dir
@@ -20,6 +24,9 @@ from bncli.process.cache import private_folder
 Progress = Callable[[str, int, int | None], None]
 
 _CHUNK_BYTES = 1 << 18
+_ANOTHER_PLACE = "Choose another place with --data-dir."
+_LOCK = ".fetch.lock"
+_NO_LOCKS = frozenset({errno.EIO, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})  # of network file systems, say
 _TIMEOUT_SECONDS = 30
 _MAX_CONNECTIONS = 8  # to one mirror for one file, before the next mirror is tried
 # Traffic within this machine needs no encryption; browsers treat these hosts as secure too.
@@ -58,9 +65,10 @@ def fetch(
     if not row.files:
         raise UsageError(f"{name} is installed with bncli; there is nothing to fetch", remedy=f"Use --data {name}.")
     folder = _make_folder(data_dir, name)
-    for file in row.files:
-        if not _is_published(folder / file.name, file):
-            _fetch_file(file, folder, progress)
+    with _reserved(folder):
+        for file in row.files:
+            if not _is_published(folder / file.name, file):
+                _fetch_file(file, folder, progress)
     return folder
 
 
@@ -78,10 +86,34 @@ def _make_folder(data_dir: Path | None, name: str) -> Path:
             return private_folder("data", name)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be created: {error.strerror or error}", remedy="Choose another place with --data-dir."
-        ) from error
+        raise DataError(f"{folder}: cannot be created: {error.strerror or error}", remedy=_ANOTHER_PLACE) from error
     return folder
+
+
+@contextmanager
+def _reserved(folder: Path) -> Iterator[None]:
+    """Keep other processes from downloading into ``folder``; the lock of a process that ends in any way is released.
+
+    Raises:
+        DataError: another process downloads there, or the folder cannot be written.
+    """
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise DataError(
+            f"{folder}: another process is downloading there", remedy="Wait until it has finished, then run this again."
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        if not isinstance(error, NotImplementedError) and error.errno not in _NO_LOCKS:
+            raise _unwritable(folder, error) from error
+        yield  # a file system without locks
+        return
+    try:
+        yield
+    finally:
+        (folder / _LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def _is_published(path: Path, file: RemoteFile) -> bool:
@@ -125,7 +157,7 @@ def _receive(url: str, part: Path, start: int, file: RemoteFile, progress: Progr
         # A server without range support answers 200 and sends the whole file.
         received = start if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         _check_announced_size(response, received, file)
-        with _opened_part(part, "ab" if received else "wb") as target:
+        with _opened_part(part, resumes=received > 0) as target:
             for chunk in _chunks(response):
                 target.write(chunk)
                 received += len(chunk)
@@ -200,15 +232,24 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 @contextmanager
-def _opened_part(part: Path, mode: Literal["ab", "wb"]) -> Iterator[BinaryIO]:
-    """The open partial file; a full disk or an unwritable folder is a DataError."""
+def _opened_part(part: Path, *, resumes: bool) -> Iterator[BinaryIO]:
+    """The partial file, open at its end, or emptied; a full disk or an unwritable folder is a DataError.
+
+    Whatever else has the name, such as a symbolic link or a pipe, is replaced and not written through.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        with part.open(mode) as target:
+        if not resumes:
+            part.unlink(missing_ok=True)
+        descriptor = os.open(part, flags | (os.O_APPEND if resumes else os.O_EXCL), 0o666)
+        with os.fdopen(descriptor, "ab" if resumes else "wb") as target:
             yield target
     except OSError as error:
-        raise DataError(
-            f"{part}: cannot be written: {error.strerror or error}", remedy="Choose another place with --data-dir."
-        ) from error
+        raise _unwritable(part, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be written: {error.strerror or error}", remedy=_ANOTHER_PLACE)
 
 
 def _resumable_size(part: Path, file: RemoteFile) -> int:
@@ -219,7 +260,8 @@ def _resumable_size(part: Path, file: RemoteFile) -> int:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+    """The bytes of a regular file; 0 if there is none, or something else in its place."""
+    return path.stat().st_size if path.is_file() and not path.is_symlink() else 0
 
 
 def _check_sha256(part: Path, file: RemoteFile) -> None:

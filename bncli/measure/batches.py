@@ -10,7 +10,7 @@ import numpy as np
 from bncli.config.document import CheckpointConfig
 from bncli.data import Dataset, Preprocessor
 from bncli.data.batches import epoch_order, eval_batches
-from bncli.process.mesh import batch_sharding, make_mesh
+from bncli.process.mesh import batch_sharding, fitting_batch_size, make_mesh
 
 
 class ImageBatches:
@@ -23,8 +23,9 @@ class ImageBatches:
         """Batches of the uint8 ``images`` [N, H, W, C], in their order."""
         self._preprocessor = preprocessor
         self._images = images
-        self._batch_size = batch_size
-        self._sharding = batch_sharding(make_mesh())
+        mesh = make_mesh()
+        self._batch_size = fitting_batch_size(batch_size, len(images), mesh)
+        self._sharding = batch_sharding(mesh)
 
     @classmethod
     def training(

@@ -17,7 +17,7 @@ from bncli.data import Preprocessor, Split
 from bncli.data.batches import eval_batches
 from bncli.frameworks.linen import Variables
 from bncli.measure.eval_step import EvalStep, ExampleOutcome, LogitsFn, make_eval_step
-from bncli.process.mesh import batch_sharding, check_batch_size, make_mesh, replicated
+from bncli.process.mesh import batch_sharding, check_batch_size, fitting_batch_size, make_mesh, replicated
 
 # Enough to keep a device busy while the host collects results, few enough to bound memory on a large split.
 BATCHES_AHEAD = 4
@@ -102,7 +102,8 @@ def score(
 
     Sums are taken in float64 on the host, so they do not depend on the batch size.
     """
-    outcomes = list(_outcomes(eval_step, variables, split, batch_size=batch_size, mesh=mesh))
+    size = fitting_batch_size(batch_size, len(split), mesh)
+    outcomes = list(_outcomes(eval_step, variables, split, batch_size=size, mesh=mesh))
     return summarize(
         losses=np.concatenate([outcome.loss.astype(np.float64) for outcome in outcomes]),
         predictions=np.concatenate([outcome.prediction for outcome in outcomes]),

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 BATCH_AXIS = "batch"
 
+# Up to this batch size, padding costs less than compiling a program for another size.
+_WORTH_A_PROGRAM = 1024
+
 
 def make_mesh() -> jax.sharding.Mesh:
     """A mesh over all devices along the batch axis; one device is a mesh of one."""
@@ -41,3 +44,13 @@ def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
             f"--batch-size {batch_size} does not divide over {mesh.size} devices",
             remedy=f"Use a multiple of {mesh.size}.",
         )
+
+
+def fitting_batch_size(batch_size: int, num_examples: int, mesh: jax.sharding.Mesh) -> int:
+    """The batch size without a great deal of padding: that of one batch of all examples if they fill no batch.
+
+    The examples of each batch stay the same, and with them its BN statistics.
+    """
+    if batch_size <= max(num_examples, _WORTH_A_PROGRAM):
+        return batch_size
+    return -(-max(num_examples, 1) // mesh.size) * mesh.size

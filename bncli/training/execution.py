@@ -23,7 +23,7 @@ from bncli.data import Split
 from bncli.data.batches import Batch, epoch_batches, epoch_order, example_keys, steps_per_epoch
 from bncli.process.flags import is_kept
 from bncli.process.memory import require_memory
-from bncli.process.mesh import batch_sharding, replicated
+from bncli.process.mesh import batch_sharding, fitting_batch_size, replicated
 from bncli.training.programs import CompiledStep, StepProgram, compiled_step
 from bncli.training.state import TrainState
 from bncli.training.steps import DeviceSplit, Examples, StepMetrics, StepSettings, gather
@@ -61,7 +61,7 @@ class StepExecution:
         self.mesh = mesh
         self._settings = settings
         self._split = split
-        self._batch_size = batch_size
+        self._batch_size = fitting_batch_size(batch_size, len(split), mesh)
         self._deterministic = deterministic
         self._ahead: Future[CompiledStep] | None = None
 

@@ -21,7 +21,7 @@ from bncli.measure.logits import count_classes
 from bncli.measure.population import BATCHES, batch_statistics_of, recalibrate_measured
 from bncli.models import build_network, model_file_sha256
 from bncli.process.hardware import versions
-from bncli.process.mesh import check_batch_size, make_mesh, replicated
+from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, replicated
 from bncli.training.divergence import first_non_finite
 from bncli.training.evaluation import EvalProgram, Evaluation, jitted_eval_step
 from bncli.training.execution import StepExecution
@@ -58,6 +58,7 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
     """
     mesh = make_mesh()
     check_batch_size(config.training.batch_size, mesh)
+    _warn_of_single_step(config.training.batch_size, len(dataset.train), mesh)
     settings = _step_settings(config, dataset)
     make_state = initial_state(settings)
     execution = StepExecution(
@@ -83,6 +84,15 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
         recovery=Recovery(config, execution, saver, make_state, partial(first_non_finite, settings)),
         position=Position(state, RunProgress()),
     )
+
+
+def _warn_of_single_step(batch_size: int, num_examples: int, mesh: jax.sharding.Mesh) -> None:
+    if fitting_batch_size(batch_size, num_examples, mesh) != batch_size:
+        message = (
+            f"--batch-size {batch_size} is more than the {num_examples:,} training images: "
+            "each epoch is one step on all of them"
+        )
+        warnings.warn(message, BncliWarning, stacklevel=2)
 
 
 def _step_settings(config: RunConfig, dataset: Dataset) -> StepSettings:

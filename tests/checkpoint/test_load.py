@@ -10,7 +10,7 @@ from support.tiny import CNN, run_config, train
 
 from bncli import checkpoint
 from bncli.config.settings import ModelConfig
-from bncli.errors import ModelError, UsageError
+from bncli.errors import DataError, ModelError, UsageError
 from bncli.inspection import inspect_stats
 from bncli.models import build_own_network, model_file_sha256
 from bncli.training.run import checkpoint_config
@@ -187,4 +187,14 @@ def test_a_configuration_that_names_an_unknown_model_is_refused(copied):
     config = checkpoint.read_config(copied)
     checkpoint.write_config(copied, replace(config, run=replace(config.run, model=ModelConfig(name=":Net"))))
     with pytest.raises(ModelError):
+        checkpoint.load(copied)
+
+
+@pytest.mark.parametrize("side", [30_000, 65_535])
+def test_a_size_that_no_memory_holds_is_refused_before_the_network_is_built(copied, monkeypatch, side):
+    monkeypatch.setattr("bncli.process.memory.available_memory", lambda: 4 << 30)
+    config = checkpoint.read_config(copied)
+    preprocessing = replace(config.preprocessing, size=(side, side))
+    checkpoint.write_config(copied, replace(config, preprocessing=preprocessing))
+    with pytest.raises(DataError, match=f"config.json: an image of {side}x{side}x1: .* of memory needed"):
         checkpoint.load(copied)

@@ -1,10 +1,13 @@
 """Downloads from a local server: resumed, checked, and refused with the way to do it by hand."""
 
+import errno
 import hashlib
 import http.server
+import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -253,7 +256,7 @@ def test_the_file_has_its_name_only_when_its_hash_is_right(server, tmp_path, mon
     seen = []
 
     def check(part, file):
-        seen.append((part.name, sorted(path.name for path in part.parent.iterdir())))
+        seen.append((part.name, sorted(path.name for path in part.parent.glob("toy*"))))
 
     monkeypatch.setattr(sys.modules["bncli.data.fetch"], "_check_sha256", check)
     fetch("toy", data_dir=tmp_path, known=table(server.url))
@@ -264,3 +267,40 @@ def test_the_cache_above_is_private_too(server, tmp_path):
     fetch("toy", known=table(server.url))
     for folder in ("bncli", "bncli/data"):
         assert (tmp_path / "cache" / folder).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_download_is_refused_while_the_first_goes_on_and_suspects_nothing(server, tmp_path):
+    server.silent_seconds = 0.5
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fetch, "toy", data_dir=tmp_path, known=table(server.url))
+        while not server.ranges:
+            time.sleep(0.01)
+        with pytest.raises(DataError, match="another process is downloading there") as caught:
+            fetch("toy", data_dir=tmp_path, known=table(server.url))
+        folder = first.result()
+    assert "SHA-256" not in caught.value.message
+    assert (folder / "toy.bin").read_bytes() == CONTENT
+    assert [path.name for path in folder.iterdir()] == ["toy.bin"]
+    fetch("toy", data_dir=tmp_path, known=table(server.url))
+    assert server.ranges == [None]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_used_without(server, tmp_path, monkeypatch, number):
+    def no_locks(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", no_locks)
+    assert (fetch("toy", data_dir=tmp_path, known=table(server.url)) / "toy.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("content", [b"mine", CONTENT[:1000], CONTENT])
+def test_a_link_in_place_of_the_partial_file_is_replaced_and_not_followed(server, tmp_path, content):
+    (tmp_path / "toy").mkdir()
+    victim = tmp_path / "victim"
+    victim.write_bytes(content)
+    (tmp_path / "toy" / "toy.bin.part").symlink_to(victim)
+    folder = fetch("toy", data_dir=tmp_path, known=table(server.url))
+    assert victim.read_bytes() == content
+    assert (folder / "toy.bin").read_bytes() == CONTENT
+    assert not (folder / "toy.bin").is_symlink()

@@ -1,5 +1,6 @@
 """Image files: exact pixels, one rule of resizing, every unreadable file named at once."""
 
+import os
 from itertools import pairwise
 
 import numpy as np
@@ -272,6 +273,38 @@ def test_a_decompression_bomb_is_refused_by_name(tmp_path, monkeypatch, limit):
         read_image_folder(tmp_path, ImageOptions(size=4))
     with pytest.raises(DataError, match=r"bomb\.png: .*100 pixels"):
         load_image(bomb, size=(4, 4), channels=3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_many_pixels_in_few_bytes_are_refused_before_decoding(tmp_path, monkeypatch, mode):
+    path = save_image(Image.new(mode, (5000, 4000)), tmp_path / "bomb.png")
+
+    def decoded(*_):
+        raise AssertionError("the pixels were decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
+    with pytest.raises(DataError, match=r"bomb\.png: 20,000,000 pixels in [0-9,]+ bytes: .* decompression bomb"):
+        load_image(path, size=(4, 4), channels=3)
+
+
+def test_a_large_photograph_is_no_bomb(tmp_path):
+    noisy = colour_image(500, 400).resize((5000, 4000), Image.Resampling.NEAREST)
+    assert load_image(save_image(noisy, tmp_path / "x.jpg"), size=(4, 4), channels=3).std() > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX alone")
+def test_only_regular_files_are_opened(tmp_path):
+    write_image_folder(tmp_path / "d", splits=("",))
+    os.mkfifo(tmp_path / "d" / "cat" / "pipe.png")
+    (tmp_path / "d" / "dog" / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "d" / "dog" / "link.png").symlink_to(tmp_path / "d" / "cat" / "0.png")
+    with pytest.raises(DataError) as caught:
+        read_image_folder(tmp_path / "d")
+    assert "2 of 15 files are not readable images" in caught.value.message
+    for name in ("pipe.png", "zero.png"):
+        assert f"{name}: not a regular file" in caught.value.message
+    with pytest.raises(DataError, match="not a regular file"):
+        load_image(tmp_path / "d" / "cat" / "pipe.png", size=(4, 4), channels=3)
 
 
 def test_what_does_not_fit_into_memory_is_refused_before_decoding(tmp_path, monkeypatch):

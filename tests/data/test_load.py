@@ -1,5 +1,6 @@
 """What the user writes after ``--data``: told by content, found or refused with the remedy."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,14 @@ def test_a_source_that_can_be_no_path_is_refused(source, tmp_path, monkeypatch):
 def test_a_data_dir_that_can_be_no_path_is_refused(data_dir):
     with pytest.raises(DataError):
         load_dataset("mnist", data_dir=Path(data_dir))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX alone")
+@pytest.mark.parametrize(
+    "name", ["x.npz", "d/train-images-idx3-ubyte", "d/data_batch_1.bin", "d/cifar-10-binary.tar.gz", "d/a/1.png"]
+)
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError):
+        load_dataset(str(tmp_path / name.split("/")[0]))

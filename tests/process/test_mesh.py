@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bncli.errors import UsageError
 from bncli.process import mesh
@@ -26,3 +28,17 @@ def test_a_batch_must_divide_over_the_devices():
     with pytest.raises(UsageError, match="--batch-size 12 does not divide over 8 devices") as caught:
         mesh.check_batch_size(12, Mesh8)
     assert caught.value.remedy == "Use a multiple of 8."
+
+
+class Mesh4:
+    size = 4
+
+
+@given(batch_size=st.integers(1, 10**5), num_examples=st.integers(1, 10**5))
+def test_a_fitting_batch_holds_the_same_examples_with_less_padding(batch_size, num_examples):
+    size = mesh.fitting_batch_size(batch_size, num_examples, Mesh4)
+    assert size <= batch_size or size < num_examples + 4
+    assert min(size, num_examples) == min(batch_size, num_examples)
+    assert size == batch_size or (size % 4 == 0 and size < num_examples + 4)
+    if batch_size > 1024:
+        assert size <= max(batch_size, num_examples)

@@ -8,6 +8,7 @@ from support.tiny import run_config, train
 
 from bncli.checkpoint import sha256_tree
 from bncli.data.batches import epoch_batches
+from bncli.errors import BncliWarning
 from bncli.training import execution, run
 from bncli.training.execution import STEPS_PER_SCAN, StepExecution, grouped
 
@@ -83,3 +84,16 @@ def test_a_step_compiled_ahead_is_the_step(dataset, tmp_path, monkeypatch):
         times.append(trainer.execution.compile_seconds)
     assert states[0] == states[1]
     assert times[1] < 0.1 * times[0]  # the run did not wait for it, and did not compile it again
+
+
+def test_a_batch_of_more_than_all_examples_is_one_step_of_all_of_them(dataset, tmp_path):
+    def steps_of(batch_size):
+        return run.create_trainer(run_config(training={"batch_size": batch_size}), dataset, tmp_path).execution
+
+    with pytest.warns(BncliWarning, match="--batch-size 100000 is more than the 84 training images"):
+        huge = steps_of(100_000)
+    assert huge.steps_per_epoch == 1
+    ((batch,),) = huge.groups(3)
+    ((expected,),) = steps_of(84).groups(3)
+    np.testing.assert_array_equal(batch.indices, expected.indices)
+    assert batch.mask is None
