@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from bncli.cli import (
     inspect_stats,
     predict,
     recalibrate,
+    streams,
     train,
     verify,
 )
@@ -48,22 +50,23 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         from bncli.cli import display, save_errors
 
         save_errors.report_once()
-        try:
-            with display.shown_warnings(quiet=bool(kwargs.get("quiet"))):
-                command(*args, **kwargs)
-        except (BncliError, Exception) as error:
-            if kwargs.get("debug") or isinstance(error, (typer.Exit, typer.BadParameter)):
-                raise
-            lower = [option for name, option in _MEMORY_OPTIONS.items() if name in kwargs]
-            display.show_error(out_of_memory(error, lower=lower) or error)
-            raise typer.Exit(error.exit_code if isinstance(error, BncliError) else 1) from None
+        with streams.ending_at_closed_pipe(by_signal=False):
+            try:
+                with display.shown_warnings(quiet=bool(kwargs.get("quiet"))):
+                    command(*args, **kwargs)
+            except (BncliError, Exception) as error:
+                if kwargs.get("debug") or isinstance(error, (typer.Exit, typer.BadParameter)):
+                    raise
+                lower = [option for name, option in _MEMORY_OPTIONS.items() if name in kwargs]
+                display.show_error(out_of_memory(error, lower=lower) or error)
+                raise typer.Exit(error.exit_code if isinstance(error, BncliError) else 1) from None
 
     return run
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bncli {bncli.__version__}")
+        streams.write_result(f"bncli {bncli.__version__}\n")
         raise typer.Exit
 
 
@@ -101,4 +104,12 @@ app.add_typer(data_app, name="data")
 
 def main() -> None:
     """Run the console script."""
-    app()
+    streams.prepare()
+    try:
+        with streams.ending_at_closed_pipe(by_signal=True):
+            app()
+    except (BncliError, OSError) as error:  # the help or the version could not be written
+        from bncli.cli import display
+
+        display.show_error(error if isinstance(error, BncliError) else streams.unwritable(error))
+        sys.exit(1)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bncli.cli import options
+from bncli.cli.streams import write_result
 
 
 def list_datasets(
@@ -39,4 +40,4 @@ def fetch(
     if as_json:
         render.emit_json(render.fetched_json(render.Fetched(name, folder)))
     else:
-        typer.echo(folder)  # on one line, for scripts
+        write_result(f"{folder}\n")  # on one line, for scripts

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TextIO
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -20,7 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bncli.config.file_names import displayed
+from bncli.cli.console import message_console
+from bncli.cli.untrusted import inert, visible, visible_lines
 from bncli.errors import BncliError, BncliWarning
 
 if TYPE_CHECKING:
@@ -29,22 +29,17 @@ if TYPE_CHECKING:
 _OTHER_PATH = "Check that the path exists and may be used, or name another one."
 
 
-def stderr() -> Console:
-    """The console for everything but the result."""
-    return Console(stderr=True, highlight=False)
-
-
 def show_error(error: Exception) -> None:
     """Print the message and the remedy, if there is one; no traceback."""
-    console = stderr()
+    console = message_console()
     if isinstance(error, OSError) and error.filename is not None:  # a path that no code above expected to fail
         error = BncliError(f"{os.fsdecode(error.filename)[:300]}: {error.strerror or error}", remedy=_OTHER_PATH)
     if isinstance(error, BncliError):
-        console.print(f"[bold red]error:[/] {escape(displayed(error.message))}", soft_wrap=True)
+        console.print(f"[bold red]error:[/] {escape(visible_lines(error.message))}", soft_wrap=True)
         if error.remedy:
-            console.print(f"[bold]remedy:[/] {escape(displayed(error.remedy))}", soft_wrap=True)
+            console.print(f"[bold]remedy:[/] {escape(visible_lines(error.remedy))}", soft_wrap=True)
         return
-    message = displayed(f"{type(error).__name__}: {error}")
+    message = visible_lines(f"{type(error).__name__}: {error}")
     console.print(f"[bold red]internal error:[/] {escape(message)}", soft_wrap=True)
     console.print("[bold]remedy:[/] This is a fault of bncli. Run it again with --debug and report the traceback.")
 
@@ -53,7 +48,7 @@ def warn(messages: tuple[str, ...], *, quiet: bool) -> None:
     """Print warnings, unless quiet."""
     if not quiet:
         for message in messages:
-            stderr().print(f"[yellow]warning:[/] {escape(displayed(message))}", soft_wrap=True)
+            message_console().print(f"[yellow]warning:[/] {escape(visible_lines(message))}", soft_wrap=True)
 
 
 @contextmanager
@@ -82,7 +77,7 @@ def shown_warnings(*, quiet: bool) -> Iterator[None]:
 def note(message: str, *, quiet: bool) -> None:
     """Print one line about the work in progress, unless quiet."""
     if not quiet:
-        stderr().print(f"[dim]{escape(displayed(message))}[/]", soft_wrap=True)
+        message_console().print(f"[dim]{escape(inert(message))}[/]", soft_wrap=True)
 
 
 class TrainingDisplay:
@@ -91,7 +86,7 @@ class TrainingDisplay:
     def __init__(self, *, epochs: int, quiet: bool) -> None:
         self._epochs = epochs
         self._quiet = quiet
-        self._console = stderr()
+        self._console = message_console()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -146,7 +141,7 @@ Show = Callable[[str, int, int | None], None]  # what, done, total
 @contextmanager
 def counting(*, quiet: bool, unit: Literal["bytes", "files"]) -> Iterator[Show | None]:
     """A callback (what, done, total) that draws a bar per ``what``; None if nothing is to be drawn."""
-    console = stderr()
+    console = message_console()
     if quiet or not console.is_terminal:
         yield None
         return
@@ -163,7 +158,7 @@ def stages(*, quiet: bool) -> Iterator[Show]:
 
     Nothing is drawn between its calls, so that work timed there has the process to itself.
     """
-    console = stderr()
+    console = message_console()
     if quiet or not console.is_terminal:
         yield _lines(quiet=quiet)
         return
@@ -177,7 +172,7 @@ def _bars(progress: Progress, *, refresh: bool = False) -> Show:
 
     def show(what: str, done: int, total: int | None) -> None:
         if what not in tasks:
-            tasks[what] = progress.add_task(what, total=total)
+            tasks[what] = progress.add_task(escape(visible(what)), total=total)
         progress.update(tasks[what], completed=done, total=total, refresh=refresh)
 
     return show
@@ -189,6 +184,6 @@ def _lines(*, quiet: bool) -> Show:
     def show(what: str, done: int, total: int | None) -> None:
         if what not in begun:
             begun.add(what)
-            note(f"{what} …", quiet=quiet)
+            note(f"{visible(what)} …", quiet=quiet)
 
     return show

@@ -69,14 +69,9 @@ def flowing(text: str) -> str:
 
 
 def _drawn(blocks: Iterable[RenderableType]) -> str:
-    """The blocks as text in the width and the colours of the terminal."""
-    from rich.console import Console
+    from bncli.cli.console import drawn
 
-    console = Console(highlight=False)
-    with console.capture() as captured:
-        for block in blocks:
-            console.print(block)
-    return captured.get().rstrip("\n")
+    return drawn(*blocks).rstrip("\n")
 
 
 def _blocks(command: Command | Group, ctx: typer.Context, *panels: Panel) -> Iterator[RenderableType]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,8 @@ import typer
 from bncli.cli import options
 from bncli.cli.files import check_new, write_new
 from bncli.cli.parsing import finding_codes
+from bncli.cli.streams import write_result
+from bncli.cli.untrusted import visible
 from bncli.config.choices import FailOn
 from bncli.errors import CheckFailedError, DataError, UsageError
 
@@ -231,7 +232,7 @@ def _with_data(report: StatsReport, path: Path, step: str, model: str | None, da
         raise DataError(
             error.message, remedy=error.remedy and error.remedy.replace("--data ", "--data-from ")
         ) from None
-    display.note(f"measuring the network on {dataset.name} …", quiet=data.quiet)
+    display.note(visible(f"measuring the network on {dataset.name} …"), quiet=data.quiet)
     return with_data(report, opened, dataset)
 
 
@@ -239,14 +240,14 @@ def _write_html(report: StatsReport, path: Path, *, overwrite: bool, quiet: bool
     from bncli.cli import display, render
 
     write_new(path, render.stats_html(report), overwrite=overwrite)
-    display.note(f"report written to {path}", quiet=quiet)
+    display.note(visible(f"report written to {path}"), quiet=quiet)
 
 
 def _show(report: StatsReport, form: _Form) -> None:
     from bncli.cli import render
 
     if form.as_csv:
-        sys.stdout.write(render.stats_csv(report, by_channel=form.by_channel))
+        write_result(render.stats_csv(report, by_channel=form.by_channel))
         return
     render.emit(
         report,
@@ -263,7 +264,7 @@ def _show_comparison(before: StatsReport, after: StatsReport, form: _Form) -> tu
 
     comparison = compare(before, after)
     if form.as_csv:
-        sys.stdout.write(render.comparison_csv(comparison))
+        write_result(render.comparison_csv(comparison))
     else:
         render.emit(
             comparison,

@@ -12,6 +12,7 @@ import typer
 from bncli.cli import options
 from bncli.cli.run_settings import new_run, resumed_run
 from bncli.cli.setting_options import with_settings
+from bncli.cli.streams import write_result
 from bncli.config.settings import OPTIMIZER, OUTPUT
 from bncli.errors import UsageError
 
@@ -95,7 +96,7 @@ def train(
 def _print(settings: RunConfig) -> None:
     from bncli.config.run_file import run_file_text
 
-    typer.echo(run_file_text(settings), nl=False)
+    write_result(run_file_text(settings))
 
 
 @contextmanager

@@ -42,8 +42,16 @@ def test_a_pipe_gets_no_colours_and_no_blanks_at_the_ends_of_lines(printed):
     assert lines == ["name  number  words", "a          1  some words", "b         22  γ", ""]
 
 
-def test_an_encoding_without_the_character_gets_a_question_mark(printed):
-    assert printed(TextIOWrapper, "ascii", Text("γ ≤ 1")) == b"? ? 1\n"
+def test_an_encoding_without_the_character_gets_a_plain_one(printed):
+    assert printed(TextIOWrapper, "ascii", Text("γ ≤ 1 ▁▃█ 层")) == b"g < 1 _-# ?\n"
+    assert printed(TextIOWrapper, "cp1252", Text("γ … 1 ▁▃█ é")) == "g … 1 _-# é\n".encode("cp1252")
+
+
+def test_json_spells_out_what_would_drive_the_terminal(printed):
+    content = printed(TextIOWrapper, "utf-8", {"a\u202e\x9b": "\x1b[2J\x7f\u2028é"}, as_json=True).decode()
+    assert content.rstrip("\n").isprintable()
+    assert "é" in content
+    assert json.loads(content) == {"a\u202e\x9b": "\x1b[2J\x7f\u2028é"}
 
 
 def test_a_terminal_gets_colours_unless_the_user_wants_none(printed, monkeypatch):

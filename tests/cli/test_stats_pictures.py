@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from bncli.cli.render.stats.pictures import BARS, counts, curves, histogram, level
-from bncli.cli.render.words import MIN_NAME, counted, distinct_width, short, shorten, visible
+from bncli.cli.render.words import MIN_NAME, counted, distinct_width, short, shorten
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,6 @@ def test_names_of_the_distinct_width_are_as_different_as_the_names(names):
 )
 def test_counted(count, words, text):
     assert counted(count, *words) == text
-
-
-def test_what_would_drive_the_terminal_is_spelled_out():
-    assert visible("a\x1b[31mb\nc\u202ed\ud800") == "a\\x1b[31mb\\nc\\u202ed\\ud800"
-    assert visible("Block_1/β 层") == "Block_1/β 层"
 
 
 def test_counts_are_of_all_finite_values_in_equal_parts():

@@ -285,3 +285,12 @@ def test_a_comparison_of_strangers():
     ]
     epsilon = compare(make_report([make_layer("a")]), make_report([make_layer("a", epsilon=1e-3)]))
     assert "a: ε 1e-05 → 0.001" in shown(comparison_text(epsilon))
+
+
+@pytest.mark.parametrize("width", range(40, 120, 7))
+def test_a_short_name_keeps_its_column_and_no_column_is_cut(width):
+    numbers = {"mean": np.array([0.0, 3]), "var": np.array([1.0, 4]), "scale": np.full(2, 1.5), "bias": np.full(2, 0.1)}
+    lines = shown(stats_text(make_report([make_layer("N1", **numbers)], findings=())), width)
+    row = next(line for line in lines if line.strip().startswith("N1 "))
+    assert row.split()[-1] == "1.5" or width > 100  # where the gains have a picture
+    assert not [line for line in lines if line.strip() in ("la", "ye", "r")]

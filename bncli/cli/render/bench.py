@@ -8,12 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from bncli.cli.render.tables import FirstFitting, Name, plain_table
-from bncli.cli.render.words import counted, distinct_width
+from bncli.cli.render.words import counted, distinct_width, marked
 
 if TYPE_CHECKING:
     from bncli.jobs.bench import BatchTiming, BenchResult, ColdStart, Fastest, NetworkTiming, Spread
@@ -95,7 +94,7 @@ def _head(result: BenchResult) -> str:
     rounds = result.networks[0].batches[0].rounds
     return (
         f"{shape} images, {result.target.precision}, {counted(rounds, 'interleaved round')}, "
-        f"on {escape(hardware.devices[0])}\n{escape(hardware.cpu)}, {counted(hardware.cores, 'core')}"
+        f"on {marked(hardware.devices[0])}\n{marked(hardware.cpu)}, {counted(hardware.cores, 'core')}"
     )
 
 
@@ -154,7 +153,7 @@ def _memory(cold: ColdStart) -> str:
 
 
 def _fastest_line(result: BenchResult, entry: Fastest) -> str:
-    names = [f"[bold]{escape(str(result.networks[number].checkpoint))}[/]" for number in entry.networks]
+    names = [f"[bold]{marked(str(result.networks[number].checkpoint))}[/]" for number in entry.networks]
     place = f"batch {entry.batch_size}: "
     if entry.speedup is None:
         return f"{place}no significant difference"

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.markup import escape
 
 from bncli.cli.render.tables import plain_table
+from bncli.cli.render.words import marked
 
 if TYPE_CHECKING:
     from bncli.data import KnownDataset
@@ -45,7 +45,7 @@ def datasets_text(rows: tuple[KnownDataset, ...]) -> RenderableType:
     """Return a table with one row per data set."""
     table = plain_table("name", "images", "size", "classes", "where", words=("where",))
     for row in rows:
-        where = escape(row.found) if row.found else f"[dim]bncli data fetch {row.name}[/]"
+        where = marked(row.found) if row.found else f"[dim]bncli data fetch {row.name}[/]"
         table.add_row(
             row.name, f"{row.num_examples:,}", "×".join(map(str, row.image_shape)), str(row.num_classes), where
         )

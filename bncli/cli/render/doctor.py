@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from bncli.cli.render.tables import plain_table
+from bncli.cli.render.words import marked
 
 if TYPE_CHECKING:
     from bncli.process.compile_cache import CompileCache
@@ -72,7 +72,7 @@ def doctor_json(report: DoctorReport) -> dict[str, object]:
 def doctor_text(report: DoctorReport) -> RenderableType:
     """Return versions and hardware, one row per check, and the verdict."""
     colour = "green" if report.passed else "red"
-    return Group(_environment(report), _checks(report), Text.from_markup(f"[{colour}]{escape(report.verdict)}[/]"))
+    return Group(_environment(report), _checks(report), Text.from_markup(f"[{colour}]{marked(report.verdict)}[/]"))
 
 
 def _environment(report: DoctorReport) -> Table:
@@ -89,7 +89,7 @@ def _environment(report: DoctorReport) -> Table:
         ("XLA_FLAGS", report.xla_flags or "none"),
         ("compiled programs", stored + cannot_write),
     ):
-        table.add_row(f"[bold]{name}[/]", escape(value))
+        table.add_row(f"[bold]{name}[/]", marked(value))
     return table
 
 
@@ -99,5 +99,5 @@ def _checks(report: DoctorReport) -> Table:
         word = "[green]pass[/]" if check.passed else "[bold red]FAIL[/]"
         name = check.name if check.passed else f"{check.name}: {check.error or check.place}"
         off_by = "–" if check.difference is None else f"{check.difference:.1e}"
-        table.add_row(escape(name), word, off_by, f"{check.tolerance:.0e}", f"{check.seconds:.1f}")
+        table.add_row(marked(name), word, off_by, f"{check.tolerance:.0e}", f"{check.seconds:.1f}")
     return table

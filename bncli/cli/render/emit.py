@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
-from bncli.config.file_names import displayed, displayed_document
+from bncli.cli.console import drawn, result_console
+from bncli.cli.streams import write_result
+from bncli.cli.untrusted import inert_json
+from bncli.config.file_names import displayed_document
 
 T = TypeVar("T")
 
@@ -29,7 +31,8 @@ def emit(
 def emit_json(document: dict[str, object]) -> None:
     """Print one JSON document on stdout."""
     only_ascii = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
-    print(json.dumps(displayed_document(_without_nan(document)), ensure_ascii=only_ascii, allow_nan=False))
+    text = json.dumps(displayed_document(_without_nan(document)), ensure_ascii=only_ascii, allow_nan=False)
+    write_result(f"{inert_json(text)}\n")
 
 
 def _without_nan(value: object) -> object:
@@ -43,12 +46,8 @@ def _without_nan(value: object) -> object:
 
 def _print_text(text: RenderableType) -> None:
     """Print the text; in a file or a pipe without blanks at the ends of lines."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # γ and bars as "?" rather than an error, if the encoding lacks them
-    console = Console(highlight=False)
+    console = result_console()
     if console.is_terminal:
         console.print(text)
         return
-    with console.capture() as captured:
-        console.print(text)
-    print("\n".join(line.rstrip() for line in displayed(captured.get()).split("\n")), end="")
+    write_result("\n".join(line.rstrip() for line in drawn(text).split("\n")))

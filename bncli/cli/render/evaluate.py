@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from bncli.cli.render.tables import plain_table
+from bncli.cli.render.words import marked
 
 if TYPE_CHECKING:
     from bncli.measure.score import EvalResult
@@ -66,7 +66,7 @@ def eval_text(report: EvalReport) -> RenderableType:
     """Return the scores, the accuracy per class and the confusion matrix."""
     result = report.result
     head = Text.from_markup(
-        f"{escape(str(report.checkpoint))} step {report.step} on {report.dataset} {report.split}, "
+        f"{marked(str(report.checkpoint))} step {report.step} on {marked(report.dataset)} {report.split}, "
         f"{report.stats} statistics, {result.num_examples:,} images\n"
         f"[bold]accuracy {result.accuracy:.4f}[/]  top-5 {result.top5_accuracy:.4f}  loss {result.loss:.4f}"
     )
@@ -97,14 +97,14 @@ def _cell(count: int, *, is_diagonal: bool) -> str:
 
 
 def _class_label(k: int, name: str) -> str:
-    return escape(name) if name == str(k) else f"{k} {escape(name)}"
+    return marked(name) if name == str(k) else f"{k} {marked(name)}"
 
 
 def _worst_classes(result: EvalResult) -> Table:
     table = plain_table("class", "count", "acc", title="classes with the lowest accuracy")
     rows = sorted(result.per_class, key=lambda row: 1.0 if row.accuracy is None else row.accuracy)
     for row in rows[:MAX_CONFUSION_ROWS]:
-        table.add_row(escape(row.name), f"{row.count:,}", _accuracy(row.accuracy))
+        table.add_row(marked(row.name), f"{row.count:,}", _accuracy(row.accuracy))
     return table
 
 
@@ -118,7 +118,7 @@ def _worst_confusions(result: EvalResult) -> Table:
         if n and i != j
     ]
     for count, label, prediction in sorted(pairs, reverse=True)[:MAX_CONFUSION_ROWS]:
-        table.add_row(escape(label), escape(prediction), f"{count:,}")
+        table.add_row(marked(label), marked(prediction), f"{count:,}")
     return table
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from bncli.cli.render.tables import plain_table
+from bncli.cli.render.words import marked
 
 if TYPE_CHECKING:
     from bncli.folding import FoldReport, NormReport
@@ -30,7 +30,7 @@ def fold_text(result: FoldResult) -> RenderableType:
     """Return one row per BN layer, and the verification."""
     report = result.report
     lines = (
-        *map(escape, result.notes),
+        *map(marked, result.notes),
         f"[bold]{report.folded} folded, {report.kept} kept[/] in {result.seconds:.2f} s",
         *_verification_lines(result),
         *map(_export_line, result.exports),
@@ -42,7 +42,7 @@ def fold_text(result: FoldResult) -> RenderableType:
 def _verification_lines(result: FoldResult) -> tuple[str, ...]:
     proof, latency = result.verification, result.latency
     return (
-        f"[green]verified[/] on {escape(result.examples)}:",
+        f"[green]verified[/] on {marked(result.examples)}:",
         f"  relative error {proof.max_rel_error:.2g} (allowed {proof.tolerance:.2g}), "
         f"top-1 agreement {proof.top1_agreement:.4f}",
         f"  latency at batch 1: {latency.original:.3f} ms before, {latency.folded:.3f} ms after "
@@ -59,7 +59,7 @@ def _export_line(export: ExportReport) -> str:
 def _output_line(result: FoldResult) -> str:
     if result.out is None:
         return "dry run: nothing was written"
-    out = escape(str(result.out))
+    out = marked(str(result.out))
     data = " --data …" if result.notes else ""  # the data of another program's checkpoint are unknown
     return f"written to [bold]{out}[/]; next: bncli eval {out}{data}"
 
@@ -68,13 +68,13 @@ def _norms_table(report: FoldReport) -> Table:
     table = plain_table("BN layer", "", _DESTINATION, words=("", _DESTINATION))
     for row in report.norms:
         if row.status == "folded":
-            table.add_row(escape(row.name), "[green]folded[/]", _destination(row))
+            table.add_row(marked(row.name), "[green]folded[/]", _destination(row))
         else:
-            table.add_row(escape(row.name), "[yellow]kept[/]", f"because {escape(row.reason or '')}")
+            table.add_row(marked(row.name), "[yellow]kept[/]", f"because {marked(row.reason or '')}")
     return table
 
 
 def _destination(row: NormReport) -> str:
     """Return the operations that a BN layer was folded into, and the part of it that remains."""
     left = f"; {row.left} remains" if row.left else ""
-    return escape(f"{', '.join(row.into)} ({row.direction}){left}")
+    return marked(f"{', '.join(row.into)} ({row.direction}){left}")

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.markup import escape
 
 from bncli.cli.render.tables import Name, plain_table
-from bncli.cli.render.words import distinct_width
+from bncli.cli.render.words import distinct_width, marked
 
 if TYPE_CHECKING:
     from bncli.jobs.predict import Prediction
@@ -41,8 +40,8 @@ def predict_text(report: PredictReport) -> RenderableType:
     room = distinct_width(str(row.path) for row in report.predictions)
     for row in report.predictions:
         first, *others = row.classes
-        rest = ", ".join(f"{escape(entry.name)} {entry.probability:.3f}" for entry in others)
+        rest = ", ".join(f"{marked(entry.name)} {entry.probability:.3f}" for entry in others)
         table.add_row(
-            Name(str(row.path), room=room), f"[bold]{escape(first.name)}[/]", f"{first.probability:.4f}", rest
+            Name(str(row.path), room=room), f"[bold]{marked(first.name)}[/]", f"{first.probability:.4f}", rest
         )
     return table

@@ -6,12 +6,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from bncli.cli.render.tables import Name, plain_table
-from bncli.cli.render.words import counted, distinct_width
+from bncli.cli.render.words import counted, distinct_width, marked
 
 if TYPE_CHECKING:
     from bncli.jobs.recalibrate import RecalibrationResult
@@ -47,7 +46,7 @@ def recalibrate_text(result: RecalibrationResult) -> RenderableType:
 def _output_line(result: RecalibrationResult) -> str:
     if result.out is None:
         return "dry run: nothing was written"
-    out = escape(str(result.out))
+    out = marked(str(result.out))
     return f"written to [bold]{out}[/]; next: bncli eval {out}"
 
 

@@ -11,7 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from bncli.cli.render.words import MIN_NAME, shorten, visible
+from bncli.cli.render.words import MIN_NAME, shorten
+from bncli.cli.untrusted import visible
 
 # More columns than any terminal has: what a table measures there is its own width.
 _UNLIMITED = 10_000
@@ -28,7 +29,7 @@ def plain_table(*columns: str, title: str | None = None, words: tuple[str, ...] 
     table = Table(title=title, box=None, padding=(0, 1), title_justify="left", header_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
         if index == 0 or column in words:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", min_width=max(map(cell_len, column.split()), default=None))
         else:
             table.add_column(column, justify="right", no_wrap=True, min_width=cell_len(column))
     return table

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from bncli.cli.render.tables import plain_table
-from bncli.cli.render.words import counted
+from bncli.cli.render.words import counted, marked
+from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
     from bncli.training.loop import Trainer
@@ -28,8 +28,8 @@ def run_lines(trainer: Trainer) -> str:
     bn = f"BN {config.model.bn_placement}-activation" if trainer.state.batch_stats else "no BN"
     device = jax.devices()[0].device_kind
     return (
-        f"{config.model.name}, {bn}, {num_params:,} parameters, on {trainer.execution.mesh.size} × {device}\n"
-        f"{data.name}: {len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test images"
+        f"{visible(config.model.name)}, {bn}, {num_params:,} parameters, on {trainer.execution.mesh.size} × {device}\n"
+        f"{visible(data.name)}: {len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test images"
     )
 
 
@@ -91,7 +91,7 @@ def _epochs_table(result: TrainResult) -> Table:
 
 
 def _summary_lines(result: TrainResult) -> Iterator[str]:
-    test, seconds, precise, out = result.test, result.seconds, result.precise, escape(str(result.out))
+    test, seconds, precise, out = result.test, result.seconds, result.precise, marked(str(result.out))
     if result.stopped_early:
         yield f"stopped early after {counted(result.epochs_run, 'epoch')}: patience exhausted"
     if precise is not None:

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.text import Text
 
 from bncli.cli.render.tables import plain_table
+from bncli.cli.render.words import marked
 
 if TYPE_CHECKING:
     from bncli.checkpoint import VerifyReport
@@ -32,8 +32,8 @@ def verify_text(report: VerifyReport) -> RenderableType:
     """Return a line per save and per file beside the saves, and the last undamaged save."""
     table = plain_table("file", "files", "bytes", "checked by", "result", words=("checked by", "result"))
     for file in report.files:
-        result = "[green]undamaged[/]" if file.damage is None else f"[bold red]{escape(file.damage)}[/]"
-        table.add_row(escape(file.name), f"{file.num_files}", f"{file.num_bytes:,}", _CHECKED_BY[file.by], result)
+        result = "[green]undamaged[/]" if file.damage is None else f"[bold red]{marked(file.damage)}[/]"
+        table.add_row(marked(file.name), f"{file.num_files}", f"{file.num_bytes:,}", _CHECKED_BY[file.by], result)
     step = report.readable_step
     last = "every save is damaged" if step is None else f"last undamaged save: step {step}"
     return Group(table, Text(last))

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 
 from rich.cells import cell_len
+from rich.markup import escape
 
-from bncli.config.file_names import displayed
+from bncli.cli.untrusted import visible
 
 # A shorter rest of a name would not be recognised.
 MIN_NAME = 12
@@ -30,15 +31,9 @@ def short(number: float | None) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def visible(text: str) -> str:
-    """Return the text with control and direction characters spelled out.
-
-    Names come from files, and an escape character in one could drive the terminal.
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in displayed(text)
-    )
+def marked(text: str) -> str:
+    """Return the text as ``visible``, to be part of rich's markup."""
+    return escape(visible(text))
 
 
 def shorten(text: str, width: int) -> str:

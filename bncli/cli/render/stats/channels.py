@@ -25,7 +25,8 @@ from bncli.cli.render.stats.quantities import (
     values_of,
 )
 from bncli.cli.render.tables import plain_table
-from bncli.cli.render.words import counted, visible
+from bncli.cli.render.words import counted
+from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
     from bncli.inspection import StatsReport

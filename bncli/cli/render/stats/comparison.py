@@ -14,7 +14,8 @@ from rich.text import Text
 from bncli.cli.render.stats.findings import MARKS, findings_text, notes_text
 from bncli.cli.render.stats.names import prefix_note, prefix_to_drop
 from bncli.cli.render.tables import FirstFitting, Name, plain_table, spaced
-from bncli.cli.render.words import counted, distinct_width, short, visible
+from bncli.cli.render.words import counted, distinct_width, short
+from bncli.cli.untrusted import visible
 from bncli.inspection.comparison import change_size
 
 if TYPE_CHECKING:
@@ -128,4 +129,4 @@ def _briefly(findings: Sequence[Finding]) -> Iterator[RenderableType]:
         layers.setdefault((finding.severity, finding.code), []).append(finding.layer)
     for (severity, code), names in layers.items():
         mark, colour = MARKS[severity]
-        yield Text.assemble((f"{mark} {severity} ", colour), (code, "bold"), f" on {_names(names)}")
+        yield Text.assemble((f"{mark} {severity} ", colour), (visible(code), "bold"), f" on {_names(names)}")

@@ -1,6 +1,7 @@
 """A report as CSV, as ``pandas.read_csv`` expects it: one header line, "." in numbers, empty cells for None.
 
-Numbers read back as the same float64. NaN and infinity are written as "nan", "inf" and "-inf".
+Numbers read back as the same float64. NaN and infinity are written as "nan", "inf" and "-inf". A name that a
+spreadsheet would take for a formula follows an apostrophe.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from bncli.cli.render.stats.quantities import QUANTITIES, channel_findings, summary_of, values_of
+from bncli.cli.untrusted import csv_cell
 
 if TYPE_CHECKING:
     from bncli.inspection import LayerStats, StatsReport
@@ -113,5 +115,5 @@ def _csv(columns: Sequence[str], rows: Iterable[Cells]) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({column: csv_cell(value) for column, value in row.items()} for row in rows)
     return file.getvalue()

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bncli.cli.render.tables import Name
-from bncli.cli.render.words import counted, visible
+from bncli.cli.render.words import counted
+from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
     from bncli.inspection import Finding

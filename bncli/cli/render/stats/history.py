@@ -12,7 +12,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.text import Text
 
 from bncli.cli.render.stats.pictures import curves
-from bncli.cli.render.words import short, shorten, visible
+from bncli.cli.render.words import short, shorten
+from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
     from bncli.inspection.history import LayerHistory, Track

@@ -32,6 +32,7 @@ FORMS: tuple[tuple[Quantity, ...], ...] = (
 TITLES: dict[Quantity, str] = {"bias": "β", "gain": "gain", "mean": "mean", "scale": "γ", "var": "var (log scale)"}
 BINS = 8
 HISTOGRAM_STYLE = "cyan"
+_LARGEST_GAIN = "gain ≤"
 
 
 def layers_table(report: StatsReport, order: Sequence[int]) -> RenderableType:
@@ -50,10 +51,11 @@ def _table(report: StatsReport, order: Sequence[int], quantities: Sequence[Quant
     pictures = [_spreads(layers, quantity) for quantity in quantities]
     for quantity, texts in zip(quantities, pictures, strict=True):
         width = max(cell_len(text.plain) for text in texts)
-        table.add_column(TITLES[quantity].center(width).rstrip(), no_wrap=True, min_width=width)
+        title = TITLES[quantity].center(width).rstrip()
+        table.add_column(title, no_wrap=True, min_width=max(width, cell_len(title)))
     with_gain = "gain" not in quantities
     if with_gain:
-        table.add_column("gain ≤", justify="right", no_wrap=True)
+        table.add_column(_LARGEST_GAIN, justify="right", no_wrap=True, min_width=cell_len(_LARGEST_GAIN))
     names = _names(report, [layer.name for layer in layers])
     for place, number in enumerate(order):
         row = report.layers[number]

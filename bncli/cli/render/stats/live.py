@@ -14,7 +14,8 @@ from rich.text import Text
 
 from bncli.cli.render.stats.pictures import level
 from bncli.cli.render.tables import FirstFitting, Name, plain_table
-from bncli.cli.render.words import counted, distinct_width, short, visible
+from bncli.cli.render.words import counted, distinct_width, short
+from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
     from bncli.inspection.live_report import LayerLive, LiveReport

@@ -17,7 +17,8 @@ from bncli.cli.render.stats.live import live_text
 from bncli.cli.render.stats.names import prefix_note, prefix_to_drop
 from bncli.cli.render.stats.quantities import settings_line
 from bncli.cli.render.tables import spaced
-from bncli.cli.render.words import counted, visible
+from bncli.cli.render.words import counted
+from bncli.cli.untrusted import visible
 from bncli.inspection.report import worst_first
 
 if TYPE_CHECKING:

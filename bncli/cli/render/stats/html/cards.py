@@ -13,7 +13,8 @@ from bncli.cli.render.stats.html.markup import NOTHING, Html, element
 from bncli.cli.render.stats.html.parts import TITLES, layer_anchor, section, severity_chip
 from bncli.cli.render.stats.html.rows import LayerRow, layer_rows
 from bncli.cli.render.stats.quantities import QUANTITIES, Quantity, drawn_values, ends, settings_line, values_of
-from bncli.cli.render.words import counted, short, visible
+from bncli.cli.render.words import counted, short
+from bncli.cli.untrusted import visible
 from bncli.inspection.report import worst_first
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bncli.cli.render.stats.findings import FindingGroup, channels_phrase, grouped, with_same_message
 from bncli.cli.render.stats.html.markup import NOTHING, Html, element, join
 from bncli.cli.render.stats.html.parts import layer_link, section, severity_chip
-from bncli.cli.render.words import visible
+from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
     from bncli.inspection import Finding, StatsReport

@@ -12,7 +12,7 @@ from bncli.cli.render.stats.html import svg
 from bncli.cli.render.stats.html.markup import Html, element
 from bncli.cli.render.stats.html.parts import section
 from bncli.cli.render.stats.quantities import ends
-from bncli.cli.render.words import visible
+from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
     from bncli.inspection.history import LayerHistory, Track

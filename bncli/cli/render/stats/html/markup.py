@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 
+from bncli.cli.untrusted import inert
+
 
 class Html(str):
     """Markup. A plain ``str`` is text and is escaped when it becomes part of an element."""
@@ -30,11 +32,16 @@ def element(tag: str, *children: str | None, **attributes: str | float | bool | 
 
 def join(*children: str | None) -> Html:
     """Return the children one after the other."""
-    return Html("".join(child if isinstance(child, Html) else html.escape(child) for child in children if child))
+    return Html("".join(child if isinstance(child, Html) else _text(child) for child in children if child))
+
+
+def _text(text: str) -> str:
+    """Return the text as markup; control characters, which HTML forbids or browsers obey, are spelled out."""
+    return html.escape(inert(text))
 
 
 def _attribute(name: str, value: str | float | bool | None) -> str:
     if value is None or value is False:
         return ""
     word = name.rstrip("_").replace("_", "-")
-    return f" {word}" if value is True else f' {word}="{html.escape(str(value))}"'
+    return f" {word}" if value is True else f' {word}="{_text(str(value))}"'

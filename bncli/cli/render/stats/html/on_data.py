@@ -8,7 +8,8 @@ from bncli.cli.render.stats.html import svg
 from bncli.cli.render.stats.html.markup import NOTHING, Html, element
 from bncli.cli.render.stats.html.parts import layer_link, section
 from bncli.cli.render.stats.live import about
-from bncli.cli.render.words import short, visible
+from bncli.cli.render.words import short
+from bncli.cli.untrusted import visible
 from bncli.inspection.live_report import PARTED
 
 if TYPE_CHECKING:

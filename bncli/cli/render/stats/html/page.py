@@ -17,7 +17,7 @@ from bncli.cli.render.stats.html import cards, findings, on_data, table
 from bncli.cli.render.stats.html.markup import NOTHING, Html, element
 from bncli.cli.render.stats.html.parts import count_chip
 from bncli.cli.render.stats.quantities import settings_line
-from bncli.cli.render.words import visible
+from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
     from bncli.inspection import StatsReport

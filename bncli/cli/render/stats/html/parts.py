@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from bncli.cli.render.stats.findings import MARKS, severity_count
 from bncli.cli.render.stats.html.markup import Html, element
 from bncli.cli.render.stats.quantities import Quantity
-from bncli.cli.render.words import visible
+from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
     from bncli.inspection import StatsReport

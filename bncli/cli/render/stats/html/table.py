@@ -17,7 +17,8 @@ from bncli.cli.render.stats.html.parts import TITLES, layer_anchor, section
 from bncli.cli.render.stats.html.rows import LayerRow, layer_rows
 from bncli.cli.render.stats.names import prefix_note, prefix_to_drop
 from bncli.cli.render.stats.quantities import Quantity, drawn_values, largest_gain, summary_of
-from bncli.cli.render.words import short, visible
+from bncli.cli.render.words import short
+from bncli.cli.untrusted import visible
 from bncli.inspection.findings import SEVERITIES
 from bncli.inspection.report import worst_first
 
