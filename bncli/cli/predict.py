@@ -12,7 +12,12 @@ from bncli.cli import options
 
 def predict(
     checkpoint: options.Checkpoint,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.", show_default=False)],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE…", help="Image files, or folders, with all image files below.", show_default=False
+        ),
+    ],
     top: Annotated[int, typer.Option(help="Classes to show, the most probable first.", min=1)] = 5,
     step: options.Step = "best",
     model: options.Model = None,
@@ -20,11 +25,20 @@ def predict(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show the most probable classes of image files, resized and normalised as in training."""
-    from bncli.cli import render, session
+    """Show the most probable classes of image files, resized and normalised as in training.
+
+    A file that cannot be read does not stop the others. It is named at the end, and the command ends with 1.
+    """
+    from bncli.cli import display, render, session
 
     opened = session.open_checkpoint(checkpoint, step=step, model=model)
     from bncli.jobs.predict import predict as predict_images
 
-    report = render.PredictReport(checkpoint, predict_images(opened, images, top=top))
-    render.emit(report, as_json=as_json, to_json=render.predict_json, to_text=render.predict_text)
+    with display.counting(quiet=quiet, unit="files") as progress:
+        predictions = predict_images(opened, images, top=top, progress=progress)
+    display.warn(predictions.notes, quiet=quiet)
+    report = render.PredictReport(checkpoint, predictions)
+    if predictions.rows or as_json:
+        render.emit(report, as_json=as_json, to_json=render.predict_json, to_text=render.predict_text)
+    if predictions.error is not None:
+        raise predictions.error

@@ -5,6 +5,7 @@ Read in this order::
     load.py           the value of --data -> a reader -> a Dataset
     dataset.py        Split, Dataset, and the work common to all data sets: checks, hash, splits, pixel statistics
     digits.py idx.py cifar.py folder.py arrays.py    the readers, one format each; copy one to add a format
+    image_search.py   the image files that paths and folders name
     image_file.py deep_image.py pixel_range.py    one image file, of 8 bits or more
     compressed.py     a file that may be gzipped
     image_layout.py   the split folders of an image folder, in the layouts of real downloads

@@ -37,6 +37,7 @@ _SPLIT_WORDS = {
 _LITTER = frozenset({"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "ehthumbs.db", "thumbs.db"})
 
 _IS_LITTER = "hidden, or left by a file manager"
+_IS_NO_IMAGE = "not the name of an image file"
 _IS_OUTSIDE = "outside the class folders"
 _IS_NEITHER = "neither a split nor a class"
 _HAS_NO_LABELS = "no class folders, so the images have no labels"
@@ -70,6 +71,10 @@ class Listing:
     def outside(self) -> list[Unused]:
         """The files of a folder in which only the folders are of use."""
         return [*_unused(self.images + self.others, _IS_OUTSIDE), *_unused(self.litter, _IS_LITTER)]
+
+    def not_images(self) -> list[Unused]:
+        """The files of a folder in which only the images are of use."""
+        return [*_unused(self.others, _IS_NO_IMAGE), *self.skipped()]
 
     def skipped(self) -> list[Unused]:
         """The leftovers of other programs."""

@@ -5,14 +5,24 @@ Letters: N images, H W height and width, C channels, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from bncli.checkpoint import Checkpoint
+from bncli.data.image_search import find_images
+from bncli.errors import DataError
+
+Progress = Callable[[str, int, int | None], None]
+
+_BATCH_SIZE = 64  # images in memory at once, of usual size
+_BATCH_VALUES = 1 << 26  # channel values in memory at once, of larger images
+_NOT_FINITE = "the network's outputs are NaN or infinite"
 
 
 @dataclass(frozen=True)
@@ -31,19 +41,101 @@ class Prediction:
     classes: tuple[ClassProbability, ...]
 
 
-def predict(checkpoint: Checkpoint, paths: Sequence[Path], *, top: int) -> tuple[Prediction, ...]:
+@dataclass(frozen=True)
+class Failure:
+    """An image that has no prediction, and the reason."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The outcome for all images, in order.
+
+    Attributes:
+        rows: images with a prediction.
+        failures: those without.
+        notes: a sentence on each kind of file that was not taken for an image.
+    """
+
+    rows: tuple[Prediction, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> DataError | None:
+        """The error that ends the command: all failures by name; None if there is none."""
+        if not self.failures:
+            return None
+        lines = [f"  {failure.path}: {failure.reason}" for failure in self.failures]
+        total = len(self.rows) + len(self.failures)
+        is_network = all(failure.reason == _NOT_FINITE for failure in self.failures)
+        return DataError(
+            "\n".join([f"{len(self.failures):,} of {total:,} have no prediction:", *lines]),
+            remedy="See `bncli inspect-stats` for what is wrong in the network."
+            if is_network
+            else "Give PNG, JPEG or other image files, or folders of them.",
+        )
+
+
+def predict(
+    checkpoint: Checkpoint, paths: Sequence[Path], *, top: int, progress: Progress | None = None
+) -> Predictions:
     """The ``top`` classes of each image file, resized and normalized as in training.
 
-    If the checkpoint does not record class names, the class numbers stand in for them.
+    A file that fails does not stop the others. If the checkpoint does not record class names, the class numbers stand
+    in for them.
 
-    Raises:
-        DataError: a file is not a readable image; the message names it.
+    Args:
+        checkpoint: the network.
+        paths: image files, and folders, which stand for all image files below.
+        top: number of classes.
+        progress: called with (stage, images done, number of images).
     """
-    images = np.stack([checkpoint.preprocessor.load(path) for path in paths])  # uint8 [N, H, W, C]
-    probabilities = np.asarray(jax.nn.softmax(checkpoint.logits(images), axis=-1))  # [N, K]
+    found = find_images(paths)
+    failures = [Failure(bad.path, bad.reason) for bad in found.bad]
+    rows: list[Prediction] = []
+    remaining = iter(found.images)
+    done = 0
+    while batch := list(islice(remaining, _batch_size(checkpoint))):
+        outcomes = list(_outcomes(checkpoint, batch, top))
+        rows.extend(outcome for outcome in outcomes if isinstance(outcome, Prediction))
+        failures.extend(outcome for outcome in outcomes if isinstance(outcome, Failure))
+        done += len(batch)
+        if progress is not None:
+            progress("predicting", done, len(found.images))
+    return Predictions(tuple(rows), tuple(failures), tuple(found.notes))
+
+
+def _batch_size(checkpoint: Checkpoint) -> int:
+    values = math.prod(checkpoint.preprocessor.image_shape)
+    return min(_BATCH_SIZE, max(1, _BATCH_VALUES // values))
+
+
+def _outcomes(checkpoint: Checkpoint, paths: Sequence[Path], top: int) -> Iterator[Failure | Prediction]:
+    """The outcome for each file of one batch: first of those that cannot be read, then of the others in order."""
+    images: dict[Path, np.ndarray] = {}
+    readable: list[Path] = []
+    for path in paths:
+        try:
+            images[path] = checkpoint.preprocessor.load(path)
+        except DataError as error:
+            yield Failure(path, error.message.removeprefix(f"{path}: "))
+        else:
+            readable.append(path)
+    if not readable:
+        return
+    logits = checkpoint.logits(np.stack([images[path] for path in readable]), batch_size=_BATCH_SIZE)  # [N, K]
+    probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
+    names = _class_names(checkpoint, probabilities.shape[1])
+    for path, row in zip(readable, probabilities, strict=True):
+        yield Prediction(path, _top(row, names, top)) if np.isfinite(row).all() else Failure(path, _NOT_FINITE)
+
+
+def _class_names(checkpoint: Checkpoint, num_classes: int) -> Sequence[str]:
     dataset = checkpoint.config.dataset
-    names = dataset.class_names if dataset is not None else [str(k) for k in range(probabilities.shape[1])]
-    return tuple(Prediction(path, _top(row, names, top)) for path, row in zip(paths, probabilities, strict=True))
+    return dataset.class_names if dataset is not None else [str(k) for k in range(num_classes)]
 
 
 def _top(row: np.ndarray, names: Sequence[str], top: int) -> tuple[ClassProbability, ...]:

@@ -78,9 +78,14 @@ def test_predict(which, request, tmp_path):
 
 def test_predict_names_a_file_that_is_no_image(ckpt, tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
-    result = invoke("predict", ckpt, tmp_path / "notes.txt")
+    Image.new("L", (8, 8)).save(tmp_path / "10.png")
+    Image.new("L", (8, 8)).save(tmp_path / "9.png")
+    result = invoke("predict", ckpt, tmp_path / "notes.txt", tmp_path, "--json")
     assert result.exit_code == 1
     assert "notes.txt" in result.stderr
+    printed = json.loads(result.stdout)
+    assert [row["path"] for row in printed["images"]] == [str(tmp_path / name) for name in ("9.png", "10.png")]
+    assert [row["path"] for row in printed["failures"]] == [str(tmp_path / "notes.txt")]
 
 
 def test_inspect_stats_document(ckpt):

@@ -1,12 +1,13 @@
 """The tables of `docs/reference/json.md` have every field of real documents, with its type, and no other."""
 
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from cli.conftest import TINY, document
+from cli.conftest import TINY, document, invoke
 
 from docs.conftest import ROOT
 
@@ -103,6 +104,8 @@ def documents(tmp_path_factory):
         for words in DOCUMENTS:
             printed = document(*words)
             found.setdefault(printed["schema"], []).append(printed)
+        failed = json.loads(invoke("predict", "ckpt", "digit.png", "missing.png", "--json").stdout)
+        found[failed["schema"]].append(failed)
     fetched = fetched_json(Fetched("mnist", Path("mnist")))  # without its download
     return found | {"bncli.data-fetch/1": [fetched]}
 
