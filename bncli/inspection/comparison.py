@@ -71,6 +71,16 @@ class Comparison:
     went_away: tuple[Finding, ...]
     remained: tuple[Finding, ...]
 
+    @property
+    def is_unrelated(self) -> bool:
+        """True if both have BN layers, but none of the same name and size."""
+        return not self.layers and bool(self.a.arrays) and bool(self.b.arrays)
+
+    @property
+    def repaired(self) -> tuple[Finding, ...]:
+        """The findings that went away, without those on layers that b lacks."""
+        return tuple(finding for finding in self.went_away if finding.layer not in self.only_in_a)
+
 
 def compare(a: StatsReport, b: StatsReport) -> Comparison:
     """Match the layers of two reports by name, and their findings by code and layer."""

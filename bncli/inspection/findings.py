@@ -105,7 +105,7 @@ RULES: tuple[Rule | NetworkRule, ...] = (
         unless=("train-mode", "never-updated"),
         affected=statistics.not_converged,
         message=statistics.not_converged_message,
-        remedy="{recalibrate}. Next time train longer, or with {momentum}.",
+        remedy="{recalibrate}. Next time train longer{or_momentum}.",
     ),
     Rule(
         code="momentum-convention",

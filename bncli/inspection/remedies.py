@@ -74,4 +74,7 @@ def fill_in(remedy: str, *, momentum: float | None = None, file_format: str, pat
     keep = 1 - momentum if momentum and momentum < MIN_MOMENTUM else GOOD_MOMENTUM
     values = {"path": shlex.quote(path), "keep": keep, "take": 1 - keep}
     phrases = PHRASES.get(file_format, _ANYWHERE)
-    return remedy.format(**{name: phrase.format(**values) for name, phrase in phrases.items()})
+    texts = {name: phrase.format(**values) for name, phrase in phrases.items()}
+    # A momentum that forgets the initial value no faster than the layer's own is no advice.
+    is_faster = momentum is None or keep < momentum
+    return remedy.format(**texts, or_momentum=f", or with {texts['momentum']}" if is_faster else "")

@@ -275,14 +275,27 @@ def test_a_comparison_of_many_changes_shows_the_largest(resnet):
 
 
 def test_a_comparison_of_strangers():
-    a, b = make_report([make_layer("a"), make_layer("x")]), make_report([make_layer("b"), make_layer("x", channels=4)])
+    a = make_report([make_layer("a", mean={0: np.nan}), make_layer("x")])
+    b = make_report([make_layer("b", var={0: -1}), make_layer("x", channels=4)])
     lines = shown(comparison_text(compare(a, b)))
     assert lines[1:] == [
-        "no BN layer of the same name and size in both",
+        "the networks are unrelated: no BN layer has the same name and size in both",
         "only in a file: a",
         "only in a file: b",
         "with a different number of channels: x",
     ]
+    assert "no BN layer of the same name and size in both" in shown(comparison_text(compare(a, make_report([]))))
+
+
+def test_a_finding_on_a_layer_that_is_not_there_any_more_is_not_gone():
+    kept = make_layer("kept")
+    a, b = make_report([make_layer("cut", mean={0: np.nan}), kept]), make_report([kept])
+    lines = shown(comparison_text(compare(a, b)))
+    assert lines[1:3] == ["the only layer is unchanged", "only in a file: cut"]
+    assert "gone" not in lines
+
+
+def test_another_epsilon_is_a_line():
     epsilon = compare(make_report([make_layer("a")]), make_report([make_layer("a", epsilon=1e-3)]))
     assert "a: ε 1e-05 → 0.001" in shown(comparison_text(epsilon))
 

@@ -52,6 +52,21 @@ def test_a_momentum_of_the_other_convention_is_turned_round(file_format, expecte
     assert any(expected in text for text in remedies(file_format, momentum=0.01))
 
 
+NOT_CONVERGED = next(rule.remedy for rule in RULES if rule.code == "not-converged")
+
+
+@pytest.mark.parametrize("file_format", PHRASES)
+@pytest.mark.parametrize("momentum", [None, 0.999, 0.99, 0.95, 0.9, 0.7, 0.1, 0.0])
+def test_a_layer_that_has_not_converged_is_only_advised_a_faster_momentum(file_format, momentum):
+    text = fill_in(NOT_CONVERGED, momentum=momentum, file_format=file_format, path="x")
+    advised = [float(number) for number in re.findall(r"momentum(?:=| )(0\.\d+)", text.partition("Next time")[2])]
+    own = momentum if momentum is not None else 0.99
+    in_flax = [1 - value if file_format == "pytorch" else value for value in advised]
+    assert "train longer" in text
+    assert all(value < own - 0.01 for value in in_flax)
+    assert bool(advised) == (own > 0.9)
+
+
 def test_the_path_is_quoted_as_a_shell_needs_it():
     (text,) = {text for text in remedies("bncli") if text.startswith("bncli recalibrate") and text.endswith("OUT")}
     assert shlex.split(text) == ["bncli", "recalibrate", "my runs/7", "OUT"]

@@ -57,10 +57,12 @@ def comparison_text(comparison: Comparison, *, everything: bool = False) -> Rend
 
 def _blocks(comparison: Comparison, *, everything: bool) -> Iterator[RenderableType]:
     yield _layers(comparison, everything=everything)
+    if comparison.is_unrelated:  # the findings of one say nothing about the other
+        return
     if comparison.appeared:
         yield Group(Text("new findings", style="bold red"), findings_text(comparison.appeared, everything=everything))
-    if comparison.went_away:
-        yield Group(Text("gone", style="bold green"), *_briefly(comparison.went_away))
+    if comparison.repaired:
+        yield Group(Text("gone", style="bold green"), *_briefly(comparison.repaired))
     if comparison.remained:
         yield Group(Text("as before", style="bold"), *_briefly(comparison.remained))
     notes = dict.fromkeys((*comparison.a.notes, *comparison.b.notes))
@@ -98,13 +100,12 @@ def _table(changes: Sequence[LayerChange], prefix: str, columns: Sequence[_Colum
 
 def _layer_lines(comparison: Comparison, changed: Sequence[LayerChange]) -> Iterator[str]:
     """Yield a line for what the table of changes does not show."""
-    same = len(comparison.layers) - len(changed)
-    if not comparison.layers:
+    if comparison.is_unrelated:
+        yield "the networks are unrelated: no BN layer has the same name and size in both"
+    elif not comparison.layers:
         yield "no BN layer of the same name and size in both"
-    elif same and not changed:
-        yield "the only layer is unchanged" if same == 1 else f"all {same} layers are unchanged"
-    elif same:
-        yield f"{counted(same, 'other layer')} {'is' if same == 1 else 'are'} unchanged"
+    else:
+        yield from _same_line(len(comparison.layers) - len(changed), are_all=not changed)
     for title, names in (
         (f"only in {comparison.a.source}", comparison.only_in_a),
         (f"only in {comparison.b.source}", comparison.only_in_b),
@@ -115,6 +116,14 @@ def _layer_lines(comparison: Comparison, changed: Sequence[LayerChange]) -> Iter
     for change in changed:
         if change.epsilon[0] != change.epsilon[1]:
             yield f"{visible(change.name)}: ε {change.epsilon[0]:g} → {change.epsilon[1]:g}"
+
+
+def _same_line(count: int, *, are_all: bool) -> Iterator[str]:
+    """Yield the line about the layers that are unchanged, if there are any."""
+    if count and are_all:
+        yield "the only layer is unchanged" if count == 1 else f"all {count} layers are unchanged"
+    elif count:
+        yield f"{counted(count, 'other layer')} {'is' if count == 1 else 'are'} unchanged"
 
 
 def _names(names: Sequence[str]) -> str:
