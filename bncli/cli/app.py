@@ -24,6 +24,7 @@ from bncli.cli import (
     verify,
 )
 from bncli.cli.help import Command, Group, flowing
+from bncli.cli.optional_value import DataCommand
 from bncli.errors import BncliError
 from bncli.process.memory import out_of_memory
 
@@ -79,15 +80,15 @@ def _root(
     pass
 
 
-def add(group: typer.Typer, name: str, command: Callable[..., None]) -> None:
+def add(group: typer.Typer, name: str, command: Callable[..., None], *, cls: type[Command] = Command) -> None:
     """Add a command to a group; its docstring is its help."""
-    group.command(name, cls=Command, help=flowing(command.__doc__ or ""))(guarded(command))
+    group.command(name, cls=cls, help=flowing(command.__doc__ or ""))(guarded(command))
 
 
 add(app, "train", train.train)
 add(app, "eval", evaluate.evaluate)
 add(app, "predict", predict.predict)
-add(app, "inspect-stats", inspect_stats.inspect_stats)
+add(app, "inspect-stats", inspect_stats.inspect_stats, cls=DataCommand)
 add(app, "fold", fold.fold)
 add(app, "recalibrate", recalibrate.recalibrate)
 add(app, "bench", bench.bench)

@@ -16,7 +16,7 @@ from bncli.cli.parsing import finding_codes
 from bncli.cli.streams import write_result
 from bncli.cli.untrusted import visible
 from bncli.config.choices import FailOn
-from bncli.errors import CheckFailedError, DataError, UsageError
+from bncli.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
     from bncli.inspection import Finding, StatsReport
@@ -60,22 +60,17 @@ def inspect_stats(
         bool, typer.Option("--history", help="Show each layer over the epochs of the training.")
     ] = False,
     data: Annotated[
-        bool,
-        typer.Option(
-            "--data",
-            help="Also measure on the checkpoint's own data: true statistics, train mode against eval mode.",
-            rich_help_panel=_DATA,
-        ),
-    ] = False,
-    data_from: Annotated[
         str | None,
         typer.Option(
-            metavar="SOURCE",
-            help="Measure on other data: a known name (see `bncli data list`), an image directory, or an .npz.",
+            "--data",
+            metavar="[SOURCE]",
+            help="Also measure on data: true statistics, train mode against eval mode. Without a value on the "
+            "checkpoint's own, else on a known name (see `bncli data list`), an image directory, or an .npz.",
             rich_help_panel=_DATA,
             show_default=False,
         ),
     ] = None,
+    data_from: Annotated[str | None, typer.Option("--data-from", hidden=True, help="The former --data SOURCE.")] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(
@@ -126,7 +121,8 @@ def inspect_stats(
 ) -> None:
     """Show each BN layer in numbers, with findings and remedies; or compare two checkpoints."""
     form = _Form(everything=everything, by_channel=bool(layer), as_csv=as_csv, as_json=as_json)
-    wants_data = data or data_from is not None
+    source = _source(data, data_from)
+    wants_data = source is not None
     given = {"--layer": layer, "--history": history, "--data": wants_data, "--html": html}
     _check_usage(form, given, other, other_step, data_dir)
     ignored = finding_codes(ignore or ())
@@ -139,7 +135,7 @@ def inspect_stats(
         _fail_on(fail_on, new)
         return
     if wants_data:
-        report = _with_data(report, path, step, model, _Data(data_from, data_dir, quiet)).without(ignored)
+        report = _with_data(report, path, step, model, _Data(source or None, data_dir, quiet)).without(ignored)
     if history:
         from bncli.jobs.inspect import with_history
 
@@ -152,6 +148,13 @@ def inspect_stats(
         _write_html(report, html, overwrite=overwrite, quiet=quiet)
     _show(report, form)
     _fail_on(fail_on, report.findings)
+
+
+def _source(data: str | None, data_from: str | None) -> str | None:
+    """The data to measure on: a source, "" for the checkpoint's own, None for none."""
+    if data and data_from is not None:
+        raise UsageError("--data and --data-from both name data", remedy="Leave out --data-from, the former name.")
+    return data if data_from is None else data_from
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ class _Data:
     """The data to measure on.
 
     Attributes:
-        source: as ``--data-from``; None is the checkpoint's own.
+        source: as ``--data``; None is the checkpoint's own.
         data_dir: the folder to search first.
         quiet: no progress and no warnings.
     """
@@ -226,12 +229,7 @@ def _with_data(report: StatsReport, path: Path, step: str, model: str | None, da
 
     check_can_run(report, path)
     opened = session.open_checkpoint(path, step=step, model=model)
-    try:
-        dataset = session.checkpoint_data(opened, source=data.source, data_dir=data.data_dir, quiet=data.quiet)
-    except DataError as error:  # other commands take the source by --data
-        raise DataError(
-            error.message, remedy=error.remedy and error.remedy.replace("--data ", "--data-from ")
-        ) from None
+    dataset = session.checkpoint_data(opened, source=data.source, data_dir=data.data_dir, quiet=data.quiet)
     display.note(visible(f"measuring the network on {dataset.name} …"), quiet=data.quiet)
     return with_data(report, opened, dataset)
 

@@ -34,7 +34,9 @@ def negated(row):
 def test_each_option_is_shown_once_with_all_its_names(name):
     rows = rows_of(succeed(*name.split(), "--help"))
     expected = [
-        {*param.opts, *param.secondary_opts} for param in command_named(name).params if param.opts[0].startswith("-")
+        {*param.opts, *param.secondary_opts}
+        for param in command_named(name).params
+        if param.opts[0].startswith("-") and not param.hidden
     ]
     shown = [set(row.replace("[no-]", "").split(", ")) | negated(row) for row in rows]
     assert sorted(map(sorted, shown)) == sorted(map(sorted, [*expected, {"--help", "-h"}]))

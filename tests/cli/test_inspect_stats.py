@@ -98,12 +98,13 @@ def test_data_from_elsewhere(ckpt, tmp_path):
 
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "noise.npz", x_train=images, y_train=np.arange(60) % 10)
-    result = document("inspect-stats", ckpt, "--data-from", tmp_path / "noise.npz")
+    result = document("inspect-stats", ckpt, "--data", tmp_path / "noise.npz")
+    assert document("inspect-stats", ckpt, "--data-from", tmp_path / "noise.npz") == result  # the former name
     assert result["data"]["dataset"] != "digits"
     assert result["data"]["first_apart"] is not None
     assert "stale-statistics" in {finding["code"] for finding in result["findings"]}
     np.savez(tmp_path / "two.npz", x_train=images, y_train=np.arange(60) % 2)
-    assert invoke("inspect-stats", ckpt, "--data-from", tmp_path / "two.npz").exit_code == 1
+    assert invoke("inspect-stats", ckpt, "--data", tmp_path / "two.npz").exit_code == 1
 
 
 def test_data_are_for_what_bncli_trained(folded):
@@ -227,6 +228,7 @@ def test_of_two_checkpoints_a_new_finding_is_what_fails(ckpt, tmp_path):
         ["--data-dir", "."],
         ["other", "--layer", "x"],
         ["other", "--data"],
+        ["--data", "digits", "--data-from", "digits"],
         ["other", "--history"],
         ["other", "--html", "x.html"],
     ],
