@@ -11,14 +11,16 @@ search     chains: the runs of operations that are one affine; propagate: one af
            network; search: which BN goes which way
 rewrite    edits: what a fold changes; materialize: the new arrays; program: how to run with them
 report     rows: the outcome for each BN layer; reasons: the sentences in it
-fold       the public function; checks: networks that must not be folded; verify: the proof
+fold       the public function; folded: what it returns; checks: networks that must not be folded
+verify     two networks compared; proof: the comparison that every fold brings along
 export     the folded network as ONNX, safetensors, StableHLO
 ========== ==========================================================================================
 """
 
 from __future__ import annotations
 
-from bncli.folding.fold import Folded, fold
+from bncli.folding.fold import fold
+from bncli.folding.folded import Folded
 from bncli.folding.report.rows import FoldReport, NormReport
 from bncli.folding.verify import Verification, verify
 

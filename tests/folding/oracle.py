@@ -46,7 +46,7 @@ def check_fold(
     with jax.enable_x64(True):
         variables = in_float64(variables)
         x = jnp.asarray(x, jnp.float64)
-        result = fold(apply_fn, variables, x)
+        result = fold(apply_fn, variables, x, verify=False)
         rows = {row.name: row for row in result.report.norms}
         if folded is not None:
             assert [name for name, row in rows.items() if row.status == "folded"] == list(folded), rows
@@ -90,7 +90,7 @@ def check_idempotent(result: Folded, x) -> None:
     """Folding what has been folded changes neither its text nor its variables."""
     if "batch_stats" in result.variables:
         return
-    twice = fold(result.apply, result.variables, x)
+    twice = fold(result.apply, result.variables, x, verify=False)
     assert twice.report.norms == ()
     text = trace(result.apply, result.variables, x).text()
     assert trace(twice.apply, twice.variables, x).text() == text

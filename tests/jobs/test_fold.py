@@ -1,5 +1,6 @@
 """Folding a checkpoint: what the proof is made on, and what the written forward pass can do."""
 
+import io
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import jax
 import jax.export
 import numpy as np
 import pytest
+from rich.console import Console
 from support import tiny
 from support.foreign_files import IMAGE_SHAPE, make_state, make_variables, save_msgpack, save_standard, write_net
 
@@ -68,6 +70,41 @@ def test_bad_statistics_are_refused_by_name_and_nothing_is_written(trained, tmp_
     with pytest.raises(FoldError, match="BatchNorm_0"):
         fold_checkpoint(bncli.load(source), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def with_dead_layer(trained, tmp_path, name):
+    """The trained checkpoint with a BN whose outputs are far below zero: the ReLU behind it lets nothing pass."""
+    source = shutil.copytree(trained.out, tmp_path / "ckpt")
+    step = checkpoint.find_step(source, "best")
+    variables = checkpoint.load_variables(source, step)
+    variables["params"][name]["bias"] -= 30
+    checkpoint.save(
+        source,
+        step,
+        variables=variables,
+        optimizer={"step": np.int32(step)},
+        progress=checkpoint.read_progress(source, step),
+    )
+    return bncli.load(source)
+
+
+def test_where_all_logits_are_equal_values_inside_are_compared(trained, tmp_path):
+    last = max(bncli.load(trained.out).variables["batch_stats"])
+    result = fold_checkpoint(with_dead_layer(trained, tmp_path, last), tmp_path / "out", dry_run=True)
+    assert (result.verification.status, result.verification.passed) == ("proved", True)
+    assert result.verification.note == "the outputs do not show every fold, so values inside were compared too"
+
+
+def test_a_fold_that_no_image_shows_is_not_proved_and_said_so(trained, tmp_path):
+    result = fold_checkpoint(with_dead_layer(trained, tmp_path, "BatchNorm_0"), tmp_path / "out", dry_run=True)
+    assert (result.verification.status, result.verification.passed) == ("not proved", False)
+    document = render.fold_json(result)["verification"]
+    assert (document["status"], document["passed"]) == ("not proved", False)
+    console = Console(width=200, file=io.StringIO())
+    console.print(render.fold_text(result))
+    text = console.file.getvalue()
+    assert "not proved on " in text
+    assert "no value that varies with the input shows the fold of BatchNorm_1" in text
 
 
 @pytest.mark.parametrize("size", [9, 14])

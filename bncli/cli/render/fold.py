@@ -41,8 +41,10 @@ def fold_text(result: FoldResult) -> RenderableType:
 
 def _verification_lines(result: FoldResult) -> tuple[str, ...]:
     proof, latency = result.verification, result.latency
+    verdict = "[green]verified[/]" if proof.passed else "[yellow]not proved[/]"
     return (
-        f"[green]verified[/] on {marked(result.examples)}:",
+        f"{verdict} on {marked(result.examples)}:",
+        *((f"  {marked(proof.note)}",) if proof.note else ()),
         f"  relative error {proof.max_rel_error:.2g} (allowed {proof.tolerance:.2g}), "
         f"top-1 agreement {proof.top1_agreement:.4f}",
         f"  latency at batch 1: {latency.original:.3f} ms before, {latency.folded:.3f} ms after "
@@ -53,6 +55,8 @@ def _verification_lines(result: FoldResult) -> tuple[str, ...]:
 def _export_line(export: ExportReport) -> str:
     proof = export.verification
     error = "" if proof is None else f", relative error {proof.max_rel_error:.2g}"
+    if proof is not None and not proof.passed:
+        error += f" (not proved: {marked(proof.note or '')})"
     return f"  {export.file}: {export.size / 1e6:.2f} MB{error}"
 
 

@@ -11,6 +11,7 @@ from bncli.folding.report.names import operation
 from bncli.folding.report.reasons import reason, statistics_reason
 from bncli.folding.search.chains import statistics_readers
 from bncli.folding.search.search import Direction, Plan
+from bncli.folding.verify import Verification
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,15 @@ class NormReport:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """Every BN layer of the network, in the order in which data meets them."""
+    """Every BN layer of the network, in the order in which data meets them.
+
+    Args:
+        norms: one row for each layer.
+        verification: the comparison with the original network on random examples; None if there was none.
+    """
 
     norms: tuple[NormReport, ...]
+    verification: Verification | None = None
 
     @property
     def folded(self) -> int:

@@ -26,6 +26,7 @@ class Edits:
         behind: value -> the multiply or add left behind it.
         ahead: (node, operand) -> the multiply or add left in front of it.
         merged: the BN chains that absorbed the folded one.
+        moved: the values that carry an affine now, so that their numbers are others than in the original network.
     """
 
     chains: dict[int, Affine] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Edits:
     behind: dict[int, Affine] = field(default_factory=dict)
     ahead: dict[Slot, Affine] = field(default_factory=dict)
     merged: list[int] = field(default_factory=list)
+    moved: set[int] = field(default_factory=set)
 
     @property
     def leftovers(self) -> int:
@@ -167,6 +169,7 @@ class EditedGraph:
         self.edits.biases.update(edits.biases)
         self.edits.behind.update(edits.behind)
         self.edits.ahead.update(edits.ahead)
+        self.edits.moved.update(edits.moved)
         for edited in (edits.chains, edits.weights, edits.biases, edits.behind, edits.ahead):
             self.owners.update(dict.fromkeys(edited, owner))
         for value in edits.biases:
@@ -181,6 +184,7 @@ class EditedGraph:
         if index in self.chains and index not in self.norms and self.affine(index).is_shift:
             self.edits.biases[value] = self.affine(index).after(self.edits.biases[value])
             self.edits.chains[index] = Affine.identity(self.affine(index).rank)
+            self.edits.moved.add(value)
 
 
 def _sites(live: Sequence[Node], chains: dict[int, Chain]) -> list[tuple[int, Node]]:

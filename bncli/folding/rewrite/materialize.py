@@ -39,6 +39,8 @@ def materialize(plan: Plan, arrays: Mapping[Path, Constant]) -> tuple[Program, d
         behind=_drop_empty({value: writer.behind(value) for value in {**network.edits.biases, **network.edits.behind}}),
         ahead={slot: writer.left(slot, a) for slot, a in network.edits.ahead.items() if not a.is_identity},
         spent=_spent(network, read),
+        rewritten={chain.output: chain.norms for chain in network.chains.values() if chain.norms},
+        moved=frozenset(network.edits.moved),
     )
     return program, writer.arrays
 

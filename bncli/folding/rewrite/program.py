@@ -67,6 +67,8 @@ class Program:
         behind: value -> the multiply-adds to apply before anything reads it.
         ahead: (operation, operand) -> the multiply-add to apply to the operand.
         spent: the trace's constants that went into folded numbers and that no step reads any more.
+        rewritten: output of each run of operations with BN in it -> the BN layers.
+        moved: the values whose numbers are others than in the original network.
     """
 
     steps: tuple[int, ...]
@@ -75,11 +77,20 @@ class Program:
     behind: Mapping[int, tuple[MultiplyAdd, ...]] = field(default_factory=dict)
     ahead: Mapping[Slot, MultiplyAdd] = field(default_factory=dict)
     spent: frozenset[int] = frozenset()
+    rewritten: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    moved: frozenset[int] = frozenset()
 
 
 def run(program: Program, graph: Graph, arrays: Mapping[Path, Constant], x: Pytree) -> Pytree:
     """The folded network's outputs for arrays or tracers."""
     return _Run(program, graph, arrays, x).outputs()
+
+
+def values_of(program: Program, graph: Graph, arrays: Mapping[Path, Constant], x: Pytree) -> dict[int, Constant]:
+    """Every value that the program computes on its way, by the number of the trace."""
+    running = _Run(program, graph, arrays, x)
+    running.outputs()
+    return running.values
 
 
 class _Run:

@@ -59,6 +59,7 @@ class _Backward:
                 if isinstance(wanted, Stuck):
                     return wanted
                 outputs[position] = wanted.after(self.network.behind(value))
+                self.edits.moved.add(value)
                 self.clear(value)
         if index in self.network.chains:
             return self.visit_chain(index, outputs[0])
@@ -138,6 +139,7 @@ class _Forward:
             self.arriving.setdefault(slot[0], {})[slot[1]] = self.network.ahead(slot).after(affine)
             if slot in self.network.edits.ahead:
                 self.edits.ahead[slot] = Affine.identity(affine.rank)
+        self.edits.moved.add(value)
         return self.network.refusal(value, affine)
 
     def run(self) -> Edits | Stuck:

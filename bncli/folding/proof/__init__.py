@@ -1,0 +1,1 @@
+"""The proof that every fold brings along: random examples, and values inside where the outputs prove nothing."""
