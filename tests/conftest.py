@@ -2,15 +2,16 @@
 
 import gc
 import logging
+import os
 import shutil
 import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-import jax
 import pytest
 from hypothesis import settings
+from support import compile_time
 
 from bncli.cli import save_errors
 
@@ -19,7 +20,7 @@ settings.register_profile("bncli", deadline=None, print_blob=True)
 settings.load_profile("bncli")
 
 TESTS = Path(__file__).parent
-# Here the compiled code is the subject. Elsewhere the suite saves XLA's optimisations, which take longer than the runs.
+# Here the compiled code is the subject. Elsewhere the suite saves optimisations, which take longer than the runs.
 OPTIMISED = tuple(
     TESTS / name
     for name in ("ops", "selftest", "process", "measure", "frameworks", "jobs", "training/test_steps.py")
@@ -29,15 +30,16 @@ OPTIMISED = tuple(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Choose, before any fixture, how much XLA optimises."""
-    is_optimised = any(item.path.is_relative_to(path) for path in OPTIMISED)
-    jax.config.update("jax_disable_most_optimizations", not is_optimised)
+    """Choose, before any fixture, how much the compiler optimises."""
+    compile_time.optimise(any(item.path.is_relative_to(path) for path in OPTIMISED))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_this_session(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        base = tmp_path_factory.getbasetemp()
+        compile_time.share_programs((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "xla")
         yield
 
 
