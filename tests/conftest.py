@@ -21,11 +21,11 @@ settings.load_profile("bncli")
 
 TESTS = Path(__file__).parent
 # Here the compiled code is the subject. Elsewhere the suite saves optimisations, which take longer than the runs.
-OPTIMISED = tuple(
-    TESTS / name
-    for name in ("ops", "selftest", "process", "measure", "frameworks", "jobs", "training/test_steps.py")
-    + tuple(f"folding/test_{name}.py" for name in ("nets", "properties", "verify"))
-)
+OPTIMISED = [
+    *(TESTS / room for room in ("ops", "selftest", "process", "measure", "frameworks", "jobs")),
+    *(TESTS / "folding" / f"test_{name}.py" for name in ("nets", "properties", "verify")),
+    TESTS / "training" / "test_steps.py",
+]
 
 
 @pytest.hookimpl(tryfirst=True)

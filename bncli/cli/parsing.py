@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
@@ -36,11 +37,20 @@ def absolute_model_name(name: str) -> str:
 
 def absolute_source(source: str) -> str:
     """The absolute form of a path, for a checkpoint that is read elsewhere; a known name stays as it is."""
-    if not Path(source).exists():
-        return source
+    return str(_expanded(source).resolve()) if is_own_data(source) else source
+
+
+def is_own_data(source: str) -> bool:
+    """True if ``--data`` is a folder or file, and not the name of a known data set."""
+    if not _expanded(source).exists():
+        return False
     from bncli.data.known import KNOWN
 
-    return source if source in KNOWN else str(Path(source).resolve())
+    return source not in KNOWN
+
+
+def _expanded(source: str) -> Path:
+    return Path(os.path.expanduser(source))  # noqa: PTH111 - Path's own fails on "~nobody"
 
 
 def image_shape(text: str) -> tuple[int, int, int]:

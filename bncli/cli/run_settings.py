@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from bncli.cli.parsing import absolute_model_name, absolute_source, model_arguments
+from bncli.cli.parsing import absolute_model_name, absolute_source, is_own_data, model_arguments
 from bncli.config.file_names import displayed
 from bncli.config.options import Option, by_key, by_parameter, options, sections_of
 from bncli.errors import CheckpointError, ConfigError, UsageError
@@ -15,7 +15,7 @@ from bncli.errors import CheckpointError, ConfigError, UsageError
 if TYPE_CHECKING:
     import typer
 
-    from bncli.config.recipes import RecipeValue
+    from bncli.config.recipes import Recipe, RecipeValue
     from bncli.config.run_file import RunFile
     from bncli.config.settings import RunConfig
 
@@ -24,15 +24,25 @@ Values = Mapping[Option, object]
 
 @dataclass(frozen=True)
 class NewRun:
-    """The settings of a run that begins.
+    """The settings of a run that begins or, with nothing but ``config``, of one that goes on.
 
     Attributes:
         config: all of them.
+        asked: those that the user chose.
         from_recipe: by parameter, those that its recipe decided.
+        follows_data: True if its recipe depends on the data, which are not read yet; see ``fitted``.
     """
 
     config: RunConfig
-    from_recipe: Mapping[str, RecipeValue]
+    asked: Values = field(default_factory=dict, repr=False)
+    from_recipe: Mapping[str, RecipeValue] = field(default_factory=dict)
+    follows_data: bool = False
+
+    def fitted(self, num_train: int) -> NewRun:
+        """The run for this number of training images."""
+        from bncli.config.recipes import own_data
+
+        return _with_recipe(self.asked, own_data(num_train)) if self.follows_data else self
 
 
 def new_run(ctx: typer.Context) -> NewRun:
@@ -42,13 +52,33 @@ def new_run(ctx: typer.Context) -> NewRun:
         UsageError: an option is out of range, or there is no such recipe.
         ConfigError: the ``--config`` file is malformed.
     """
+    from bncli.config.recipes import AUTO, named_recipe
+
     file = _run_file(ctx)
     asked = {**(file.values if file else {}), **_given(ctx)}
-    defaults = {option: option.default for option in options()}
-    recipe = _recipe_options(ctx, file.recipe if file else None, {**defaults, **asked})
-    chosen = {name: value for name, value in recipe.items() if by_parameter()[name] not in asked}
+    name = ctx.params["recipe"] or (file.recipe if file else None)
+    data = str({**_defaults(), **asked}[by_parameter()["data"]])
+    recipe = named_recipe(name, data=data)
+    if name == AUTO or (name is None and is_own_data(data)):
+        return NewRun(_validated({**_defaults(), **asked}), asked, follows_data=True)
+    return NewRun(_validated({**_defaults(), **asked}), asked) if recipe is None else _with_recipe(asked, recipe)
+
+
+def _with_recipe(asked: Values, recipe: Recipe) -> NewRun:
+    """The settings that the user chose, above those of the recipe, above the defaults."""
+    from bncli.config.recipes import recipe_options
+
+    known = {**_defaults(), **asked}
+    model, bn, optimizer = (by_parameter()[name] for name in ("model", "bn", "optimizer"))
+    chosen_model = str(asked[model]) if model in asked else None
+    options = recipe_options(recipe, model=chosen_model, bn=bool(known[bn]), optimizer=str(known[optimizer]))
+    chosen = {name: value for name, value in options.items() if by_parameter()[name] not in asked}
     recommended = {by_parameter()[name]: field_value(name, value) for name, value in chosen.items()}
-    return NewRun(_validated({**defaults, **recommended, **asked}), chosen)
+    return NewRun(_validated({**_defaults(), **recommended, **asked}), asked, chosen)
+
+
+def _defaults() -> Values:
+    return {option: option.default for option in options()}
 
 
 def resumed_run(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
@@ -114,15 +144,6 @@ def _run_file(ctx: typer.Context) -> RunFile | None:
     file = read_run_file(ctx.params["config"])
     values = {option: _absolute(option.parameter, value) for option, value in file.values.items()}
     return replace(file, values=values)
-
-
-def _recipe_options(ctx: typer.Context, in_file: str | None, asked: Values) -> Mapping[str, RecipeValue]:
-    """The options of the recipe that the call or else the file names, or of the data set's own."""
-    from bncli.config.recipes import recipe_options
-
-    data, model, optimizer = (str(asked[by_parameter()[name]]) for name in ("data", "model", "optimizer"))
-    bn = bool(asked[by_parameter()["bn"]])
-    return recipe_options(ctx.params["recipe"] or in_file, data=data, model=model, bn=bn, optimizer=optimizer)
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bncli.cli import options
-from bncli.cli.run_settings import new_run, resumed_run
+from bncli.cli.run_settings import NewRun, new_run, resumed_run
 from bncli.cli.setting_options import with_settings
 from bncli.cli.streams import write_result
 from bncli.config.settings import OPTIMIZER, OUTPUT
@@ -35,7 +35,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Defaults for a data set: fashion-mnist, cifar10, cifar100, or none. By default that of --data.",
+            help="Defaults for a data set: fashion-mnist, cifar10, cifar100, auto (for a folder or file, by the number "
+            "of its images), or none. By default that of --data.",
             rich_help_panel=OPTIMIZER,
             show_default=False,
         ),
@@ -67,17 +68,19 @@ def train(
         raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
     if print_config and as_json:
         raise UsageError("--print-config prints TOML, --json prints JSON", remedy="Choose one.")
-    new = new_run(ctx)  # first: a mistake in the call is answered before JAX is imported
-    settings = resumed_run(ctx, out, quiet=quiet) if resume else new.config
+    asked = new_run(ctx)  # first: a mistake in the call is answered before JAX is imported
+    if resume:
+        asked = NewRun(resumed_run(ctx, out, quiet=quiet))
     if print_config:
-        _print(settings)
+        _print(_fitted(asked, quiet=quiet).config)
         return
     from bncli import checkpoint
     from bncli.cli import display, render
 
     if not resume:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
-    with _trainer(settings, out, resume=resume, quiet=quiet, allow_bad_jaxlib=allow_bad_jaxlib) as trainer:
+    _set_up(asked, quiet=quiet, allow_bad_jaxlib=allow_bad_jaxlib)
+    with _trainer(asked, out, resume=resume, quiet=quiet) as (new, trainer):
         from bncli.training import run
 
         if resume:
@@ -86,7 +89,7 @@ def train(
             run.start(trainer, overwrite=overwrite)
         epochs_before = trainer.progress.epochs_done
         display.note(render.run_lines(trainer), quiet=quiet)
-        if not resume and new.from_recipe:
+        if new.from_recipe:
             display.note(render.recipe_line(new.from_recipe), quiet=quiet)
         _show_epochs(trainer, quiet=quiet)
         result = run.finish(trainer, started=started, epochs_before=epochs_before)
@@ -99,23 +102,38 @@ def _print(settings: RunConfig) -> None:
     write_result(run_file_text(settings))
 
 
-@contextmanager
-def _trainer(settings: RunConfig, out: Path, *, resume: bool, quiet: bool, allow_bad_jaxlib: bool) -> Iterator[Trainer]:
-    """A trainer with its data, in a process that is ready for it; no other training can use ``out`` inside."""
-    from bncli import checkpoint
-    from bncli.cli import display, session
+def _fitted(asked: NewRun, *, quiet: bool) -> NewRun:
+    """The run, fitted to its data if its recipe depends on them."""
+    from bncli.cli import session
+
+    if not asked.follows_data:
+        return asked
+    return asked.fitted(len(session.training_data(asked.config, quiet=quiet).train))
+
+
+def _set_up(asked: NewRun, *, quiet: bool, allow_bad_jaxlib: bool) -> None:
+    """Set up the process for a training, and check it."""
+    from bncli.cli import display
     from bncli.process.configure import configure
 
-    configure(settings.training.precision, allow_bad_jaxlib=allow_bad_jaxlib)
+    configure(asked.config.training.precision, allow_bad_jaxlib=allow_bad_jaxlib)
     from bncli import selftest
 
     display.warn(selftest.check_before_training(allow_bad_jaxlib=allow_bad_jaxlib), quiet=quiet)
-    dataset = session.training_data(settings, quiet=quiet)
+
+
+@contextmanager
+def _trainer(asked: NewRun, out: Path, *, resume: bool, quiet: bool) -> Iterator[tuple[NewRun, Trainer]]:
+    """The run, fitted to its data, and its trainer; no other training can use ``out`` inside."""
+    from bncli import checkpoint
+    from bncli.cli import session
     from bncli.training.run import create_trainer
 
-    trainer = create_trainer(settings, dataset, out, compile_ahead=not resume)
+    dataset = session.training_data(asked.config, quiet=quiet)
+    run = asked.fitted(len(dataset.train))
+    trainer = create_trainer(run.config, dataset, out, compile_ahead=not resume)
     with checkpoint.locked(out):
-        yield trainer
+        yield run, trainer
 
 
 def _show_epochs(trainer: Trainer, *, quiet: bool) -> None:

@@ -1,7 +1,8 @@
-"""Recipes: the defaults of ``bncli train`` for known data sets, below every option that is given.
+"""Recipes: the defaults of ``bncli train`` for known data and for the user's own, below every option that is given.
 
 The recipes of Fashion-MNIST and CIFAR-10 were tried with the `cnn`, with BN and without; their accuracies are in
-``scripts/results/recipes.json``. The one of CIFAR-100 is an untested start.
+``scripts/results/recipes.json``. The one of CIFAR-100 is an untested start. ``own_data`` is for folders and files;
+``scripts/results/own_data.json`` has its accuracies.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from bncli.errors import UsageError
 
 NONE = "none"
+AUTO = "auto"  # the recipe for the user's own data
 
-RecipeValue = float | tuple[str, ...]  # a number, or the texts of an option that is repeated
+RecipeValue = float | str | tuple[str, ...]  # a number, a word, or the texts of an option that is repeated
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,12 @@ class Recipe:
     Attributes:
         options: for every run.
         without_bn: for a run without BN, on top of those.
+        model: the network that `dropout` and `model_arg` are for.
     """
 
     options: Mapping[str, RecipeValue]
     without_bn: Mapping[str, RecipeValue]
+    model: str = "cnn"
 
 
 # With clipping, a run without BN tolerates BN's learning rate, and profits from it: after 2 epochs without BN, the
@@ -54,29 +58,67 @@ RECIPES: dict[str, Recipe] = {
 }
 # Options that make sense for one optimizer or one network only: left out for another one.
 _OF_SGD = ("learning_rate", "weight_decay")
-_OF_CNN = ("dropout", "model_arg")
+_OF_MODEL = ("dropout", "model_arg")
+
+# Images that a run on the user's own data looks at in all, within the bounds of its epochs.
+_IMAGES_SEEN = 60_000
+_EPOCHS = (20, 100)
+# Number of training images -> batch size of a smaller set. BN needs a batch, and a small set needs steps.
+_BATCH_SIZES = ((500, 16), (5_000, 32))
+_LARGEST_BATCH = 64
 
 
-def recipe_options(name: str | None, *, data: str, model: str, bn: bool, optimizer: str) -> Mapping[str, RecipeValue]:
-    """The options of a recipe, by the names of their parameters.
+def own_data(num_train: int) -> Recipe:
+    """The recipe for data of which no more is known than their number.
+
+    The network adapts itself to the side of the images. Gradients are clipped, so that one learning rate serves all.
 
     Args:
-        name: the recipe, "none", or None for the data set's own, if there is one.
+        num_train: training images.
+    """
+    fewest, most = _EPOCHS
+    return Recipe(
+        options={
+            "model": "convnet",
+            "epochs": min(most, max(fewest, _IMAGES_SEEN // num_train)),
+            "batch_size": next((size for limit, size in _BATCH_SIZES if num_train < limit), _LARGEST_BATCH),
+            "clip_norm": 1.0,
+            "label_smoothing": 0.1,
+        },
+        without_bn={},
+        model="convnet",
+    )
+
+
+def named_recipe(name: str | None, *, data: str) -> Recipe | None:
+    """The recipe of this name or, if the name is None, that of the data set; None if there is none.
+
+    Args:
+        name: the recipe, "none", "auto", or None.
         data: the data set.
-        model: the network.
-        bn: True with BN.
-        optimizer: its name.
 
     Raises:
         UsageError: there is no such recipe.
     """
-    if name not in (None, NONE, *RECIPES):
+    if name not in (None, NONE, AUTO, *RECIPES):
         close = difflib.get_close_matches(str(name), RECIPES, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
-        raise UsageError(f"--recipe {name}: no such recipe", remedy=f"Choose {NONE} or {', '.join(RECIPES)}.{hint}")
-    recipe = RECIPES.get(data if name is None else name)
-    if recipe is None:
-        return {}
+        raise UsageError(
+            f"--recipe {name}: no such recipe", remedy=f"Choose {NONE}, {AUTO} or {', '.join(RECIPES)}.{hint}"
+        )
+    return RECIPES.get(data if name is None else name)
+
+
+def recipe_options(recipe: Recipe, *, model: str | None, bn: bool, optimizer: str) -> Mapping[str, RecipeValue]:
+    """The options of a recipe for a run, by the names of their parameters.
+
+    Args:
+        recipe: the recipe.
+        model: the network that the user chose; None for the recipe's own.
+        bn: True with BN.
+        optimizer: its name.
+    """
     options = recipe.options if bn else {**recipe.options, **recipe.without_bn}
-    left_out = (*(_OF_SGD if optimizer != "sgd" else ()), *(_OF_CNN if model != "cnn" else ()))
+    is_other = model not in (None, recipe.model)
+    left_out = (*(_OF_SGD if optimizer != "sgd" else ()), *(_OF_MODEL if is_other else ()))
     return {name: value for name, value in options.items() if name not in left_out}

@@ -154,7 +154,7 @@ class ModelConfig(Section):
     name: Annotated[
         str,
         Setting(
-            "cnn, mlp, resnet20, resnet18, resnet50, or your own: file.py:Class or package.module:Class.",
+            "cnn, convnet, mlp, resnet20, resnet18, resnet50, or your own: file.py:Class or package.module:Class.",
             MODEL,
             option="model",
         ),

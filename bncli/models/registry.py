@@ -20,6 +20,7 @@ from bncli.config.settings import ModelConfig
 from bncli.errors import ModelError, UsageError
 from bncli.frameworks.linen import Network, as_network
 from bncli.models.cnn import CNN
+from bncli.models.convnet import ConvNet
 from bncli.models.custom import build_custom, hashable, is_custom
 from bncli.models.layers import INITIALIZERS, NormFactory
 from bncli.models.mlp import MLP
@@ -59,6 +60,13 @@ class KnownModel:
 
 MODELS: dict[str, KnownModel] = {
     "cnn": KnownModel(CNN, "32-32-64-64-128-128 3×3 convolutions", (32, 64, 128), 0.2, halves=True, has_placement=True),
+    "convnet": KnownModel(
+        ConvNet,
+        "six 3×3 convolutions under a pooled head, for images of any size",
+        (32, 64, 128),
+        0.2,
+        has_placement=True,
+    ),
     "mlp": KnownModel(MLP, "three dense layers of 100 sigmoid units", (100, 100, 100), has_placement=True),
     "resnet18": KnownModel(ResNet18, "ResNet-18", 64, has_stem=True),
     "resnet20": KnownModel(partial(ResNet20, small_images=True), "ResNet-20 for small images", 16),
@@ -118,7 +126,7 @@ def build_own_network(name: str, args: Mapping[str, JSON], *, sha256: str | None
 
 def relu_follows_every_bn(config: ModelConfig) -> bool:
     """True if only a ReLU reads each BN of the model, so that a channel below zero is dead."""
-    return config.name == "cnn" and config.bn and config.bn_placement == "pre"
+    return config.name in ("cnn", "convnet") and config.bn and config.bn_placement == "pre"
 
 
 def _known_model(name: str) -> KnownModel:

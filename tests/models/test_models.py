@@ -11,7 +11,7 @@ from bncli.config.settings import ModelConfig
 from bncli.errors import ModelError, UsageError
 from bncli.models import MODELS, relu_follows_every_bn
 
-SMALL = {"cnn": [2, 2, 2], "mlp": [2, 2], "resnet18": 2, "resnet20": 2, "resnet50": 2}  # features
+SMALL = {"cnn": [2, 2, 2], "convnet": [2, 2, 2], "mlp": [2, 2], "resnet18": 2, "resnet20": 2, "resnet50": 2}  # features
 # test_network.py takes the gradient of a smaller residual network.
 QUICK_TO_COMPILE = (("cnn", "float32"), ("mlp", "float32"), ("mlp", "bfloat16"))
 
@@ -97,7 +97,7 @@ def test_settings_reach_every_bn_layer(name):
     network = network_of(shape, name=name, bn_momentum=0.7, bn_epsilon=0.25)
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), shape))
     norms = network.batch_norms(variables, shape)
-    assert len(norms) == {"cnn": 6, "mlp": 3, "resnet18": 20, "resnet20": 21, "resnet50": 53}[name]
+    assert len(norms) == {"cnn": 6, "convnet": 6, "mlp": 3, "resnet18": 20, "resnet20": 21, "resnet50": 53}[name]
     assert {(norm.epsilon, norm.momentum) for norm in norms.values()} == {(0.25, 0.7)}
 
 

@@ -15,6 +15,7 @@ from bncli.cli.render.words import counted, marked
 from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
+    from bncli.config.recipes import RecipeValue
     from bncli.training.loop import Trainer
     from bncli.training.result import TrainResult
 
@@ -33,12 +34,12 @@ def run_lines(trainer: Trainer) -> str:
     )
 
 
-def recipe_line(chosen: Mapping[str, float | tuple[str, ...]]) -> str:
+def recipe_line(chosen: Mapping[str, RecipeValue]) -> str:
     """Return the options that a recipe chose, spelled as on the command line."""
     options = " ".join(
-        f"--{name.replace('_', '-')} {value}"
+        f"--{name.replace('_', '-')} {value if isinstance(value, str) else f'{value:g}'}"
         for name, values in chosen.items()
-        for value in (values if isinstance(values, tuple) else [f"{values:g}"])
+        for value in (values if isinstance(values, tuple) else [values])
     )
     return f"from the recipe: {options}"
 
