@@ -131,7 +131,7 @@ def recipe(trainer: Trainer) -> Recipe:
         image_shape=dataset.image_shape,
         num_images=len(dataset.train),
         batch_size=config.training.batch_size,
-        dropout=trainer.evaluation.network.module.dropout,
+        dropout=trainer.evaluation.program.network.module.dropout,
         bn_momentum=1 - config.model.bn_momentum,
         bn_epsilon=config.model.bn_epsilon,
         learning_rate=config.optimizer.peak_learning_rate,

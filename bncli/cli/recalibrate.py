@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bncli.cli import options
+
+if TYPE_CHECKING:
+    from bncli.checkpoint import Checkpoint
+    from bncli.data import Dataset
 
 
 def recalibrate(
@@ -26,7 +30,14 @@ def recalibrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, but write nothing.")] = False,
     data: options.Data = None,
     data_dir: options.DataDir = None,
-    step: options.Step = "best",
+    step: Annotated[
+        str | None,
+        typer.Option(
+            metavar="best|last|STEP",
+            help="The save to read; by default the best, or the last if its weights are clearly better.",
+            show_default=False,
+        ),
+    ] = None,
     model: options.Model = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -39,10 +50,28 @@ def recalibrate(
     """
     from bncli.cli import render, session
 
-    opened = session.open_checkpoint(checkpoint, step=step, model=model)
+    opened = session.open_checkpoint(checkpoint, step=step or "best", model=model)
     dataset = session.checkpoint_data(opened, source=data, data_dir=data_dir, quiet=quiet)
     from bncli.jobs.recalibrate import Sampling, recalibrate_checkpoint
 
+    if step is None:
+        opened = _better_save(opened, checkpoint, dataset, model=model, quiet=quiet)
     sampling = Sampling(num_batches=batches or None, batch_size=batch_size, max_runs=max_runs)
     result = recalibrate_checkpoint(opened, out, dataset, sampling, dry_run=dry_run, overwrite=overwrite)
     render.emit(result, as_json=as_json, to_json=render.recalibrate_json, to_text=render.recalibrate_text)
+
+
+def _better_save(best: Checkpoint, path: Path, dataset: Dataset, *, model: str | None, quiet: bool) -> Checkpoint:
+    """The best save or, with a note, the last one if its weights are clearly better."""
+    from bncli.checkpoint import load
+    from bncli.cli import display
+    from bncli.jobs.recalibrate import better_save
+
+    chosen = better_save(best, load(path, step="last", model=model), dataset)
+    if chosen is not best:
+        display.note(
+            f"the save of step {chosen.step}, the last: its weights are better than those of the best epoch, step "
+            f"{best.step}, which was chosen with running averages",
+            quiet=quiet,
+        )
+    return chosen

@@ -18,6 +18,9 @@ from bncli.measure.population import BATCH_SIZE, BATCHES, LayerDrift, recalibrat
 from bncli.measure.score import EvalResult
 from bncli.process.mesh import check_batch_size, make_mesh
 
+# Accuracy by which the last save must beat the best one.
+CLEARLY_BETTER = 0.02
+
 
 @dataclass(frozen=True)
 class RecalibrationResult:
@@ -57,6 +60,26 @@ class Sampling:
     num_batches: int | None = BATCHES
     batch_size: int = BATCH_SIZE
     max_runs: int | None = None
+
+
+def better_save(best: Checkpoint, last: Checkpoint, dataset: Dataset, *, batch_size: int = BATCH_SIZE) -> Checkpoint:
+    """The save with the better weights, whatever its statistics: the last one if batch statistics clearly say so.
+
+    The best epoch was chosen with running averages. Where those are broken, it is any epoch, often the first.
+
+    Args:
+        best: the save of the best epoch.
+        last: the last save.
+        dataset: its validation split decides.
+        batch_size: examples that each BN normalizes by.
+    """
+    if last.step == best.step or best.network is None or last.network is None:
+        return best
+    by_best, by_last = (
+        evaluate_checkpoint(save, dataset.val, class_names=dataset.class_names, stats="batch", batch_size=batch_size)
+        for save in (best, last)
+    )
+    return last if by_last.accuracy > by_best.accuracy + CLEARLY_BETTER else best
 
 
 def recalibrate_checkpoint(

@@ -36,27 +36,38 @@ def jitted_eval_step(program: EvalProgram) -> EvalStep:
     return jitted
 
 
+@shared
+def jitted_eval_step_by_batch(program: EvalProgram) -> EvalStep:
+    """The same where each BN normalizes by the statistics of the batch."""
+    step = make_eval_step(
+        lambda variables, images, mask: program.network.logits_by_batch_stats(variables, images, mask=mask),
+        program.preprocessor,
+    )
+    jitted: EvalStep = jax.jit(step)
+    return jitted
+
+
 @dataclass
 class Evaluation:
     """Scores the network of a run.
 
     Attributes:
-        network: the network that is trained.
-        eval_step: jitted.
+        program: of the evaluation step.
         class_names: [K].
         batch_size: examples per evaluation step.
         mesh: the devices.
         observe: reads the layers.
-        with_statistics: gives averaged weights the BN statistics that belong to them.
+        with_statistics: gives weights the BN statistics that belong to them, from some batches of training images.
+        precise: True if the best epoch gets such statistics at the end, so that epochs are compared with them.
     """
 
-    network: Network
-    eval_step: EvalStep
+    program: EvalProgram
     class_names: tuple[str, ...]
     batch_size: int
     mesh: jax.sharding.Mesh
     observe: LayerObserver
     with_statistics: Callable[[Variables], Variables]
+    precise: bool = False
     _averaged: tuple[ArrayTree, Variables] | None = None  # the last moving average, and the variables made of it
 
     def variables(self, state: TrainState) -> Variables:
@@ -67,10 +78,21 @@ class Evaluation:
             self._averaged = state.ema, self._average(state)
         return self._averaged[1]
 
+    def validate(self, variables: Variables, split: Split) -> EvalResult:
+        """The result on the validation split by which epochs are compared, with the statistics that will be used."""
+        return self.score(self._measured(variables) if self.precise else variables, split)
+
     def score(self, variables: Variables, split: Split) -> EvalResult:
         """The result of the network with these variables on a whole split."""
+        return self._score(jitted_eval_step(self.program), variables, split)
+
+    def score_by_batch(self, variables: Variables, split: Split) -> EvalResult:
+        """The same where each BN normalizes by the statistics of the batch."""
+        return self._score(jitted_eval_step_by_batch(self.program), variables, split)
+
+    def _score(self, eval_step: EvalStep, variables: Variables, split: Split) -> EvalResult:
         return score(
-            self.eval_step,
+            eval_step,
             variables,
             split,
             class_names=self.class_names,
@@ -83,8 +105,10 @@ class Evaluation:
         return self.observe(variables)
 
     def _average(self, state: TrainState) -> Variables:
-        averaged: Variables = {"batch_stats": state.batch_stats, "params": state.ema}
+        return self._measured({"batch_stats": state.batch_stats, "params": state.ema})
+
+    def _measured(self, variables: Variables) -> Variables:
         with np.errstate(over="ignore", invalid="ignore"):
-            measured = self.with_statistics(averaged)
+            measured = self.with_statistics(variables)
         # Weights on their way to infinity have statistics beyond it, which no save may hold.
-        return measured if bool(all_finite(measured)) else averaged
+        return measured if bool(all_finite(measured)) else variables

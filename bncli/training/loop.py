@@ -37,6 +37,7 @@ from bncli.training.recovery import Recovery
 from bncli.training.saving import RunSaver
 from bncli.training.state import EpochMetrics, TrainState
 from bncli.training.steps import StepMetrics
+from bncli.training.watch import Watch
 
 # Steps given to the device besides the current one: it never idles, and Ctrl-C is answered soon.
 STEPS_AHEAD = 1
@@ -56,6 +57,7 @@ class Trainer:
         learning_rate: the schedule, for the history.
         saver: writes saves and the log.
         recovery: decides what follows a step that is not finite.
+        watch: tells of a run that will not end well.
         position: the training state, on the devices, and the progress.
         train_seconds: of the epochs done here, without compilation.
         stop_code: the exit code of a run that was asked to stop; None if it was not.
@@ -68,6 +70,7 @@ class Trainer:
     learning_rate: optax.Schedule
     saver: RunSaver
     recovery: Recovery
+    watch: Watch
     position: Position
     train_seconds: float = 0.0
     stop_code: int | None = None
@@ -200,7 +203,7 @@ class Trainer:
         if metrics.num_examples == 0:
             raise self.recovery.end(self.position, f"epoch {epoch}: all of its steps were skipped")
         variables = self.evaluation.variables(self.state)
-        val = self.evaluation.score(variables, self.dataset.val)
+        val = self.evaluation.validate(variables, self.dataset.val)
         result = EpochResult(
             epoch=epoch,
             train_loss=float(metrics.loss_sum / metrics.num_examples),
@@ -216,6 +219,9 @@ class Trainer:
         self._begin_next_epoch(result)
         self.saver.start(self.position, layers=self.evaluation.layers(variables))
         yield result
+        yield from self.watch.notices(
+            self.progress.history, lambda: self.evaluation.score_by_batch(variables, self.dataset.val)
+        )
         clock.restart()
 
     def _begin_next_epoch(self, result: EpochResult) -> None:

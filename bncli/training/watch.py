@@ -1,0 +1,144 @@
+"""Signs that a run will not end well: a loss that explodes or stays at guessing, statistics that lag behind.
+
+Everything follows from the history, so a resumed run tells what an uninterrupted one would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bncli.config.settings import RunConfig
+from bncli.measure.score import EvalResult
+from bncli.training.progress import EpochResult, Notice
+
+# A loss that is so many times that of guessing has exploded.
+EXPLODED = 10
+# Epochs, and at least so many steps, within 2 % of the loss of guessing: the network does not learn.
+STUCK_EPOCHS, STUCK_STEPS, STUCK_SHARE = 3, 50, 0.98
+# Accuracy that batch statistics must gain over running ones to be worth a word.
+GAP = 0.1
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The score of a network that ignores the images and answers with the shares of the classes.
+
+    Attributes:
+        loss: mean cross-entropy in nats, the entropy of the training labels; ln K for K classes of one size.
+        accuracy: share of validation examples in the class that is the largest in training.
+        num_val: validation examples.
+    """
+
+    loss: float
+    accuracy: float
+    num_val: int
+
+    @classmethod
+    def of_labels(cls, train: np.ndarray, val: np.ndarray) -> Guess:
+        """The guess for labels [N] of the training and the validation split."""
+        counts = np.bincount(train)
+        shares = counts[counts > 0] / len(train)
+        return cls(float(-(shares * np.log(shares)).sum()), float((val == counts.argmax()).mean()), len(val))
+
+    @property
+    def good_luck(self) -> float:
+        """An accuracy that guessing reaches by chance once in 40 times: two standard errors above its own."""
+        return self.accuracy + 2 * math.sqrt(self.accuracy * (1 - self.accuracy) / self.num_val)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Looks at the history of a run after each epoch.
+
+    Attributes:
+        config: settings of the run.
+        steps_per_epoch: of the run.
+        guess: the score of guessing.
+    """
+
+    config: RunConfig
+    steps_per_epoch: int
+    guess: Guess
+
+    def notices(self, history: Sequence[EpochResult], score_by_batch: Callable[[], EvalResult]) -> Iterator[Notice]:
+        """The signs that the last epoch of ``history`` is the first to show.
+
+        Args:
+            history: at least one epoch.
+            score_by_batch: the validation score where BN normalizes by the statistics of each batch; called where it
+                can matter.
+        """
+        for sign in (self._exploding, self._stuck):
+            told = sign(history)
+            if told and not sign(history[:-1]):
+                yield Notice(told)
+        if len(history) == self.config.training.epochs:
+            yield from self._at_the_end(history, score_by_batch)
+
+    def _exploding(self, history: Sequence[EpochResult]) -> str:
+        if not history or not max(history[-1].train_loss, history[-1].val_loss) > EXPLODED * self.guess.loss:
+            return ""
+        row = history[-1]
+        losses = (
+            f"epoch {row.epoch}: the loss is {_number(row.train_loss)} in training and {_number(row.val_loss)} in "
+            f"validation, where guessing has {self.guess.loss:.3g}"
+        )
+        if row.train_loss <= EXPLODED * self.guess.loss and self._may_lag:
+            return f"{losses}. {self._lagging_remedy()}"
+        return f"{losses}. {self._rate_remedy()}"
+
+    def _stuck(self, history: Sequence[EpochResult]) -> str:
+        last = history[-STUCK_EPOCHS:]
+        if len(last) < STUCK_EPOCHS or len(history) * self.steps_per_epoch < STUCK_STEPS:
+            return ""
+        if not all(STUCK_SHARE <= row.train_loss / self.guess.loss <= EXPLODED for row in last if self.guess.loss):
+            return ""
+        return (
+            f"epochs {last[0].epoch} to {last[-1].epoch}: the training loss stays at {last[-1].train_loss:.3g}, that "
+            f"of guessing. {self._rate_remedy()}, or the labels do not belong to the images"
+        )
+
+    def _at_the_end(self, history: Sequence[EpochResult], score_by_batch: Callable[[], EvalResult]) -> Iterator[Notice]:
+        last = history[-1]
+        if self._may_lag and (
+            last.val_accuracy <= last.train_accuracy - GAP or last.val_loss > last.train_loss + self.guess.loss / 2
+        ):
+            by_batch = score_by_batch()
+            if by_batch.accuracy >= last.val_accuracy + GAP:
+                yield Notice(
+                    f"the validation accuracy is {last.val_accuracy:.4f} with BN's running statistics and "
+                    f"{by_batch.accuracy:.4f} with those of each batch. {self._lagging_remedy()}; for this run: "
+                    "bncli recalibrate"
+                )
+                return
+        if self.guess.loss and max(row.val_accuracy for row in history) <= self.guess.good_luck:
+            yield Notice(
+                f"no epoch is better on the validation images than guessing ({self.guess.accuracy:.4f}). "
+                f"{self._rate_remedy()}, or the labels do not belong to the images"
+            )
+
+    @property
+    def _may_lag(self) -> bool:
+        """True if the validation split is scored with running averages."""
+        training = self.config.training
+        return self.config.model.bn and not training.precise_bn and training.ema_decay is None
+
+    def _lagging_remedy(self) -> str:
+        momentum = self.config.model.bn_momentum
+        return (
+            f"BN's running statistics lag behind the weights: their momentum is {momentum:g} at {self.steps_per_epoch} "
+            "steps an epoch. Lower --bn-momentum, or add --precise-bn"
+        )
+
+    def _rate_remedy(self) -> str:
+        optimizer = self.config.optimizer
+        clip = "" if optimizer.clip_norm else " or add --clip-norm 1"
+        return f"Likely --learning-rate {optimizer.peak_learning_rate:g} is too high: lower it{clip}"
+
+
+def _number(loss: float) -> str:
+    return f"{loss:,.0f}" if loss >= 1000 else f"{loss:.3g}"

@@ -1,0 +1,137 @@
+"""Signs of a run that will not end well: each is told when it shows, once, and a healthy run is told nothing."""
+
+import math
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.tiny import run_config
+
+from bncli.measure.score import summarize
+from bncli.training import run
+from bncli.training.progress import EpochResult, Notice
+from bncli.training.watch import Guess, Watch
+
+GUESS = Guess(loss=math.log(5), accuracy=0.2, num_val=100)
+
+
+def rows(*losses, train_accuracy=0.2, val_accuracy=0.2):
+    """A history with these (training, validation) losses."""
+    return [
+        EpochResult(
+            epoch=number,
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            lr=0.1,
+            seconds=1.0,
+            images_per_second=1.0,
+        )
+        for number, (train_loss, val_loss) in enumerate(losses, 1)
+    ]
+
+
+def never():
+    raise AssertionError("batch statistics were not needed")
+
+
+def by_batch(accuracy):
+    labels = np.zeros(100, np.int64)
+    predictions = (np.arange(100) >= 100 * accuracy).astype(np.int64)
+    return lambda: summarize(
+        losses=np.zeros(100), predictions=predictions, in_top5=predictions == 0, labels=labels, class_names=("a", "b")
+    )
+
+
+def told(history, *, score_by_batch=never, epochs=99, steps_per_epoch=20, **sections):
+    config = run_config(training={"epochs": epochs} | sections.pop("training", {}), **sections)
+    watch = Watch(config, steps_per_epoch, GUESS)
+    return [notice.message for notice in watch.notices(history, score_by_batch)]
+
+
+def test_a_loss_that_explodes_in_training_names_the_learning_rate():
+    (message,) = told(rows((5123, 35018)))
+    assert "epoch 1" in message
+    assert "35,018 in validation" in message
+    assert "--learning-rate 0.05 is too high: lower it or add --clip-norm 1" in message
+    (message,) = told(rows((5123, 35018)), optimizer={"clip_norm": 1.0})
+    assert "--clip-norm" not in message
+
+
+def test_a_loss_that_explodes_in_validation_alone_names_the_running_statistics():
+    (message,) = told(rows((0.4, 16219)), model={"bn_momentum": 0.99})
+    assert "momentum is 0.99 at 20 steps an epoch" in message
+    assert "--precise-bn" in message
+    for section in ({"model": {"bn": False}}, {"training": {"precise_bn": True}}, {"training": {"ema_decay": 0.9}}):
+        (message,) = told(rows((0.4, 16219)), **section)
+        assert "--learning-rate" in message
+
+
+def test_each_sign_is_told_when_it_begins():
+    history = rows((5123, 35018), (4000, 9000))
+    assert told(history[:1])
+    assert not told(history)
+    stuck = rows(*[(math.log(5), 1.7)] * 4)
+    assert not told(stuck[:2])
+    (message,) = told(stuck[:3])
+    assert "epochs 1 to 3" in message
+    assert not told(stuck)
+
+
+def test_three_epochs_of_few_steps_say_nothing():
+    assert not told(rows(*[(math.log(5), 1.7)] * 3), steps_per_epoch=10)
+
+
+def test_broken_statistics_are_told_at_the_end_with_what_mends_them():
+    history = rows((0.1, 3.0), train_accuracy=1.0, val_accuracy=0.5)
+    (message,) = told(history, epochs=1, score_by_batch=by_batch(1.0))
+    assert "0.5000 with BN's running statistics and 1.0000 with those of each batch" in message
+    assert "bncli recalibrate" in message
+    assert told(history, epochs=1, score_by_batch=by_batch(0.55)) == []
+    assert told(history, epochs=2) == []
+
+
+def test_a_run_that_never_beats_guessing_is_told_so_at_the_end():
+    (message,) = told(rows((0.5, 1.7), (0.3, 1.8)), epochs=2, score_by_batch=by_batch(0.2))
+    assert "no epoch is better on the validation images than guessing (0.2000)" in message
+
+
+@given(losses=st.lists(st.tuples(st.floats(0.01, 1.5), st.floats(0.01, 1.5)), min_size=1, max_size=5))
+def test_a_run_that_learns_is_told_nothing(losses):
+    history = rows(*losses, train_accuracy=0.7, val_accuracy=0.7)
+    for end in range(1, len(history) + 1):
+        assert told(history[:end], epochs=len(history), score_by_batch=by_batch(0.7)) == []
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=50))
+def test_guessing_has_the_entropy_of_the_labels(labels):
+    labels = np.array(labels)
+    guess = Guess.of_labels(labels, labels)
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    assert guess.loss == pytest.approx(np.log(1 / shares) @ shares)
+    assert guess.accuracy == pytest.approx(shares.max())
+    assert guess.good_luck >= guess.accuracy
+
+
+def test_shuffled_labels_and_a_hopeless_learning_rate_are_told_in_a_real_run(dataset, tmp_path):
+    shuffled = np.random.default_rng(0).permutation(dataset.train.labels)
+    hopeless = replace(dataset, train=replace(dataset.train, labels=shuffled))
+    config = run_config(optimizer={"learning_rate": 10.0}, training={"epochs": 3, "batch_size": 4})
+    trainer = run.create_trainer(config, hopeless, tmp_path / "ckpt", compile_ahead=False)
+    run.start(trainer, overwrite=False)
+    messages = [event.message for event in trainer.epochs() if isinstance(event, Notice)]
+    assert any("--learning-rate 10 is too high" in message for message in messages)
+
+
+@pytest.mark.parametrize("precise_bn", [True, False])
+def test_epochs_are_compared_with_the_statistics_that_the_best_one_will_have(precise_bn, dataset, tmp_path):
+    config = run_config(training={"precise_bn": precise_bn})
+    trainer = run.create_trainer(config, dataset, tmp_path / "ckpt", compile_ahead=False)
+    variables = trainer.state.variables
+    broken = variables | {"batch_stats": jax.tree.map(lambda array: array + 100, variables["batch_stats"])}
+    losses = [trainer.evaluation.validate(each, dataset.val).loss for each in (variables, broken)]
+    assert (losses[0] == pytest.approx(losses[1])) == precise_bn
