@@ -141,10 +141,11 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
     directory = Path(path)
     if directory.is_file():
         config, onnx = read_onnx(directory)
+        _require_input_memory(directory, config)
         step_of_origin = config.folded_from.step if config.folded_from else 0
         return Checkpoint(directory, step_of_origin, config, {}, {}, None, onnx)
     config = read_config(directory)
-    _require_input_memory(directory, config)
+    _require_input_memory(directory / CONFIG, config)
     number, variables, progress = read_save(directory, step)
     if config.folded_from is not None:
         program = read_forward(directory, variables)
@@ -164,13 +165,13 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
     )
 
 
-def _require_input_memory(directory: Path, config: CheckpointConfig) -> None:
-    """Raise DataError if the memory does not hold one image of the size in ``config.json``."""
+def _require_input_memory(origin: Path, config: CheckpointConfig) -> None:
+    """Raise DataError if the memory does not hold one image of the size in the configuration."""
     shape = config.preprocessing.image_shape
     require_memory(
         math.prod(shape) * _BYTES_PER_PIXEL,
-        what=f"{directory / CONFIG}: an image of {'x'.join(map(str, shape))}",
-        remedy="If this is not the size of the training images, restore config.json from a copy.",
+        what=f"{origin}: an image of {'x'.join(map(str, shape))}",
+        remedy="If this is not the size of the training images, restore the file from a copy.",
     )
 
 

@@ -5,6 +5,7 @@ Letters: N examples, H W height and width, C channels, K classes.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 
@@ -99,17 +100,21 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 def _needed_memory(path: Path) -> int:
     """The largest amount of memory that the archive's arrays take while they become splits.
 
-    Measured on archives of 300 MB: all arrays at once; for a float array, the uint8 array that it is converted to; and
-    copies of the splits that are carved out of train.
+    Measured on archives of 300 MB: all arrays at once; for an array of another type, the uint8 array that it is
+    converted to; and copies of the splits that are carved out of train.
+
+    Raises:
+        ValueError: an array claims more values than the archive holds.
     """
     needed = 0
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             needed += member.file_size
-            if member.filename.startswith("x_"):
+            if member.filename.endswith(".npy"):
                 dtype = _dtype(archive, member)
-                pixels = member.file_size // max(1, dtype.itemsize)
-                needed += int(pixels * CARVING_FACTOR) - pixels if dtype == np.uint8 else pixels
+                if member.filename.startswith("x_"):
+                    pixels = member.file_size // max(1, dtype.itemsize)
+                    needed += int(pixels * CARVING_FACTOR) - pixels if dtype == np.uint8 else pixels
     return needed
 
 
@@ -118,8 +123,11 @@ def _dtype(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.dtype:
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        dtype: np.dtype = read_header(file)[2]
-        return dtype
+        shape, _, dtype = read_header(file)
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > member.file_size and not dtype.hasobject:
+        raise ValueError(f"{member.filename} claims {claimed:,} bytes and has {member.file_size:,}")
+    return dtype
 
 
 def _class_names(arrays: dict[str, np.ndarray], path: Path) -> tuple[str, ...] | None:

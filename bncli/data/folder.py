@@ -125,9 +125,18 @@ def load_image(
     Raises:
         DataError: the file is not a readable image.
     """
+    return read_image(path, size=size, channels=channels, pixel_range=pixel_range)[0]
+
+
+def read_image(
+    path: Path, *, size: tuple[int, int], channels: int, pixel_range: PixelRange | None = None
+) -> tuple[np.ndarray, bool]:
+    """(the image of ``load_image``, True if a pixel was outside ``pixel_range`` and was clipped)."""
     with quiet_pillow():
         try:
-            return decode(path, (*size, channels), pixel_range)[0]
+            return decode(path, (*size, channels), pixel_range)
+        except MemoryError:
+            raise
         except Exception as error:
             raise DataError(f"{path}: {reason_of(error)}", remedy="Give a PNG, JPEG or other image file.") from error
 
@@ -290,6 +299,8 @@ def _attempt(function: Callable[[T], R], item: T) -> R | str:
     # struct.error, IndexError, …). Any exception means that the file is damaged.
     try:
         return function(item)
+    except MemoryError:  # says nothing about the file
+        raise
     except Exception as error:
         return reason_of(error)
 

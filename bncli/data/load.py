@@ -154,10 +154,10 @@ def _check_image_options(raw: RawDataset, images: ImageOptions) -> None:
 
 
 def _note_unused_range(raw: RawDataset, choice: RangeChoice) -> RawDataset:
-    """Say that a range on the command line has no effect on images of 8 bits."""
+    """Say that a given or recorded range has no effect on images of 8 bits."""
     if raw.pixel_range is not None or isinstance(choice, str):
         return raw
-    note = f"--pixel-range {format_range(choice)} has no effect: all images have 8 bits per channel"
+    note = f"the pixel range {format_range(choice)} has no effect: all images have 8 bits per channel"
     return replace(raw, warnings=(*raw.warnings, note))
 
 

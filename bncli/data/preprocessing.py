@@ -17,7 +17,7 @@ from bncli.config.choices import Precision
 from bncli.config.document import CheckpointConfig, Preprocessing
 from bncli.data.augment import normalize
 from bncli.data.dataset import Dataset
-from bncli.data.folder import load_image
+from bncli.data.folder import read_image
 from bncli.data.pixel_range import FULL_16_BIT
 
 
@@ -84,6 +84,10 @@ class Preprocessor:
         Raises:
             DataError: the file is not a readable image; the message names it.
         """
+        return self.read(path)[0]
+
+    def read(self, path: Path) -> tuple[np.ndarray, bool]:
+        """(the image of ``load``, True if a pixel was outside the range and was clipped)."""
         settings = self.settings
         pixel_range = settings.pixel_range or FULL_16_BIT
-        return load_image(path, size=settings.size, channels=settings.channels, pixel_range=pixel_range)
+        return read_image(path, size=settings.size, channels=settings.channels, pixel_range=pixel_range)

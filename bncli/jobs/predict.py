@@ -15,9 +15,11 @@ import jax
 import numpy as np
 
 from bncli.checkpoint import Checkpoint
+from bncli.data import Preprocessor
 from bncli.data.image_search import find_images
 from bncli.errors import DataError
 
+Image = tuple[Path, np.ndarray]  # uint8 [H, W, C]
 Progress = Callable[[str, int, int | None], None]
 
 _BATCH_SIZE = 64  # images in memory at once, of usual size
@@ -56,7 +58,7 @@ class Predictions:
     Attributes:
         rows: images with a prediction.
         failures: those without.
-        notes: a sentence on each kind of file that was not taken for an image.
+        notes: on files that were not taken for images, and on images with clipped pixels.
     """
 
     rows: tuple[Prediction, ...]
@@ -96,16 +98,20 @@ def predict(
     found = find_images(paths)
     failures = [Failure(bad.path, bad.reason) for bad in found.bad]
     rows: list[Prediction] = []
+    notes = list(found.notes)
     remaining = iter(found.images)
     done = 0
     while batch := list(islice(remaining, _batch_size(checkpoint))):
-        outcomes = list(_outcomes(checkpoint, batch, top))
+        images, unreadable, clipped = _read(checkpoint.preprocessor, batch)
+        outcomes = list(_outcomes(checkpoint, images, top))
         rows.extend(outcome for outcome in outcomes if isinstance(outcome, Prediction))
+        failures.extend(unreadable)
         failures.extend(outcome for outcome in outcomes if isinstance(outcome, Failure))
+        notes.extend(f"{path}: pixels outside the range of the training images were clipped" for path in clipped)
         done += len(batch)
         if progress is not None:
             progress("predicting", done, len(found.images))
-    return Predictions(tuple(rows), tuple(failures), tuple(found.notes))
+    return Predictions(tuple(rows), tuple(failures), tuple(notes))
 
 
 def _batch_size(checkpoint: Checkpoint) -> int:
@@ -113,23 +119,30 @@ def _batch_size(checkpoint: Checkpoint) -> int:
     return min(_BATCH_SIZE, max(1, _BATCH_VALUES // values))
 
 
-def _outcomes(checkpoint: Checkpoint, paths: Sequence[Path], top: int) -> Iterator[Failure | Prediction]:
-    """The outcome for each file of one batch: first of those that cannot be read, then of the others in order."""
-    images: dict[Path, np.ndarray] = {}
-    readable: list[Path] = []
+def _read(preprocessor: Preprocessor, paths: Sequence[Path]) -> tuple[list[Image], list[Failure], list[Path]]:
+    """(the images that can be read, those that cannot, those of which pixels were clipped)."""
+    images: list[Image] = []
+    failures: list[Failure] = []
+    clipped: list[Path] = []
     for path in paths:
         try:
-            images[path] = checkpoint.preprocessor.load(path)
+            image, is_clipped = preprocessor.read(path)
         except DataError as error:
-            yield Failure(path, error.message.removeprefix(f"{path}: "))
+            failures.append(Failure(path, error.message.removeprefix(f"{path}: ")))
         else:
-            readable.append(path)
-    if not readable:
+            images.append((path, image))
+            clipped.extend([path] if is_clipped else [])
+    return images, failures, clipped
+
+
+def _outcomes(checkpoint: Checkpoint, images: Sequence[Image], top: int) -> Iterator[Failure | Prediction]:
+    """The outcome for each image of one batch."""
+    if not images:
         return
-    logits = checkpoint.logits(np.stack([images[path] for path in readable]), batch_size=_BATCH_SIZE)  # [N, K]
+    logits = checkpoint.logits(np.stack([image for _, image in images]), batch_size=_BATCH_SIZE)  # [N, K]
     probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
     names = _class_names(checkpoint, probabilities.shape[1])
-    for path, row in zip(readable, probabilities, strict=True):
+    for (path, _), row in zip(images, probabilities, strict=True):
         yield Prediction(path, _top(row, names, top)) if np.isfinite(row).all() else Failure(path, _NOT_FINITE)
 
 

@@ -105,6 +105,17 @@ np.testing.assert_array_equal(spread, step(images, indices))
     assert result.returncode == 0, result.stderr
 
 
+def test_the_changes_of_an_example_never_change():
+    """A resumed run must see what it would have seen, with any version."""
+    images = jnp.arange(1, 101, dtype=jnp.int32).reshape(1, 10, 10, 1).repeat(8, axis=0)
+    changed = np.asarray(augment(images, random_keys(8), SHIFT_AND_FLIP))[:, 4:6, 4:6, 0]
+    offsets = [(1, 4), (1, 4), (4, 0), (0, 1), (4, 1), (0, 0), (0, 0), (1, 3)]
+    flips = [0, 1, 1, 1, 0, 0, 0, 0]
+    for pixels, (row, column), flip in zip(changed, offsets, flips, strict=True):
+        columns = np.array([5, 4] if flip else [4, 5]) + column - 2
+        assert pixels.tolist() == [[(line + row - 2) * 10 + place + 1 for place in columns] for line in (4, 5)]
+
+
 def test_no_augmentation_returns_the_images_themselves():
     images = random_images(3)
     assert augment(images, random_keys(3), Augmentation.none()) is images

@@ -112,6 +112,14 @@ def test_keys_of_other_seeds_epochs_and_examples_differ():
     assert len(np.unique(np.concatenate(keys), axis=0)) == 2 * 3 * 20
 
 
+def test_orders_and_keys_never_change():
+    # A resumed run must see what it would have seen, with any version. Both come from streams of their own.
+    assert epoch_order(0, 0, 8).tolist() == [3, 0, 4, 2, 6, 7, 1, 5]
+    assert epoch_order(3, 5, 8).tolist() == [4, 3, 6, 5, 2, 7, 0, 1]
+    keys = example_keys(jax.random.key(0), 0, np.arange(2, dtype=np.int32))
+    assert jax.random.key_data(keys).tolist() == [[1941479997, 1420331131], [3862021491, 526317948]]
+
+
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_size_below_one_is_refused(batch_size):
     with pytest.raises(ConfigError, match="batch size"):

@@ -89,6 +89,16 @@ def test_pixel_statistics_are_those_of_numpy(images, chunk):
     np.testing.assert_allclose(std, np.maximum(scaled.std(axis=(0, 1, 2)), 1 / 255), atol=1e-7)
 
 
+@pytest.mark.parametrize("has_val", [False, True])
+def test_pixel_statistics_are_those_of_train_alone(has_val):
+    dark, bright = make_split(60), make_split(9, seed=1)
+    dark.images[:] //= 2
+    dataset = build_dataset(make_raw(dark, val=bright if has_val else None, test=bright), val_fraction=0.25, seed=3)
+    assert (dataset.mean, dataset.std) == pixel_statistics(dataset.train.images)
+    everything = np.concatenate([split.images for split in (dataset.train, dataset.val, dataset.test)])
+    assert dataset.mean != pixel_statistics(everything)[0]
+
+
 def test_the_std_of_a_constant_channel_is_not_zero():
     _, std = pixel_statistics(np.full((3, 2, 2, 1), 7, np.uint8))
     assert std == (1 / 255,)

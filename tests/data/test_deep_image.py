@@ -155,7 +155,7 @@ def test_images_of_8_bit_have_no_range_and_say_so_if_one_is_given(tmp_path):
     write_image_folder(tmp_path)
     dataset = load_dataset(str(tmp_path), images=ImageOptions(pixel_range=(0, 4095)))
     assert dataset.pixel_range is None
-    assert any("--pixel-range 0 … 4095 has no effect" in note for note in dataset.warnings)
+    assert any("the pixel range 0 … 4095 has no effect" in note for note in dataset.warnings)
     assert dataset.sha256 == load_dataset(str(tmp_path)).sha256
 
 

@@ -65,6 +65,22 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_predicted(loaded, f
     assert f"{tmp_path / 'gone.png'}: No such file" in mixed.error.message
 
 
+def test_a_file_that_is_named_twice_has_two_rows(loaded, files):
+    first, second = prediction.predict(loaded, [files[0], files[0]], top=3).rows
+    assert first.path == second.path == files[0]
+
+
+def test_clipped_pixels_are_said(loaded, tmp_path):
+    ranged = replace(loaded.config.preprocessing, pixel_range=(0, 4095))
+    opened = replace(loaded, config=replace(loaded.config, preprocessing=ranged))
+    for name, largest in (("inside.png", 4095), ("outside.png", 4096)):
+        Image.fromarray(np.full((8, 8), largest, np.uint16)).save(tmp_path / name)
+    predictions = prediction.predict(opened, [tmp_path], top=1)
+    assert [row.path.name for row in predictions.rows] == ["inside.png", "outside.png"]
+    (note,) = predictions.notes
+    assert "outside.png: pixels outside the range of the training images were clipped" in note
+
+
 def test_batches_do_not_change_the_predictions(loaded, files, monkeypatch):
     whole = prediction.predict(loaded, files, top=3)
     calls = []
