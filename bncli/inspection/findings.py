@@ -88,9 +88,9 @@ RULES: tuple[Rule | NetworkRule, ...] = (
     Rule(
         code="never-updated",
         severities=("error",),
-        when="mean = 0 and var = 1 in all channels, or var = momentum^k with mean 0",
-        why="the initial values in Flax, Keras and PyTorch, or what k passes over zeros leave of them: inference does "
-        "not normalise by the data",
+        when="mean = 0 and var = 1 in all channels, or var = momentum^k or 0 with mean 0",
+        why="the initial values in Flax, Keras and PyTorch, what k passes over zeros leave of them, or arrays that a "
+        "conversion did not fill in: inference does not normalise by the data",
         unless=("train-mode",),
         affected=statistics.never_updated,
         message=statistics.never_updated_message,
@@ -145,7 +145,7 @@ RULES: tuple[Rule | NetworkRule, ...] = (
         severities=("info", "warning"),
         when=f"mean² < ε and var < ε; a warning from {100 * scales.DEAD_SHARE_WARNING:g} % of the channels on",
         why="no signal arrives: a dead ReLU or filter comes before, as in 22 % of one layer of EfficientNet-Lite0",
-        unless=(*BROKEN, "dead-channels"),
+        unless=(*BROKEN, "never-updated", "dead-channels"),
         affected=scales.dead_inputs,
         message=scales.dead_inputs_message,
         grade=scales.by_share,
@@ -157,7 +157,7 @@ RULES: tuple[Rule | NetworkRule, ...] = (
         severities=("warning",),
         when="var < ε, and mean² ≥ ε",
         why="an almost constant input: ε alone sets the gain, up to 316-fold at 1e-5, and amplifies noise by it",
-        unless=IDLE,
+        unless=(*IDLE, "never-updated"),
         affected=scales.epsilon_dominated,
         message=scales.epsilon_dominated_message,
         remedy="{look_at_data}: is it constant? If not, recalibrate. A larger {epsilon} limits the gain.",

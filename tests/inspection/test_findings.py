@@ -194,6 +194,7 @@ ONE_DEFECT = [
     ({"train_mode": True}, "train-mode", ()),
     ({"train_mode": True, "mean": np.zeros(20), "var": np.ones(20), "momentum": 0.1}, "train-mode", ()),
     ({"mean": np.zeros(20), "var": np.full(20, np.float32(0.9) ** 7)}, "never-updated", ()),
+    ({"mean": np.zeros(20), "var": np.zeros(20)}, "never-updated", ()),  # erased
     ({"mean": np.zeros(20), "var": np.full(20, 0.99), "momentum": 0.99, "updates": 1}, "never-updated", ()),
 ]
 

@@ -66,9 +66,15 @@ def never_updated(layer: BatchNormArrays) -> Flags:
     """True if no data ever reached the statistics: they are the initial values, or decayed from them by zeros only.
 
     Every framework starts with mean 0 and variance 1. Each forward pass over zeros, such as a dummy input for
-    initialisation, leaves the mean at exactly 0 and multiplies the variance by the momentum.
+    initialisation, leaves the mean at exactly 0 and multiplies the variance by the momentum. Zeros everywhere are what
+    a conversion leaves of arrays that it did not fill in.
     """
-    return zero_updates(layer) is not None
+    return zero_updates(layer) is not None or is_erased(layer)
+
+
+def is_erased(layer: BatchNormArrays) -> bool:
+    """True if mean and variance are exactly 0 in all channels."""
+    return not layer.measured and bool(layer.channels) and not np.any(layer.mean) and not np.any(layer.var)
 
 
 def zero_updates(layer: BatchNormArrays) -> int | None:
@@ -92,6 +98,8 @@ def _power(var: float, momentum: float | None) -> int | None:
 def never_updated_message(layer: BatchNormArrays, channels: Channels) -> str:
     """The values, and where they come from."""
     where = f"all {layer.channels} channels" if layer.channels != 1 else "its only channel"
+    if is_erased(layer):
+        return f"mean and variance are 0 in {where}: the statistics were erased, or never filled in"
     updates = zero_updates(layer)
     if not updates:
         return f"mean is 0 and variance is 1 in {where}, the initial values: the statistics were never updated"
