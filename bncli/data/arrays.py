@@ -14,6 +14,7 @@ import numpy as np
 from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, Split, check_labels, numbered_classes
+from bncli.data.image_layout import SUFFIXES
 from bncli.data.pixel_range import (
     FULL_16_BIT,
     PixelRange,
@@ -52,10 +53,7 @@ def read_arrays(path: Path, pixel_range: RangeChoice = "auto") -> RawDataset:
     arrays = _load(path)
     names = _class_names(arrays, path)
     if "x_train" not in arrays and "y_train" not in arrays:
-        raise DataError(
-            f"{path}: no x_train; the archive holds: {', '.join(sorted(arrays)) or 'nothing'}",
-            remedy="Save it with numpy.savez(path, x_train=…, y_train=…).",
-        )
+        raise _no_train_error(path, sorted(arrays))
     chosen = _choose_range(arrays.get("x_train"), pixel_range, origin=f"{path}: x_train")
     notes = _range_notes(arrays, chosen, path, is_measured=pixel_range == "auto")
     train = _read_split(arrays, "train", names, chosen, path)
@@ -163,6 +161,14 @@ def _read_split(
     origin = f"{path}: {label_key}"
     check_labels(labels, len(class_names or numbered_classes(labels, origin=origin)), origin=origin)
     return Split(images, labels.astype(np.int32))
+
+
+def _no_train_error(path: Path, names: list[str]) -> DataError:
+    shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+    remedy = "Save it with numpy.savez(path, x_train=…, y_train=…)."
+    if any(Path(name).suffix.lower() in SUFFIXES for name in names):
+        remedy = "Unpack it, and give the folder with the images."
+    return DataError(f"{path}: no x_train; the archive holds: {shown or 'nothing'}", remedy=remedy)
 
 
 def _choose_range(train: np.ndarray | None, choice: RangeChoice, *, origin: str) -> PixelRange | None:

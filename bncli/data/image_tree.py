@@ -69,13 +69,13 @@ def scan_image_tree(root: Path) -> ImageTree:
     strays: list[BadImage] = []
     for split, folders in classes.items():
         _check_same_classes(layout, split, folders, class_names)
-        listings = [list_folder(folder) for folder in folders]
+        listings = [_class_listing(folder, layout.unused) for folder in folders]
         if split == "train":
-            _check_no_empty_class(layout.folders[split], listings)
+            _check_no_empty_class(layout.folders[split], class_names, listings)
         splits[split] = [(path, label) for label, listing in enumerate(listings) for path in listing.images]
         strays.extend(stray for listing in listings for stray in _strays(listing))
         layout.unused.extend(row for listing in listings for row in listing.skipped())
-        layout.notes.extend(_rare_class_notes(split, listings))
+        layout.notes.extend(_rare_class_notes(split, class_names, listings))
     notes = (*layout.notes, *unused_notes(root, layout.unused))
     return ImageTree(
         root=root,
@@ -89,6 +89,18 @@ def scan_image_tree(root: Path) -> ImageTree:
 
 def _class_folders(folder: Path) -> tuple[Path, ...]:
     return list_folder(folder).folders
+
+
+def _class_listing(folder: Path, unused: list[Unused]) -> Listing:
+    """The entries of a class folder, or of the one folder in it that has the images: ``CLASS/images/*``."""
+    listing = list_folder(folder)
+    if not listing.is_wrapper or split_of(listing.folders[0].name) is not None:
+        return listing
+    inner = list_folder(listing.folders[0])
+    if not inner.images:
+        return listing
+    unused.extend(listing.outside())
+    return inner
 
 
 def _check_no_annotations(train: Path, class_names: tuple[str, ...]) -> None:
@@ -115,13 +127,13 @@ def _check_same_classes(layout: Layout, split: str, folders: tuple[Path, ...], c
             )
 
 
-def _check_no_empty_class(train: Path, listings: list[Listing]) -> None:
-    empty = [listing for listing in listings if not listing.images]
-    nested = next((listing for listing in empty if listing.folders), None)
+def _check_no_empty_class(train: Path, class_names: tuple[str, ...], listings: list[Listing]) -> None:
+    nested = next((listing for listing in listings if listing.folders and not listing.images), None)
     if nested is not None:
         raise _nested_class_error(nested)
+    empty = _names_of(class_names, listings, num_images=0)
     if empty:
-        names = ", ".join(listing.folder.name for listing in empty[:10])
+        names = ", ".join(empty[:10])
         raise DataError(
             f"{train}: {len(empty)} of {len(listings)} class folders hold no image: {names}",
             remedy=f"Add images to them ({_suffixes()}) or remove the folders.",
@@ -145,10 +157,14 @@ def _strays(listing: Listing) -> list[BadImage]:
     return folders + [BadImage(path, f"not the name of an image file ({_suffixes()})") for path in listing.others]
 
 
-def _rare_class_notes(split: str, listings: list[Listing]) -> list[str]:
+def _names_of(class_names: tuple[str, ...], listings: list[Listing], *, num_images: int) -> list[str]:
+    """The classes with so many images."""
+    return [name for name, listing in zip(class_names, listings, strict=True) if len(listing.images) == num_images]
+
+
+def _rare_class_notes(split: str, class_names: tuple[str, ...], listings: list[Listing]) -> list[str]:
     """A sentence on classes with a single training image, or without an image in another split."""
-    rare = 1 if split == "train" else 0
-    names = [listing.folder.name for listing in listings if len(listing.images) == rare]
+    names = _names_of(class_names, listings, num_images=1 if split == "train" else 0)
     if not names:
         return []
     what = "a single training image" if split == "train" else f"no {split} image"

@@ -2,6 +2,7 @@
 
 import io
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -223,3 +224,12 @@ def test_the_memory_asked_for_grows_as_the_memory_taken(tmp_path, dtype, splits)
     needed, taken = (b - a for a, b in zip(small, large, strict=True))
     assert 0.75 * needed < taken < 1.05 * needed
     assert small[1] - small[0] < 64 << 20
+
+
+def test_a_zip_of_images_is_to_be_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for name in ("train/cat/1.JPG", "train/dog/1.JPG"):
+            archive.writestr(name, b"")
+    with pytest.raises(DataError, match=r"photos\.zip: no x_train; the archive holds: train/cat/1\.JPG") as caught:
+        load_dataset(str(tmp_path / "photos.zip"))
+    assert caught.value.remedy == "Unpack it, and give the folder with the images."

@@ -80,7 +80,8 @@ def test_litter_is_left_alone_and_anything_else_is_a_stray(tmp_path):
             ["a/train/1.png", "a/test/1.png", "b/train/1.png"],
             "without images of its own, but with folders: test, train",
         ),
-        (["a/1.png", "b/x/1.png"], "b: a class folder without images of its own, but with folders: x"),
+        (["a/1.png", "b/x/1.png", "b/y/1.png"], "b: a class folder without images of its own, but with folders: x, y"),
+        (["a/train/1.png", "b/train/1.png"], "without images of its own, but with folders: train"),
         (["train/images/1.png", "train/labels/1.txt"], "detection or segmentation"),
         (["images/1.png", "masks/1.png"], "detection or segmentation"),
     ],
@@ -126,6 +127,18 @@ def test_layouts_of_downloads_are_read(tmp_path, folders):
     unusual = any(folder not in (split, ".") for split, folder in folders.items())
     assert [note.startswith("read as splits: ") for note in tree.notes] == [True] * unusual
     assert all(f"{PurePath(folder)}/ is {split}" in tree.notes[0] for split, folder in folders.items() if unusual)
+
+
+def test_the_images_of_a_class_may_lie_in_one_folder_of_it(tmp_path):
+    """The layout of Tiny ImageNet, whose val has no class folders."""
+    files = [f"train/{name}/images/{n}.JPEG" for name in ("n01", "n02") for n in (1, 2)]
+    others = ["train/n01/n01_boxes.txt", "train/n02/n02_boxes.txt", "val/images/1.JPEG", "val/val_annotations.txt"]
+    tree = scan_image_tree(make_tree(tmp_path, *files, *others, "test/images/1.JPEG"))
+    assert tree.class_names == ("n01", "n02")
+    assert names(tree, "train") == [(name, label) for name, label in zip(files, (0, 0, 1, 1), strict=True)]
+    assert tree.splits.keys() == {"train"}
+    assert not tree.strays
+    assert "not used (outside the class folders): 2: train/n01/n01_boxes.txt, train/n02/n02_boxes.txt" in tree.notes
 
 
 @pytest.mark.parametrize("suffix", ["jfif", "avif", "webp", "tiff", "JPG", "Png", "JFIF"])
