@@ -13,7 +13,7 @@
     ├── CheckFailedError (3)  everything ran, and a check that the user requested failed
     └── TrainingInterruptedError (130)  stopped by a signal, after saving; 143 for SIGTERM
 
-There is one warning, BncliWarning.
+Warnings are BncliWarning.
 """
 
 from __future__ import annotations

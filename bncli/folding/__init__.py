@@ -19,9 +19,10 @@ export     the folded network as ONNX, safetensors, StableHLO
 
 from __future__ import annotations
 
+from bncli.folding.checks import NothingToFoldWarning
 from bncli.folding.fold import fold
 from bncli.folding.folded import Folded
 from bncli.folding.report.rows import FoldReport, NormReport
 from bncli.folding.verify import Verification, verify
 
-__all__ = ["FoldReport", "Folded", "NormReport", "Verification", "fold", "verify"]
+__all__ = ["FoldReport", "Folded", "NormReport", "NothingToFoldWarning", "Verification", "fold", "verify"]

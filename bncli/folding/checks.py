@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
-from bncli.errors import FoldError
+from bncli.errors import BncliWarning, FoldError
 from bncli.folding.report.rows import FoldReport
 from bncli.folding.rewrite.edits import EditedGraph
 from bncli.folding.rewrite.program import Program
-from bncli.folding.search.chains import STATISTICS, norm_name, norm_names
+from bncli.folding.search.norms import (
+    STATISTICS,
+    is_statistic,
+    is_variance,
+    looks_like_statistic,
+    module_name,
+    norm_name,
+    norm_names,
+    statistic,
+)
 from bncli.folding.trace.constants import is_float
 from bncli.folding.trace.graph import Constant, Node, Path
-
-VARIANCE_NAMES = frozenset({"moving_variance", "running_var", "sigma", "var", "variance"})
 
 
 def check_statistics(arrays: Mapping[Path, Constant]) -> None:
@@ -24,20 +32,45 @@ def check_statistics(arrays: Mapping[Path, Constant]) -> None:
         FoldError: some are not finite, or a variance is negative; the message names the layer.
     """
     for path, array in arrays.items():
-        if STATISTICS not in path or not is_float(array.dtype):
+        if not is_statistic(path) or not is_float(array.dtype):
             continue
         values = np.asarray(array, np.float64)
         if not np.isfinite(values).all():
             raise FoldError(
                 f"{norm_name(path)}: {np.sum(~np.isfinite(values))} of {values.size} numbers in its"
-                f" {path[-1]!r} statistics are not finite",
+                f" {statistic(path)!r} statistics are not finite",
                 remedy="run `bncli inspect-stats` on the checkpoint; an earlier step may be sound",
             )
-        if path[-1] in VARIANCE_NAMES and (values < 0).any():
+        if is_variance(path) and (values < 0).any():
             raise FoldError(
                 f"{norm_name(path)}: its running variance is negative ({values.min():.3g})",
                 remedy="the checkpoint is damaged; `bncli recalibrate` computes the statistics anew",
             )
+
+
+class NothingToFoldWarning(BncliWarning):
+    """The network uses no running statistics, so that nothing is folded."""
+
+
+def check_recognised(arrays: Mapping[Path, Constant]) -> None:
+    """Say that a network without a single BN layer has none, so that nobody takes it for a folded one.
+
+    Raises:
+        FoldError: a variable looks like running statistics, but is not filed as such.
+    """
+    if any(map(is_statistic, arrays)):
+        text = f"the network uses none of the running statistics under {STATISTICS!r}: nothing is folded"
+        warnings.warn(text, NothingToFoldWarning, stacklevel=3)
+        return
+    misfiled = next((path for path in arrays if looks_like_statistic(path)), None)
+    if misfiled is not None:
+        raise FoldError(
+            f"no variable is filed under {STATISTICS!r}, so no BN layer was recognised;"
+            f" {'/'.join(misfiled)} looks like running statistics",
+            remedy=f"pass the variables as {{'params': …, {STATISTICS!r}: …}}, and split them in the apply function",
+        )
+    text = f"no running statistics are among the variables, under a key {STATISTICS!r}: nothing is folded"
+    warnings.warn(text, NothingToFoldWarning, stacklevel=3)
 
 
 def check_inference_mode(network: EditedGraph) -> None:
@@ -53,7 +86,7 @@ def check_inference_mode(network: EditedGraph) -> None:
     normalising = _layers_that_meet(network, network.live, by_example)
     in_train_mode = _live_modules(network) | _layers_that_meet(network, network.graph.nodes, pooled)
     for path in sorted(network.graph.leaves.values()):
-        if STATISTICS not in path or (name := norm_name(path)) in normalising:
+        if not is_statistic(path) or (name := network.names[path]) in normalising:
             continue
         if name in in_train_mode:
             raise FoldError(
@@ -69,7 +102,7 @@ def _layers_that_meet(network: EditedGraph, nodes: Sequence[Node], values: Set[i
         for node in nodes
         if not values.isdisjoint(node.inputs)
         for value in node.inputs
-        for name in norm_names(network.constants.provenance.get(value, frozenset()))
+        for name in norm_names(network.constants.provenance.get(value, frozenset()), network.names)
     }
 
 
@@ -88,7 +121,7 @@ def _live_modules(network: EditedGraph) -> set[str]:
     """The modules with a variable that the outputs depend on."""
     read = {value for node in network.live for value in node.inputs}
     paths = [path for value, path in network.graph.leaves.items() if value in read]
-    return {"/".join(path[1:-1]) for path in paths if STATISTICS not in path}
+    return {module_name(path) for path in paths if not is_statistic(path)}
 
 
 def check_complete(network: EditedGraph, program: Program, report: FoldReport) -> None:

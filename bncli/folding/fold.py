@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import jax
 
 from bncli.errors import FoldError
-from bncli.folding.checks import check_complete, check_inference_mode, check_statistics
+from bncli.folding.checks import check_complete, check_inference_mode, check_recognised, check_statistics
 from bncli.folding.folded import Folded, nested
 from bncli.folding.proof.prove import prove
 from bncli.folding.report.rows import report_on
@@ -37,13 +37,14 @@ def fold(
         variables: its pytree of arrays and Python numbers; running statistics are those under a key `batch_stats`.
         example: an input, or its `jax.ShapeDtypeStruct`; only shape and dtype matter. Several inputs are a tuple, a
             dict or any other pytree, and their common first axis is the batch size.
-        include: patterns of the BN layers to fold (`Block_1/*`).
+        include: patterns of the BN layers to fold, by the names of the report (`Block_1/*`).
         exclude: patterns of the BN layers to keep.
         verify: compare both networks on a few random examples; the result is `report.verification`.
 
     Raises:
         FoldError: the network must not be folded: a statistic is not finite, a variance is negative, a BN is in train
-            mode, or a folded number is too large for its dtype. Or the folded network computes other outputs.
+            mode, or a folded number is too large for its dtype. Or statistics are filed under another key. Or the
+            folded network computes other outputs.
     """
     arrays = concrete(variables)
     check_statistics(arrays)
@@ -54,6 +55,8 @@ def fold(
     names = {name for norms in network.norms.values() for name in norms}
     plan = search_plan(network, {name for name in names if _selected(name, include, exclude)})
     report = report_on(plan)
+    if not report.norms and not isinstance(getattr(apply_fn, "__self__", None), Folded):
+        check_recognised(arrays)
     program, folded_arrays = materialize(plan, arrays)
     check_complete(plan.network, program, report)
     folded = Folded(

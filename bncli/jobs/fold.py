@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from bncli.config.choices import ExportFormat
 from bncli.config.document import CheckpointConfig, FoldedFrom
 from bncli.data.configured import load_matching
 from bncli.errors import BncliError, CheckFailedError, CheckpointError, FoldError
-from bncli.folding import Folded, Verification, fold
+from bncli.folding import Folded, NothingToFoldWarning, Verification, fold
 from bncli.folding.export.stablehlo import lower
 from bncli.folding.proof.prove import settled
 from bncli.folding.verify import TOLERANCES, Comparison, compare, outcome
@@ -126,14 +127,16 @@ def _fold_and_lower(original: Checkpoint, options: FoldOptions) -> tuple[Folded,
 
     def folded_for(images: jax.ShapeDtypeStruct) -> Folded:
         # Not verified here: the proof is made on real images, by the forward pass that is written.
-        return fold(
-            original.apply_fn,
-            original.variables,
-            images,
-            include=options.include,
-            exclude=options.exclude,
-            verify=False,
-        )
+        with warnings.catch_warnings():  # of a network without BN; the report says so
+            warnings.simplefilter("ignore", NothingToFoldWarning)
+            return fold(
+                original.apply_fn,
+                original.variables,
+                images,
+                include=options.include,
+                exclude=options.exclude,
+                verify=False,
+            )
 
     def lowered(folded: Folded) -> jax.export.Exported:
         return lower(pad_small_images(folded.apply), folded.variables, symbolic)

@@ -132,5 +132,5 @@ def _described(affine: Affine) -> str:
 def _unreachable(plan: Plan) -> Iterable[NormReport]:
     """Rows for statistics that an operation other than a multiply-add reads."""
     network = plan.network
-    for node, name in statistics_readers(network.live, network.constants, list(network.chains.values())):
+    for node, name in statistics_readers(network.live, network.constants, list(network.chains.values()), network.names):
         yield NormReport(name, "kept", None, (), statistics_reason(network, node.index))

@@ -10,7 +10,8 @@ from bncli.folding.affine import Affine, Array
 from bncli.folding.primitives import primitive_of
 from bncli.folding.primitives.primitive import Op, Primitive
 from bncli.folding.primitives.stuck import Cause, Slot, Stuck
-from bncli.folding.search.chains import Chain, find_chains
+from bncli.folding.search.chains import Chain, find_chains, find_links
+from bncli.folding.search.norms import module_name, name_norms
 from bncli.folding.trace.constants import Constants, is_coarse, is_float
 from bncli.folding.trace.graph import Graph, Node
 
@@ -52,6 +53,7 @@ class EditedGraph:
         batch: value -> the axes whose length is the batch size.
 
     Attributes:
+        names: statistic -> the BN layer that it belongs to.
         chains: operation -> the chain that ends there.
         norms: chain -> the BN layers in it, in order; only those not folded yet.
         sites: operation -> the node as a fold sees it, each chain being one node.
@@ -64,7 +66,9 @@ class EditedGraph:
         self.constants = constants
         self.batch = batch
         self.live = graph.live()
-        found = find_chains(graph, self.live, constants, batch)
+        links = find_links(graph, self.live, constants, batch)
+        self.names = name_norms(graph.leaves.values(), links)
+        found = find_chains(graph, self.live, links, self.names)
         self.chains = {chain.nodes[-1]: chain for chain in found}
         self.norms = {index: chain.norms for index, chain in self.chains.items() if chain.norms}
         self.sites = dict(_sites(self.live, self.chains))
@@ -150,7 +154,8 @@ class EditedGraph:
         paths = [provenance.get(value, frozenset()) for value in self.sites[index].inputs]
         if index in self.chains:
             paths.append(self.chains[index].paths)
-        return next(("/".join(path[1:-1]) for some in paths for path in sorted(some) if len(path) > 2), "")
+        modules = (module_name(path) for some in paths for path in sorted(some))
+        return next((module for module in modules if module), "")
 
     def is_shared(self, value: int) -> bool:
         """True if more than one operation reads the value."""

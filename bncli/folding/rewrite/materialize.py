@@ -15,6 +15,7 @@ from bncli.folding.primitives.layout import CAST
 from bncli.folding.primitives.stuck import Slot
 from bncli.folding.rewrite.edits import EditedGraph
 from bncli.folding.rewrite.program import MultiplyAdd, Program, Term, Weight
+from bncli.folding.search.norms import unboxed
 from bncli.folding.search.search import Plan
 from bncli.folding.trace.constants import is_float, narrows
 from bncli.folding.trace.graph import Constant, DType, Node, Path
@@ -146,7 +147,9 @@ class _Writer:
     def bias(self, value: int, bias: Affine) -> MultiplyAdd:
         """A bias beside its kernel, in the kernel's dtype."""
         kernel = self.homes[self.network.producers[value]]
-        return MultiplyAdd(shift=self.term((*kernel[:-1], "bias"), bias.shift, self.arrays[kernel].dtype))
+        box = kernel[len(unboxed(kernel)) :]
+        path = (*unboxed(kernel)[:-1], "bias", *box)
+        return MultiplyAdd(shift=self.term(path, bias.shift, self.arrays[kernel].dtype))
 
     def left(self, key: int | Slot, affine: Affine) -> MultiplyAdd:
         """A multiply or add that a fold left in the network, under the name of the BN it came from."""

@@ -7,17 +7,16 @@ convolution's bias in front of it. Together they are one chain, whose numbers co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bncli.folding.affine import Affine, Array, compact, varying
 from bncli.folding.primitives import primitive_of
+from bncli.folding.search.norms import norm_names
 from bncli.folding.trace.constants import Constants, is_coarse, is_float
 from bncli.folding.trace.graph import Aval, Graph, Node, Path
-
-STATISTICS = "batch_stats"
 
 
 @dataclass(frozen=True)
@@ -40,30 +39,28 @@ class Chain:
     paths: frozenset[Path]
 
 
-def norm_names(paths: frozenset[Path]) -> tuple[str, ...]:
-    """The BN layers whose statistics are among the variables: `('Block_0/BatchNorm_0',)`."""
-    return tuple(sorted({norm_name(path) for path in paths if STATISTICS in path}))
-
-
-def norm_name(path: Path) -> str:
-    """The layer of a statistic."""
-    return "/".join(path[path.index(STATISTICS) + 1 : -1]) or "BatchNorm"
-
-
-def find_chains(
+def find_links(
     graph: Graph, live: Sequence[Node], constants: Constants, batch: Sequence[frozenset[int]]
 ) -> list[Chain]:
-    """The maximal chains among the live nodes, in order.
+    """The live nodes that are affines of one value, each as a chain of its own without names.
 
     Args:
         batch: the batch axes of each value.
     """
+    links = (_link(graph, node, constants, batch) for node in live)
+    return [link for link in links if link is not None]
+
+
+def find_chains(graph: Graph, live: Sequence[Node], links: Sequence[Chain], names: Mapping[Path, str]) -> list[Chain]:
+    """The maximal chains among the live nodes, in order.
+
+    Args:
+        names: statistic -> its BN layer.
+    """
     reads = Counter(value for node in live for value in node.inputs) + Counter(graph.outputs)
     open_chains: dict[int, Chain] = {}
-    for node in live:
-        link = _link(graph, node, constants, batch)
-        if link is None:
-            continue
+    for nameless in links:
+        link = replace(nameless, norms=norm_names(nameless.paths, names))
         before = open_chains.get(link.source)
         joined = _join(before, link) if before is not None and reads[link.source] == 1 else None
         if joined is not None:
@@ -109,7 +106,7 @@ def _link(graph: Graph, node: Node, constants: Constants, batch: Sequence[frozen
         return None
     paths = frozenset[Path]().union(*(constants.provenance.get(value, frozenset()) for value in others))
     rank = Affine.identity(len(avals[0].shape))
-    return Chain((node.index,), source, output, affine.after(rank), norm_names(paths), paths)
+    return Chain((node.index,), source, output, affine.after(rank), (), paths)
 
 
 def _carries_affines(aval: Aval) -> bool:
@@ -123,7 +120,7 @@ def _fitted(array: Array, rank: int) -> Array:
 
 
 def statistics_readers(
-    live: Sequence[Node], constants: Constants, chains: Sequence[Chain]
+    live: Sequence[Node], constants: Constants, chains: Sequence[Chain], names: Mapping[Path, str]
 ) -> Iterator[tuple[Node, str]]:
     """The live operations outside every chain that read BN statistics, each with the name of the layer."""
     inside = {index for chain in chains for index in chain.nodes}
@@ -131,5 +128,5 @@ def statistics_readers(
         if node.index in inside or all(value in constants for value in node.inputs):
             continue
         for value in node.inputs:
-            for name in norm_names(constants.provenance.get(value, frozenset())):
+            for name in norm_names(constants.provenance.get(value, frozenset()), names):
                 yield node, name

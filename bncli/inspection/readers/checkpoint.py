@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from bncli.checkpoint import Checkpoint, load
 from bncli.errors import FoldError
-from bncli.folding import fold
+from bncli.folding import NothingToFoldWarning, fold
 from bncli.frameworks.linen import BatchNormSettings
 from bncli.inspection.layers import BatchNormArrays
 from bncli.inspection.readers.contents import Contents, folded_note
@@ -67,7 +68,8 @@ def _fold_verdict(checkpoint: Checkpoint, layers: Iterable[BatchNormArrays]) -> 
     config = checkpoint.config
     example = jax.ShapeDtypeStruct((2, *config.preprocessing.image_shape), jnp.dtype(config.run.training.precision))
     try:
-        with np.errstate(all="ignore"):  # the kernels may hold any values
+        with np.errstate(all="ignore"), warnings.catch_warnings():  # the kernels may hold any values
+            warnings.simplefilter("ignore", NothingToFoldWarning)
             report = fold(checkpoint.apply_fn, checkpoint.variables, example, verify=False).report
     except FoldError as error:
         return {}, (f"bncli fold refuses this network: {error.message}",)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bncli.folding.fold import batch_axes
-from bncli.folding.search.chains import find_chains, norm_names
+from bncli.folding.search.chains import find_chains, find_links
+from bncli.folding.search.norms import name_norms, norm_names
 from bncli.folding.trace.constants import Constants
 from bncli.folding.trace.graph import trace
 from folding.oracle import inputs, make, norm
@@ -25,7 +26,9 @@ def chains_of(apply, variables=None):
         x = jax.ShapeDtypeStruct(X.shape, jnp.float64)
         graph = trace(apply, shapes, x)
         arrays = {tuple(k.key for k in path): a for path, a in jax.tree_util.tree_flatten_with_path(variables)[0]}
-        return find_chains(graph, graph.live(), Constants(graph, arrays), batch_axes(graph, apply, shapes, x))
+        batch = batch_axes(graph, apply, shapes, x)
+        links = find_links(graph, graph.live(), Constants(graph, arrays), batch)
+        return find_chains(graph, graph.live(), links, name_norms(graph.leaves.values(), links))
 
 
 LINKS = {
@@ -81,4 +84,4 @@ def test_what_is_no_affine_is_no_chain():
 
 def test_names_are_where_the_statistics_are_filed():
     paths = [("batch_stats", "Block_1", "BatchNorm_0", "mean"), ("params", "Conv_0", "kernel"), ("batch_stats", "var")]
-    assert norm_names(frozenset(paths)) == ("BatchNorm", "Block_1/BatchNorm_0")
+    assert norm_names(paths, {}) == ("BatchNorm", "Block_1/BatchNorm_0")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bncli.errors import FoldError
-from bncli.folding import fold
+from bncli.folding import NothingToFoldWarning, fold
 from bncli.folding.trace.arguments import concrete, described, is_batched, like_example
 from folding.oracle import assert_same, conv, inputs, make, norm, relu
 
@@ -161,10 +161,12 @@ def test_variables_without_numbers_are_refused():
 
 def test_variables_may_be_one_array_or_lists():
     kernel = inputs(3, 4).astype(np.float32)
-    folded = fold(lambda v, x: x @ v, kernel, X)
+    with pytest.warns(NothingToFoldWarning):
+        folded = fold(lambda v, x: x @ v, kernel, X)
     np.testing.assert_array_equal(folded(X), X @ kernel)
     assert list(folded.variables) == ["variables"]
-    folded = fold(lambda v, x: x @ v[0]["w"] + v[1], [{"w": kernel}, 1.0], X)
+    with pytest.warns(NothingToFoldWarning):
+        folded = fold(lambda v, x: x @ v[0]["w"] + v[1], [{"w": kernel}, 1.0], X)
     np.testing.assert_array_equal(folded.variables["0"]["w"], kernel)
 
 
