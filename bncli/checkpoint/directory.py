@@ -6,15 +6,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bncli.checkpoint.manifest import FILES_MANIFEST
 from bncli.checkpoint.onnx_file import read_onnx
 from bncli.config import document
 from bncli.config.document import CheckpointConfig
 from bncli.config.file_names import is_utf8
 from bncli.config.json_types import JSON, Document
 from bncli.errors import CheckpointError
+from bncli.process.files import read_regular
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -22,7 +25,6 @@ LAYERS = "layers.jsonl"
 STEPS = "steps"
 FORWARD = "forward.stablehlo"
 FOLD_REPORT = "fold_report.json"
-FILES_MANIFEST = "files.sha256"
 TEMPORARY = ".tmp"
 LOCK = ".lock"
 LOCK_OWNER = ".lock.json"
@@ -37,12 +39,15 @@ _CUT_SHORT = re.compile(rf"({'|'.join(map(re.escape, (*_OURS, LOCK_OWNER)))})\.\
 # A configuration takes 2 KB, or 30 KB with the names of a thousand classes.
 MAX_CONFIG = 16 << 20
 _COPY = "Restore it from a copy, or train again."
+# Remedies of an error in writing: of a training, and of commands that write a checkpoint at once.
+FREE_SPACE_AND_RESUME = "Free some space, then continue with --resume."
+FREE_SPACE_AND_REPEAT = "Free some space, then run the command again."
 
 
 def is_checkpoint(directory: Path) -> bool:
     """True if bncli wrote the ``config.json`` there; other programs have one too, and ``--overwrite`` spares those."""
     try:
-        document = json.loads((directory / CONFIG).read_bytes())
+        document = json.loads(read_regular(directory / CONFIG, limit=MAX_CONFIG))
     except (OSError, RecursionError, ValueError):
         return False
     return isinstance(document, dict) and str(document.get("schema")).startswith("bncli.config/")
@@ -64,7 +69,7 @@ def read_config(directory: Path) -> CheckpointConfig:
             raise CheckpointError(
                 f"{path} is damaged: {size:,} bytes, but a configuration has at most {MAX_CONFIG:,}", remedy=_COPY
             )
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, limit=MAX_CONFIG).decode()
     except (FileNotFoundError, NotADirectoryError):
         what = "holds no config.json" if directory.is_dir() else "is not a directory"
         raise CheckpointError(
@@ -75,9 +80,9 @@ def read_config(directory: Path) -> CheckpointConfig:
     return document.from_json(text, path=path)
 
 
-def write_config(directory: Path, config: CheckpointConfig) -> None:
-    """Write ``config.json``, whole or not at all."""
-    _write(directory / CONFIG, document.to_json(config).encode())
+def write_config(directory: Path, config: CheckpointConfig, *, remedy: str = FREE_SPACE_AND_RESUME) -> None:
+    """Write ``config.json``, whole or not at all; ``remedy`` is that of an error."""
+    write_file(directory / CONFIG, document.to_json(config).encode(), remedy=remedy)
 
 
 def write_metrics(directory: Path, rows: Iterable[Mapping[str, JSON]]) -> None:
@@ -97,10 +102,10 @@ def read_layers(directory: Path) -> list[Document]:
         CheckpointError: a line is damaged.
     """
     path = directory / LAYERS
-    if not path.is_file():
+    if not path.exists():
         return []
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_regular(path).decode(errors="replace")
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     rows = []
@@ -122,11 +127,11 @@ def keep_layers(directory: Path, *, epochs: int) -> None:
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, JSON]]) -> None:
-    _write(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_file(path, "".join(json.dumps(row) + "\n" for row in rows).encode(), remedy=FREE_SPACE_AND_RESUME)
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file as ``write_atomically`` does.
+def write_file(path: Path, content: bytes, *, remedy: str) -> None:
+    """Write a file as ``write_atomically`` does; ``remedy`` is that of an error.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -134,9 +139,7 @@ def _write(path: Path, content: bytes) -> None:
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}", remedy="Free some space, then continue with --resume."
-        ) from error
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}", remedy=remedy) from error
 
 
 def _append_line(path: Path, row: Mapping[str, JSON]) -> None:
@@ -179,10 +182,12 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source
         raise CheckpointError(f"{out} is a symbolic link", remedy="Name the directory that it points to.")
     if not _is_vacant(out):
         holds_checkpoint = is_checkpoint(out)
-        if not overwrite or not holds_checkpoint:
-            what = "already holds a checkpoint" if holds_checkpoint else "is not empty and holds no checkpoint"
+        can_replace = holds_checkpoint or _is_cut_short(out)
+        if not overwrite or not can_replace:
+            part = "part of " if can_replace and not holds_checkpoint else ""
+            what = f"already holds {part}a checkpoint" if can_replace else "is not empty and holds no checkpoint"
             resume = "--resume to go on with it, " if can_resume and holds_checkpoint else ""
-            replace = "--overwrite to replace it, or " if holds_checkpoint else ""
+            replace = "--overwrite to replace it, or " if can_replace else ""
             raise CheckpointError(f"{out} {what}", remedy=f"Use {resume}{replace}another directory.")
 
 
@@ -190,6 +195,11 @@ def _is_vacant(out: Path) -> bool:
     """True if the directory holds nothing except what a process killed at its very start may leave."""
     left = {path.name for path in out.iterdir()} if out.is_dir() else set()
     return all(name in (LOCK, LOCK_OWNER) or _CUT_SHORT.fullmatch(name) for name in left)
+
+
+def _is_cut_short(out: Path) -> bool:
+    """True for what a killed ``fold`` or ``recalibrate`` leaves: no configuration yet, and the name of its owner."""
+    return not os.path.lexists(out / CONFIG) and (out / LOCK_OWNER).is_file()
 
 
 def create_output(out: Path, *, overwrite: bool, config: CheckpointConfig | None = None) -> None:
@@ -205,9 +215,7 @@ def create_output(out: Path, *, overwrite: bool, config: CheckpointConfig | None
     keeps = (CONFIG,) if config is not None else ()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for path in out.iterdir():
-            if (path.name in _OURS and path.name not in keeps) or _CUT_SHORT.fullmatch(path.name):
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        _remove_ours(out, keeps=keeps)
         if config is not None:
             write_config(out, config)
         (out / STEPS).mkdir()
@@ -215,6 +223,29 @@ def create_output(out: Path, *, overwrite: bool, config: CheckpointConfig | None
         raise CheckpointError(
             f"cannot create {out}: {error.strerror or error}", remedy="Choose another directory."
         ) from error
+
+
+@contextmanager
+def new_output(out: Path, *, overwrite: bool) -> Iterator[None]:
+    """Make ``out`` a checkpoint directory without saves, and empty it again if an error ends its writing.
+
+    Raises:
+        CheckpointError: as in ``create_output``.
+    """
+    create_output(out, overwrite=overwrite)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            _remove_ours(out)
+        raise
+
+
+def _remove_ours(out: Path, *, keeps: tuple[str, ...] = ()) -> None:
+    """Remove the files of a checkpoint except ``keeps``; any other file is the user's, and stays."""
+    for path in out.iterdir():
+        if (path.name in _OURS and path.name not in keeps) or _CUT_SHORT.fullmatch(path.name):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bncli.checkpoint.directory import FILES_MANIFEST, FOLD_REPORT, FORWARD, write_atomically, write_config
-from bncli.checkpoint.manifest import digests_of, first_difference, manifest_text, parse_manifest
+from bncli.checkpoint.directory import (
+    FOLD_REPORT,
+    FORWARD,
+    FREE_SPACE_AND_REPEAT,
+    write_config,
+    write_file,
+)
+from bncli.checkpoint.manifest import FILES_MANIFEST, digests_of, first_difference, manifest_text, parse_manifest
 from bncli.checkpoint.program import Program, open_program
 from bncli.checkpoint.saves import save
 from bncli.config.document import CheckpointConfig
@@ -43,12 +49,20 @@ def write_folded(
         exports: file name -> content of the files for other programs.
         report: the ``bncli.fold/1`` document.
     """
-    save(out, step, variables=variables, optimizer={"step": np.int32(step)}, progress={})
+    save(
+        out,
+        step,
+        variables=variables,
+        optimizer={"step": np.int32(step)},
+        progress={},
+        remedy=FREE_SPACE_AND_REPEAT,
+    )
     files = {FORWARD: forward, **exports, FOLD_REPORT: (json.dumps(report, indent=2) + "\n").encode()}
     for name, content in files.items():
-        write_atomically(out / name, content)
-    write_atomically(out / FILES_MANIFEST, manifest_text(digests_of(out, files)).encode())
-    write_config(out, config)
+        write_file(out / name, content, remedy=FREE_SPACE_AND_REPEAT)
+    manifest = manifest_text(digests_of(out, files)).encode()
+    write_file(out / FILES_MANIFEST, manifest, remedy=FREE_SPACE_AND_REPEAT)
+    write_config(out, config, remedy=FREE_SPACE_AND_REPEAT)
 
 
 def verify_files(directory: Path, *names: str) -> None:
@@ -60,7 +74,7 @@ def verify_files(directory: Path, *names: str) -> None:
     manifest = directory / FILES_MANIFEST
     if not manifest.is_file():
         return  # written before there were manifests
-    expected = parse_manifest(manifest.read_bytes())
+    expected = parse_manifest(read_regular(manifest))
     chosen = names or tuple(expected)
     difference = first_difference(expected, digests_of(directory, chosen), chosen)
     if difference is not None:

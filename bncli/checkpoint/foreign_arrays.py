@@ -13,10 +13,11 @@ from typing import TypeAlias
 
 from flax import serialization
 
-from bncli.checkpoint.directory import CONFIG, is_checkpoint
+from bncli.checkpoint.directory import CONFIG, MAX_CONFIG, is_checkpoint
 from bncli.checkpoint.orbax_layout import find_steps, read_items
 from bncli.errors import CheckpointError
 from bncli.frameworks.linen import Variables
+from bncli.process.files import open_regular, read_regular
 from bncli.process.memory import available_memory, format_bytes
 
 READABLE = "bncli reads its own directories, Orbax directories, and files written by flax.serialization.to_bytes."
@@ -62,7 +63,7 @@ def is_foreign(path: Path) -> bool:
     if not (path / CONFIG).is_file():
         return path.exists()
     try:
-        json.loads((path / CONFIG).read_bytes())
+        json.loads(read_regular(path / CONFIG, limit=MAX_CONFIG))
     except (OSError, RecursionError, ValueError):
         return False
     return not is_checkpoint(path)
@@ -119,7 +120,7 @@ def _read_orbax(directory: Path, step: str) -> ForeignCheckpoint:
 
 
 def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(1)
         if not start or start[0] not in _MAP_BYTES:
             raise CheckpointError(f"{path} is no checkpoint that bncli reads", remedy=READABLE)

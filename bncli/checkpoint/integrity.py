@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bncli.checkpoint.directory import CONFIG, FILES_MANIFEST, LAYERS, METRICS, STEPS, read_config, read_layers
+from bncli.checkpoint.directory import CONFIG, LAYERS, METRICS, STEPS, read_config, read_layers
 from bncli.checkpoint.folded import verify_files
-from bncli.checkpoint.manifest import parse_manifest
+from bncli.checkpoint.manifest import FILES_MANIFEST, parse_manifest
 from bncli.checkpoint.saves import PRECISE, complete_steps, find_step, has_precise_statistics, verify
 from bncli.errors import BncliError, CheckpointError
+from bncli.process.files import read_regular
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def verify_checkpoint(directory: Path) -> VerifyReport:
         beside.append((LAYERS, "content", partial(read_layers, directory)))
     manifest = directory / FILES_MANIFEST
     if manifest.is_file():
-        names = parse_manifest(manifest.read_bytes())
+        names = parse_manifest(read_regular(manifest))
         beside += [(name, "sha256", partial(verify_files, directory, name)) for name in sorted(names)]
     still = set(complete_steps(directory))  # a training may have removed some in the meantime
     saves = [save for save in saves if int(save.name.split("/")[1].removesuffix(PRECISE)) in still]
@@ -106,7 +107,7 @@ def _report(directory: Path, files: list[Path], name: str, by: str, check: Calla
 
 
 def _read_metrics(path: Path) -> None:
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_regular(path).decode(errors="replace").splitlines(), start=1):
         try:
             if int(json.loads(line)["epoch"]) != number:
                 raise ValueError

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bncli.checkpoint.directory import LOCK, LOCK_OWNER, write_atomically
-from bncli.errors import CheckpointError
+from bncli.errors import BncliWarning, CheckpointError
+from bncli.process.files import read_regular
+
+# The answers of file systems whose locks are missing or out of order, such as NFS without its lock service.
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.ENOSYS)
+_MAX_OWNER = 1 << 16
 
 
 @contextmanager
@@ -30,18 +37,21 @@ def locked(out: Path) -> Iterator[None]:
     lock = FileLock(out / LOCK)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # filelock warns of ENOSYS, and takes a lock that never ends
+            lock.acquire(blocking=False)
     except Timeout:
         raise CheckpointError(
             f"{out} is in use: {_owner(out)} trains into it", remedy="Wait for it, or name another --out."
         ) from None
-    except NotImplementedError:  # a file system without locks
-        yield
-        return
+    except (NotImplementedError, UserWarning):  # the answer to ENOSYS
+        _go_on_without_lock(out)
     except OSError as error:
-        raise CheckpointError(
-            f"cannot write in {out}: {error.strerror or error}", remedy="Choose another directory."
-        ) from error
+        if error.errno not in _WITHOUT_LOCKS or not out.is_dir():
+            raise CheckpointError(
+                f"cannot write in {out}: {error.strerror or error}", remedy="Choose another directory."
+            ) from error
+        _go_on_without_lock(out)
     try:
         with contextlib.suppress(OSError):  # it only tells others who has the lock
             write_atomically(out / LOCK_OWNER, json.dumps(_this_process()).encode())
@@ -52,6 +62,38 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
+def _go_on_without_lock(out: Path) -> None:
+    """Warn that nothing but the name of the owner keeps others out.
+
+    Raises:
+        CheckpointError: the owner is a process of this machine that runs.
+    """
+    if _owner_runs(out):
+        raise CheckpointError(
+            f"{out} is in use: {_owner(out)} trains into it", remedy="Wait for it, or name another --out."
+        )
+    warnings.warn(
+        f"the file system of {out} has no locks: do not write into it from two machines at once",
+        BncliWarning,
+        stacklevel=4,
+    )
+
+
+def _owner_runs(out: Path) -> bool:
+    """True if the process that wrote its name into the directory is another one of this machine, and still runs."""
+    try:
+        owner = json.loads(read_regular(out / LOCK_OWNER, limit=_MAX_OWNER))
+        pid, is_here = int(owner["pid"]), owner["host"] == socket.gethostname()
+        if not is_here or pid in (0, os.getpid()):
+            return False
+        os.kill(pid, 0)  # no signal, only the question
+    except PermissionError:
+        return True  # it runs, as another user
+    except (OSError, OverflowError, ValueError, TypeError, KeyError):
+        return False
+    return True
+
+
 def _this_process() -> dict[str, str | int | float]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
 
@@ -59,7 +101,7 @@ def _this_process() -> dict[str, str | int | float]:
 def _owner(out: Path) -> str:
     """A description of the process that has the lock."""
     try:
-        owner = json.loads((out / LOCK_OWNER).read_bytes())
+        owner = json.loads(read_regular(out / LOCK_OWNER, limit=_MAX_OWNER))
         age = max(0.0, time.time() - float(owner["since"]))
         return f"process {int(owner['pid'])} on {str(owner['host'])[:100]!r}, for {_duration(age)},"
     except (OSError, ValueError, TypeError, KeyError):

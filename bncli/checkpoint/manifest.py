@@ -6,6 +6,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from bncli.process.files import open_regular, require_contained
+
+# Of a folded checkpoint: the files beside its save.
+FILES_MANIFEST = "files.sha256"
+
 
 def manifest_text(digests: Mapping[str, str]) -> str:
     """One line per file, with the path relative to the directory."""
@@ -19,7 +24,12 @@ def parse_manifest(content: bytes) -> dict[str, str]:
 
 
 def digests_below(directory: Path) -> dict[str, str]:
-    """File name -> SHA-256, for all files below ``directory``."""
+    """File name -> SHA-256, for all files below ``directory``.
+
+    Raises:
+        OSError: a file cannot be read, is no regular file, or is a link that leads out of the directory.
+    """
+    require_contained(directory)
     files = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
     return digests_of(directory, (path.as_posix() for path in files))
 
@@ -31,7 +41,7 @@ def digests_of(directory: Path, names: Iterable[str]) -> dict[str, str]:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

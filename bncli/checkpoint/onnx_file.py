@@ -6,6 +6,7 @@ data.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bncli.checkpoint.manifest import FILES_MANIFEST, parse_manifest
 from bncli.config import document
 from bncli.config.document import CheckpointConfig
 from bncli.errors import CheckpointError
+from bncli.process.files import read_regular
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+_FOLD_AGAIN = "Fold the original checkpoint again."
 NEEDS_EXTRA = "pip install 'bncli[onnx]'"
 
 
@@ -55,11 +59,12 @@ class OnnxNetwork:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common class of their own
-            reason = str(error).splitlines()[0]
+            metadata = dict(session.get_modelmeta().custom_metadata_map)
+        except Exception as error:  # its exceptions have no common class of their own; and bytes that are no text
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             message = f"is not a checkpoint directory, and no ONNX model that onnxruntime can read: {reason}"
             raise CheckpointError(message) from None
-        return cls(session, dict(session.get_modelmeta().custom_metadata_map))
+        return cls(session, metadata)
 
     def run(self, images: np.ndarray) -> np.ndarray:
         """Logits [B, K] of normalized images [B, H, W, C]."""
@@ -83,7 +88,9 @@ def read_onnx(path: Path) -> tuple[CheckpointConfig, OnnxNetwork]:
         CheckpointError: the file is not such a model; the message names it.
     """
     try:
-        network = OnnxNetwork.from_bytes(path.read_bytes())
+        content = read_regular(path)
+        _verify(path, content)
+        network = OnnxNetwork.from_bytes(content)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
     except CheckpointError as error:
@@ -95,4 +102,29 @@ def read_onnx(path: Path) -> tuple[CheckpointConfig, OnnxNetwork]:
             f"{path} was not written by bncli: its metadata do not describe the preprocessing of images",
             remedy="Export it again with `bncli fold --export onnx`.",
         )
-    return document.from_json(network.metadata[document.ONNX_KEY], path=path), network
+    config = document.from_json(network.metadata[document.ONNX_KEY], path=path)
+    _require_logits(network, path, config.preprocessing.image_shape)
+    return config, network
+
+
+def _require_logits(network: OnnxNetwork, path: Path, image_shape: tuple[int, int, int]) -> None:
+    """Raise CheckpointError unless the model makes logits of images of this shape, as far as it declares both."""
+    try:
+        inputs = [list(model_input.shape) for model_input in network.session.get_inputs()]
+        output = list(network.session.get_outputs()[0].shape)
+    except Exception as error:  # names that are no text
+        raise CheckpointError(f"{path} is damaged: {error}", remedy=_FOLD_AGAIN) from None
+    if [shape[1:] for shape in inputs] != [list(image_shape)] or len(output) != 2 or not isinstance(output[1], int):
+        raise CheckpointError(
+            f"{path} makes {output} of {inputs}, not logits [B, K] of images [B, H, W, C] with [H, W, C] = "
+            f"{list(image_shape)}",
+            remedy=_FOLD_AGAIN,
+        )
+
+
+def _verify(path: Path, content: bytes) -> None:
+    """Raise CheckpointError if the manifest of the folded checkpoint that the file lies in has another SHA-256."""
+    manifest = path.with_name(FILES_MANIFEST)
+    expected = parse_manifest(read_regular(manifest)).get(path.name) if manifest.is_file() else None
+    if expected not in (None, hashlib.sha256(content).hexdigest()):
+        raise CheckpointError(f"is damaged: its SHA-256 is not the one in {manifest.name}", remedy=_FOLD_AGAIN)

@@ -31,6 +31,7 @@ from flax import serialization
 from bncli.config.json_types import JSON, Document
 from bncli.errors import CheckpointError
 from bncli.frameworks.linen import Variables
+from bncli.process.files import read_regular, require_contained
 from bncli.process.memory import available_memory, format_bytes
 
 METADATA = "_METADATA"
@@ -108,7 +109,7 @@ def _is_item(directory: Path) -> bool:
 
 def _is_index(path: Path) -> bool:
     """True for the index that Orbax wrote before version 0.5, not for other files of that name."""
-    return path.is_file() and path.stat().st_size <= MAX_INDEX and PLACEHOLDER.encode() in path.read_bytes()
+    return path.is_file() and path.stat().st_size <= MAX_INDEX and PLACEHOLDER.encode() in read_regular(path)
 
 
 def read_items(directory: Path) -> Variables:
@@ -117,6 +118,7 @@ def read_items(directory: Path) -> Variables:
     Raises:
         CheckpointError: a file is missing or damaged, or the arrays do not fit into memory; the message names it.
     """
+    _require_contained(directory)
     items = find_items(directory)
     if not items:
         raise CheckpointError(
@@ -125,6 +127,13 @@ def read_items(directory: Path) -> Variables:
         )
     trees = {name: _read_item(path) for name, path in items.items()}
     return next(iter(trees.values())) if set(trees) in ({""}, {DEFAULT_ITEM}) else trees
+
+
+def _require_contained(directory: Path) -> None:
+    try:
+        require_contained(directory)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: {error.strerror}", remedy=f"{_COPY}, without links.") from error
 
 
 def _read_item(item: Path) -> Variables:
@@ -148,9 +157,7 @@ def _read_item(item: Path) -> Variables:
 
 def _read_metadata(item: Path) -> _Metadata:
     try:
-        if (size := (item / METADATA).stat().st_size) > MAX_METADATA:
-            raise ValueError(f"{size:,} bytes")
-        document = json.loads((item / METADATA).read_bytes())
+        document = json.loads(read_regular(item / METADATA, limit=MAX_METADATA))
         return _Metadata(
             leaves=tuple(_leaves(document["tree_metadata"].values())),
             in_database=document.get("use_ocdbt", (item / MANIFEST).exists()),
@@ -166,7 +173,7 @@ def _read_metadata(item: Path) -> _Metadata:
 def _read_index(item: Path) -> _Metadata:
     """The values in the index of an Orbax before 0.5: a tree of placeholders, and of small arrays themselves."""
     try:
-        tree = serialization.msgpack_restore((item / INDEX).read_bytes())
+        tree = serialization.msgpack_restore(read_regular(item / INDEX))
         leaves, inline = [], {}
         for path, value in _values_of(tree, ()):
             if isinstance(value, str) and value.startswith(PLACEHOLDER):

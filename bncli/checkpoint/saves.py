@@ -11,21 +11,30 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
-from bncli.checkpoint.directory import STEPS, TEMPORARY, write_atomically
+from bncli.checkpoint.directory import FREE_SPACE_AND_RESUME, STEPS, TEMPORARY, write_atomically
 from bncli.checkpoint.manifest import digests_below, first_difference, manifest_text, parse_manifest
 from bncli.config.json_types import JSON, Document
 from bncli.errors import BncliWarning, CheckpointError
 from bncli.frameworks.linen import Variables
+from bncli.process.files import read_regular
 
 Tree: TypeAlias = Variables  # a tree of arrays
 
 # A training may remove a save while it is read; the number of times to look for another one.
-_ATTEMPTS = 5
+_ATTEMPTS = 20
 # Suffix of the directory with a save's population statistics.
 PRECISE = ".precise"
 
 
-def save(out: Path, step: int, *, variables: Tree, optimizer: Tree, progress: Mapping[str, JSON]) -> None:
+def save(
+    out: Path,
+    step: int,
+    *,
+    variables: Tree,
+    optimizer: Tree,
+    progress: Mapping[str, JSON],
+    remedy: str = FREE_SPACE_AND_RESUME,
+) -> None:
     """Save one step, whole or not at all, and then its manifest.
 
     Args:
@@ -34,11 +43,12 @@ def save(out: Path, step: int, *, variables: Tree, optimizer: Tree, progress: Ma
         variables: params and batch_stats.
         optimizer: the rest of the training state.
         progress: epochs done, best so far, history.
+        remedy: of an error.
 
     Raises:
         CheckpointError: the save could not be written; earlier saves are untouched.
     """
-    _save(out, step, variables=variables, optimizer=optimizer, progress=progress)
+    _save(out, step, variables=variables, optimizer=optimizer, progress=progress, remedy=remedy)
 
 
 def _save(
@@ -48,6 +58,7 @@ def _save(
     variables: Tree,
     optimizer: Tree | None = None,
     progress: Mapping[str, JSON] | None = None,
+    remedy: str = FREE_SPACE_AND_RESUME,
 ) -> None:
     """Write the items that are not None."""
     from bncli.checkpoint import orbax_io
@@ -63,8 +74,7 @@ def _save(
             _remove(out, step)
         _drop_leftovers(error)
         raise CheckpointError(
-            f"cannot save {target}: {getattr(error, 'strerror', None) or _reason(error)}",
-            remedy="Free some space, then continue with --resume.",
+            f"cannot save {target}: {getattr(error, 'strerror', None) or _reason(error)}", remedy=remedy
         ) from error
 
 
@@ -123,7 +133,16 @@ def _load_arrays(directory: Path, step: int | str) -> dict[str, Tree]:
     from bncli.checkpoint import orbax_io
 
     verify(directory, step)
-    return orbax_io.read_variables(_step_path(directory, step))
+    path = _step_path(directory, step)
+    try:
+        return orbax_io.read_variables(path)
+    except Exception as error:  # although its manifest fits: whatever Orbax raises for other metadata
+        raise _unreadable(path, "cannot be restored", error) from error
+
+
+def _unreadable(path: Path, what: str, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:300]
+    return CheckpointError(f"{path} {what}: {type(error).__name__}: {reason}", remedy="Restore it from a copy.")
 
 
 def restore_training(out: Path, step: int, *, variables: Tree, optimizer: Tree) -> tuple[Tree, Tree]:
@@ -137,7 +156,7 @@ def restore_training(out: Path, step: int, *, variables: Tree, optimizer: Tree) 
     verify(out, step)
     try:
         return orbax_io.read_training(_step_path(out, step), variables=variables, optimizer=optimizer)
-    except (ValueError, KeyError, OSError) as error:
+    except Exception as error:  # whatever Orbax raises for another tree, or for damage under a manifest that fits
         raise CheckpointError(
             f"{_step_path(out, step)} does not fit this network and optimizer: {error}",
             remedy="Resume with the options that the run was started with, or train into another --out.",
@@ -156,15 +175,25 @@ def read_progress(directory: Path, step: int) -> Document:
     path = _step_path(directory, step)
     try:
         return orbax_io.read_progress(path)
-    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:  # although its manifest fits
-        raise CheckpointError(
-            f"{path} holds no progress of a run: {error}", remedy="Restore it from a copy."
-        ) from error
+    except Exception as error:  # although its manifest fits: whatever Orbax raises for another file
+        raise _unreadable(path, "holds no progress of a run", error) from error
 
 
 def complete_steps(directory: Path) -> list[int]:
-    """The steps whose save is complete, ascending."""
-    manifests = (directory / STEPS).glob("*.sha256")
+    """The steps whose save is complete, ascending.
+
+    Raises:
+        CheckpointError: the folder of the saves cannot be listed.
+    """
+    try:
+        found = list((directory / STEPS).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read {directory / STEPS}: {error.strerror or error}", remedy="Make it readable."
+        ) from error
+    manifests = [path for path in found if path.suffix == ".sha256"]
     return sorted(int(path.stem) for path in manifests if _is_step(path.stem) and path.with_suffix("").is_dir())
 
 
@@ -197,13 +226,19 @@ def find_step(directory: Path, step: str) -> int:
 
 def _find_good_step(directory: Path, *, best: bool) -> int:
     damaged: dict[int, CheckpointError] = {}
-    newest = _newest_good(directory, damaged)
-    found = newest
-    if best:
-        document = read_progress(directory, newest).get("best")
+    found = newest = _newest_good(directory, damaged)
+    for _ in range(_ATTEMPTS if best else 0):
+        try:
+            document = read_progress(directory, newest).get("best")
+        except CheckpointError:
+            if newest in complete_steps(directory):
+                raise
+            found = newest = _newest_good(directory, damaged)  # a training has removed it in the meantime
+            continue
         wanted = document.get("step") if isinstance(document, Mapping) else None
         if wanted in complete_steps(directory) and wanted not in damaged and _is_good(directory, wanted, damaged):
             found = wanted
+        break
     for error in damaged.values():
         warnings.warn(f"{error.message}; step {found} is read instead", BncliWarning, stacklevel=3)
     return found
@@ -300,7 +335,7 @@ def verify(directory: Path, step: int | str) -> None:
     others = [str(other) for other in complete_steps(directory) if str(other) != str(step).removesuffix(PRECISE)]
     remedy = f"Read another save: --step {others[-1]}." if others else "Restore it from a copy."
     try:
-        written, actual = manifest.read_bytes(), digests_below(target)
+        written, actual = read_regular(manifest), digests_below(target)
     except FileNotFoundError:
         raise CheckpointError(f"{target} was removed while it was read", remedy="Try again.") from None
     except OSError as error:

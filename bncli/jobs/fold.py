@@ -323,8 +323,7 @@ def _write(
         *(export.file for export in exports),
     )
     written = replace(result, out=out, files=files)
-    with checkpoints.locked(out):
-        checkpoints.create_output(out, overwrite=overwrite)
+    with checkpoints.locked(out), checkpoints.new_output(out, overwrite=overwrite):
         checkpoints.write_folded(
             out,
             config,

@@ -143,13 +143,14 @@ def _write(changed: Checkpoint, out: Path, result: RecalibrationResult, *, overw
     origin = Recalibrated(
         checkpoint=str(result.checkpoint), step=result.step, num_examples=result.num_examples, runs=result.runs
     )
-    with checkpoints.locked(out):
-        checkpoints.create_output(out, overwrite=overwrite)
+    with checkpoints.locked(out), checkpoints.new_output(out, overwrite=overwrite):
         checkpoints.save(
             out,
             changed.step,
             variables=changed.variables,
             optimizer={"step": np.int32(changed.step)},  # training continues from the original
             progress=changed.progress,
+            remedy=checkpoints.FREE_SPACE_AND_REPEAT,
         )
-        checkpoints.write_config(out, replace(changed.config, recalibrated=origin))
+        config = replace(changed.config, recalibrated=origin)
+        checkpoints.write_config(out, config, remedy=checkpoints.FREE_SPACE_AND_REPEAT)

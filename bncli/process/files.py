@@ -7,13 +7,13 @@ directory that somebody else has made, under the name of a file that bncli reads
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading bytes; a symbolic link to one counts.
 
     Raises:
@@ -48,8 +48,22 @@ def read_regular(path: Path, *, limit: int | None = None) -> bytes:
     return content
 
 
-def _require_regular(mode: int, path: Path) -> None:
+def require_contained(directory: Path) -> None:
+    """Raise OSError if something below a directory is no regular file, or a link that leads out of the directory.
+
+    Libraries that open the files by themselves would follow the link, or wait for the pipe.
+    """
+    root = directory.resolve()
+    for folder, folders, files in os.walk(directory):
+        for path in (Path(folder) / name for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise OSError(errno.EINVAL, "a symbolic link that leads out of its directory", str(path))
+        for name in files:
+            _require_regular((Path(folder) / name).lstat().st_mode, Path(folder) / name, links=True)
+
+
+def _require_regular(mode: int, path: Path, *, links: bool = False) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(mode) and not (links and stat.S_ISLNK(mode)):
         raise OSError(errno.EINVAL, "not a regular file", str(path))

@@ -53,4 +53,9 @@ def fitting_batch_size(batch_size: int, num_examples: int, mesh: jax.sharding.Me
     """
     if batch_size <= max(num_examples, _WORTH_A_PROGRAM):
         return batch_size
-    return -(-max(num_examples, 1) // mesh.size) * mesh.size
+    return round_up(max(num_examples, 1), mesh)
+
+
+def round_up(batch_size: int, mesh: jax.sharding.Mesh) -> int:
+    """The smallest size of at least ``batch_size`` that divides over the devices."""
+    return -(-batch_size // mesh.size) * mesh.size

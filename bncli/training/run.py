@@ -21,7 +21,7 @@ from bncli.measure.logits import count_classes
 from bncli.measure.population import BATCHES, batch_statistics_of, recalibrate_measured
 from bncli.models import build_network, model_file_sha256
 from bncli.process.hardware import versions
-from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, replicated
+from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, replicated, round_up
 from bncli.training.divergence import first_non_finite
 from bncli.training.evaluation import EvalProgram, Evaluation
 from bncli.training.execution import StepExecution
@@ -155,7 +155,10 @@ def _statistics_from_batches(
         return lambda variables: variables
     size = min(config.training.batch_size, len(dataset.train))
     batches = ImageBatches.training(
-        checkpoint_config(config, dataset), dataset, num_batches=MEASURED_BATCHES, batch_size=size
+        checkpoint_config(config, dataset),
+        dataset,
+        num_batches=MEASURED_BATCHES,
+        batch_size=round_up(size, make_mesh()),
     )
     return batch_statistics_of(network, dataset.image_shape, variables, batches)
 

@@ -185,3 +185,40 @@ def test_a_name_that_no_checkpoint_can_have_is_refused_before_the_work(tmp_path,
         checkpoint.check_output(tmp_path / name, overwrite=False)
     assert caught.value.remedy
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_fold_leaves_can_be_replaced(tmp_path):
+    """It had the lock, which named it, and no configuration yet."""
+    out = tmp_path / "out"
+    (out / "steps" / "3.orbax-checkpoint-tmp").mkdir(parents=True)
+    for name in (".lock", ".lock.json", "forward.stablehlo", "notes.txt"):
+        (out / name).write_text("x")
+    with pytest.raises(CheckpointError, match="already holds part of a checkpoint") as caught:
+        checkpoint.check_output(out, overwrite=False)
+    assert caught.value.remedy == "Use --overwrite to replace it, or another directory."
+    checkpoint.check_output(out, overwrite=True)
+    checkpoint.create_output(out, overwrite=True)
+    assert sorted(path.name for path in out.iterdir()) == [".lock", ".lock.json", "notes.txt", "steps"]
+    assert list((out / "steps").iterdir()) == []
+
+
+def test_a_command_that_fails_leaves_an_empty_directory(tmp_path):
+    def write():
+        with checkpoint.new_output(tmp_path, overwrite=False):
+            (tmp_path / "forward.stablehlo").write_text("x")
+            (tmp_path / "notes.txt").write_text("mine")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "layers.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_not_opened(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    read = {"config.json": checkpoint.read_config, "layers.jsonl": checkpoint.read_layers}[name]
+    with pytest.raises(CheckpointError, match=rf"cannot read {tmp_path / name}: .*not a regular file"):
+        read(tmp_path)
+    with pytest.raises(CheckpointError):
+        checkpoint.check_output(tmp_path, overwrite=True)

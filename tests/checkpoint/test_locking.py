@@ -1,13 +1,15 @@
 """One training for each directory, and a lock that outlives nobody."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from bncli import checkpoint
-from bncli.errors import CheckpointError
+from bncli.errors import BncliWarning, CheckpointError
 
 HOLD = """
 import sys, time
@@ -53,6 +55,37 @@ def test_hours_are_told_as_hours(holder, tmp_path):
     owner = json.loads((tmp_path / ".lock.json").read_text())
     (tmp_path / ".lock.json").write_text(json.dumps({**owner, "since": owner["since"] - 5 * 3600}))
     with pytest.raises(CheckpointError, match="for 5 hours,"), checkpoint.locked(tmp_path):
+        pass
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO, errno.ENOSYS], ids=errno.errorcode.get)
+def without_locks(request, monkeypatch):
+    """A file system whose locks answer with an error."""
+
+    def flock(descriptor, operation):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_the_work_goes_on_with_a_warning(tmp_path):
+    with pytest.warns(BncliWarning, match=rf"the file system of {tmp_path} has no locks"), checkpoint.locked(tmp_path):
+        assert json.loads((tmp_path / ".lock.json").read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_without_locks_an_owner_that_runs_is_respected(holder, tmp_path):
+    with (
+        pytest.raises(CheckpointError, match=rf"{tmp_path} is in use: process {holder.pid}"),
+        checkpoint.locked(tmp_path),
+    ):
+        pass
+    assert (tmp_path / ".lock.json").is_file()
+    holder.kill()
+    holder.wait()
+    with pytest.warns(BncliWarning), checkpoint.locked(tmp_path):
         pass
 
 

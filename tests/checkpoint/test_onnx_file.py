@@ -1,5 +1,6 @@
 """An exported model.onnx in place of a checkpoint: the same settings and logits; a damaged one is refused."""
 
+import shutil
 import sys
 
 import jax
@@ -7,10 +8,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from support.damage import damaged_bytes, few_or_many, for_examples
 
 import bncli
 from bncli.checkpoint import read_config
-from bncli.errors import CheckpointError, ConfigError
+from bncli.config import document
+from bncli.errors import BncliError, CheckpointError, ConfigError
 from bncli.jobs.fold import FoldOptions, fold_checkpoint
 from bncli.jobs.predict import predict
 
@@ -106,3 +109,40 @@ def test_without_onnxruntime_the_remedy_is_the_extra(exported, monkeypatch):
     with pytest.raises(CheckpointError, match="needs onnxruntime") as caught:
         bncli.load(exported)
     assert caught.value.remedy == "pip install 'bncli[onnx]'"
+
+
+def test_damage_to_it_is_found_by_its_checksum(exported, tmp_path):
+    out = shutil.copytree(exported.parent, tmp_path / "out")
+    content = bytearray(exported.read_bytes())
+    content[len(content) // 2] ^= 1
+    (out / "model.onnx").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model.onnx is damaged: its SHA-256 is not the one in files.sha256"):
+        bncli.load(out / "model.onnx")
+
+
+@few_or_many(40, 400)
+def test_damage_without_a_checksum_is_a_model_or_an_error(exported, tmp_path, count):
+    path = tmp_path / "model.onnx"
+    outcomes = []
+
+    def read(content):
+        path.write_bytes(content)
+        try:
+            bncli.load(path)
+            outcomes.append(None)
+        except BncliError as error:
+            outcomes.append(error)
+
+    for_examples(count, damaged_bytes(exported.read_bytes(), header=2000), read)
+    assert None in outcomes
+    assert any(outcomes)
+
+
+def test_a_model_with_names_that_are_no_text_is_refused(exported, tmp_path):
+    path = tmp_path / "model.onnx"
+    content = exported.read_bytes()
+    key = document.ONNX_KEY.encode()
+    assert key in content
+    path.write_bytes(content.replace(key, b"\xff" * len(key)))
+    with pytest.raises(CheckpointError, match=r"model.onnx "):
+        bncli.load(path)

@@ -1,6 +1,7 @@
 """Orbax's directories: damage is named, a missing part is no zero, and a save under way does not count."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -176,3 +177,24 @@ def test_a_newest_save_that_is_damaged_is_refused_and_not_passed_over(steps):
         read_foreign(steps)
     assert "--step" in caught.value.remedy
     assert read_foreign(steps, step="1").step == 1
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a link that leads out"])
+def test_what_is_no_file_of_the_directory_is_not_opened(saved, tmp_path, what):
+    path = shutil.copytree(saved / "directories", tmp_path / "saved")
+    chunk = path / KERNEL / "0.0"
+    chunk.unlink()
+    if what == "a pipe":
+        os.mkfifo(chunk)
+    else:
+        chunk.symlink_to(saved / "directories" / KERNEL / "0.0")
+    with pytest.raises(CheckpointError, match=rf"{chunk}: (not a regular file|a symbolic link that leads out)"):
+        read_foreign(path)
+
+
+def test_a_link_within_the_directory_is_followed(saved, tmp_path):
+    path = shutil.copytree(saved / "directories", tmp_path / "saved")
+    chunk = path / KERNEL / "0.0"
+    chunk.rename(path / "chunk")
+    chunk.symlink_to(path / "chunk")
+    assert sha256_tree(read_items(path)) == sha256_tree(VARIABLES)

@@ -1,7 +1,12 @@
 """The saves: what is saved comes back to the bit, damage is named, and only a complete save counts."""
 
+import itertools
+import json
+import os
 import re
 import shutil
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +15,7 @@ import pytest
 
 from bncli import checkpoint
 from bncli.checkpoint.manifest import digests_below, manifest_text
+from bncli.checkpoint.saves import read_save
 from bncli.errors import BncliWarning, CheckpointError
 
 TREE = {
@@ -224,6 +230,79 @@ def test_a_save_that_fails_leaves_the_earlier_ones_and_can_be_done_again(tmp_pat
     save(tmp_path, 4, variables=large)
     assert checkpoint.sha256_tree(checkpoint.load_variables(tmp_path, 4)) == checkpoint.sha256_tree(large)
     assert sorted(path.name for path in (tmp_path / "steps").iterdir()) == ["3", "3.sha256", "4", "4.sha256"]
+
+
+def seal(out, step):
+    """Make the manifest of a save anew, so that it fits whatever lies there."""
+    (out / "steps" / f"{step}.sha256").write_text(manifest_text(digests_below(out / "steps" / str(step))))
+
+
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("orbax_leftovers")
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"tree_metadata": 3}', '{"tree_metadata": {"a": {}}}'])
+@pytest.mark.parametrize("name", ["variables/_METADATA", "progress/metadata"])
+def test_other_content_under_a_manifest_that_fits_is_refused(saved, tmp_path, name, content):
+    out = shutil.copytree(saved, tmp_path / "ckpt")
+    (out / "steps" / "3" / name).write_text(content)
+    seal(out, 3)
+    if name.startswith("progress") and content.startswith(("{", "[")):
+        assert checkpoint.read_progress(out, 3) == json.loads(content or "{}") or content == "[]"  # it is any JSON
+        return
+    read = checkpoint.load_variables if name.startswith("variables") else checkpoint.read_progress
+    with pytest.raises(CheckpointError, match=r"steps/3 (cannot be restored|holds no progress of a run): "):
+        read(out, 3)
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device", "a link to a file elsewhere", "a link to a folder elsewhere"])
+def test_only_regular_files_of_the_save_itself_are_opened(saved, tmp_path, what):
+    out = shutil.copytree(saved, tmp_path / "ckpt")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").touch()
+    planted = out / "steps" / "3" / "variables" / "d" / "planted"
+    if what == "a pipe":
+        os.mkfifo(planted)
+    else:
+        planted.symlink_to(
+            {"a device": "/dev/zero", "a link to a file elsewhere": tmp_path / "elsewhere" / "file"}.get(
+                what, tmp_path / "elsewhere"
+            )
+        )
+    with pytest.raises(CheckpointError, match=r"planted: (not a regular file|a symbolic link that leads out of its)"):
+        checkpoint.load_variables(out, 3)
+
+
+def test_a_reader_beside_a_training_that_keeps_one_save_never_fails(tmp_path):
+    tree = {"params": {"a": np.ones(4, np.float32)}}
+    stop = threading.Event()
+
+    def train():
+        for step in itertools.count(1):
+            if stop.is_set():
+                return
+            checkpoint.save(tmp_path, step, variables=tree, optimizer=OPTIMIZER, progress={"best": {"step": step}})
+            checkpoint.prune(tmp_path, keep=1, best_step=step)
+
+    writer = threading.Thread(target=train)
+    writer.start()
+    try:
+        while writer.is_alive() and not checkpoint.complete_steps(tmp_path):
+            time.sleep(0.01)
+        read = [read_save(tmp_path, which)[0] for _ in range(15) for which in ("best", "last")]
+        found = [checkpoint.find_step(tmp_path, "best") for _ in range(30)]
+    finally:
+        stop.set()
+        writer.join()
+    assert read[-1] > read[0]
+    assert found == sorted(found)
+
+
+def test_saves_that_cannot_be_listed_are_an_error_and_not_missing(saved, tmp_path):
+    """A folder that a user may not read; for root, who reads everything, a link in a circle."""
+    out = tmp_path / "ckpt"
+    out.mkdir()
+    (out / "steps").symlink_to("steps")
+    with pytest.raises(CheckpointError, match=rf"cannot read {out / 'steps'}: "):
+        checkpoint.find_step(out, "best")
 
 
 # Which save.

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -45,3 +47,11 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_new(tmp_path / "report.html", "\ud800", overwrite=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_current_directory_does_not_take_the_place_of_a_library(tmp_path):
+    (tmp_path / "jax.py").write_text("raise SystemExit('planted')\n")
+    run = [sys.executable, "-m", "bncli", "eval", str(tmp_path / "gone")]
+    result = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "planted" not in result.stderr
+    assert "gone" in result.stderr

@@ -42,3 +42,11 @@ def test_a_fitting_batch_holds_the_same_examples_with_less_padding(batch_size, n
     assert size == batch_size or (size % 4 == 0 and size < num_examples + 4)
     if batch_size > 1024:
         assert size <= max(batch_size, num_examples)
+
+
+@pytest.mark.parametrize(("size", "rounded"), [(1, 8), (8, 8), (43, 48), (48, 48)])
+def test_a_size_is_rounded_up_to_one_that_divides(size, rounded):
+    class Mesh8:
+        size = 8
+
+    assert mesh.round_up(size, Mesh8) == rounded

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.extend.mlir import deserialize_portable_artifact, ir, serialize_portable_artifact
 from jax.interpreters.mlir import make_ir_context
 
-from bncli.checkpoint.directory import FILES_MANIFEST, FORWARD
-from bncli.checkpoint.manifest import digests_of, manifest_text, parse_manifest
+from bncli.checkpoint.directory import FORWARD
+from bncli.checkpoint.manifest import FILES_MANIFEST, digests_of, manifest_text, parse_manifest
 from bncli.frameworks.linen import Variables
 
 # Of StableHLO; every jaxlib that bncli admits reads and writes it.

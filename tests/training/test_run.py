@@ -133,7 +133,7 @@ import sys, json
 from dataclasses import asdict
 from pathlib import Path
 import jax
-from support.tiny import make_dataset, train
+from support.tiny import make_dataset, run_config, train
 from training.test_run import devices_config
 from bncli.errors import UsageError
 from bncli.process.mesh import check_batch_size, make_mesh
@@ -149,6 +149,8 @@ else:
 out, resumed = map(Path, sys.argv[1:])
 new = train(devices_config(2), make_dataset(), out)
 more = train(devices_config(2), make_dataset(), resumed, resume=True)  # begun on one device
+averaged = run_config(training={"epochs": 1, "batch_size": 64, "ema_decay": 0.9})
+train(averaged, make_dataset(num_train=43), out.with_name("averaged"))  # fewer images than a batch, not divisible by 8
 print(json.dumps([[asdict(row) for row in result.history] for result in (new, more)]))
 """
 
