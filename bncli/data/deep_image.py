@@ -88,10 +88,11 @@ def _values(image: ImageFile.ImageFile, reopen: Reopen) -> tuple[np.ndarray, np.
     base, _, order = raw.partition(";16")
     if base not in _COLOUR or order not in _OTHER_ORDER:
         raise ValueError("more than 8 bits per channel in a layout that cannot be read: save it as a 16-bit PNG")
-    upper = np.asarray(image)  # [H, W, C]
+    whole = np.asarray(image).astype(np.uint16)  # [H, W, C], the upper bytes
+    whole <<= 8
     with reopen() as again:
         _set_raw_mode(again, f"{base};16{_OTHER_ORDER[order]}")
-        whole = upper.astype(np.uint16) << 8 | np.asarray(again)
+        whole |= np.asarray(again)
     if image.mode in _ALPHA:
         return whole[..., :-1], whole[..., -1], image.mode
     return _with_key(whole, transparent, image.mode)

@@ -21,6 +21,8 @@ RangeChoice: TypeAlias = PixelRange | Literal["auto", "recorded"]
 FULL_16_BIT: PixelRange = (0, 65535)
 _EIGHT_BIT: PixelRange = (0, 255)
 _UNIT: PixelRange = (0, 1)
+_NUM_16_BIT = 1 << 16
+_PART = 1 << 20  # values converted at a time
 _MAX_OFFSET = 1 / 8  # of the largest value: a smaller one counts as black, a larger one as an offset to take off
 
 
@@ -65,12 +67,24 @@ def is_outside(values: np.ndarray, pixel_range: PixelRange) -> bool:
 
 def to_8_bit(values: np.ndarray, pixel_range: PixelRange) -> np.ndarray:
     """round(255 (x − low) / (high − low)) as uint8, clipped to 0 … 255."""
-    low, high = pixel_range
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2 and values.size > _NUM_16_BIT:
+        table: np.ndarray = _scaled(np.arange(_NUM_16_BIT), pixel_range)[values]  # a fifth of the time
+        return table
+    return _scaled(values, pixel_range)
 
 
 def format_range(pixel_range: PixelRange) -> str:
     """The range in words, such as "0 … 4095"."""
     low, high = pixel_range
     return f"{low:.10g} … {high:.10g}"
+
+
+def _scaled(values: np.ndarray, pixel_range: PixelRange) -> np.ndarray:
+    """The formula of ``to_8_bit``, in parts, since float64 is large."""
+    low, high = pixel_range
+    result = np.empty(values.shape, np.uint8)
+    step = max(1, _PART // max(1, values[:1].size))
+    for start in range(0, len(values), step):
+        scaled = (values[start : start + step].astype(np.float64) - low) * (255 / (high - low))
+        result[start : start + step] = np.rint(np.clip(scaled, 0, 255))
+    return result

@@ -66,3 +66,11 @@ def test_an_empty_range_is_refused(text):
 
 def test_a_range_is_shown_without_needless_digits():
     assert [format_range(pixel_range) for pixel_range in ((0, 4095.0), (-1.5, 2))] == ["0 … 4095", "-1.5 … 2"]
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2"])
+@pytest.mark.parametrize("pixel_range", [(0, 65535), (0, 4095), (100.5, 3000)])
+def test_many_values_become_what_few_do(dtype, pixel_range):
+    values = np.random.default_rng(0).integers(0, 65536, (300, 300, 1), np.uint16).astype(dtype)
+    rows = np.concatenate([to_8_bit(row, pixel_range) for row in values])
+    np.testing.assert_array_equal(to_8_bit(values, pixel_range).ravel(), rows.ravel())
