@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bncli.errors import BncliError
     from bncli.folding import fold
     from bncli.inspection import inspect_stats
+    from bncli.jobs.train import train
     from bncli.measure.population import recalibrate
 
 __version__ = "0.1.0"
@@ -42,9 +43,10 @@ _PUBLIC = {  # public name -> module that defines it
     "inspect_stats": "bncli.inspection",
     "load": "bncli.checkpoint",
     "recalibrate": "bncli.measure.population",
+    "train": "bncli.jobs.train",
 }
 
-__all__ = ["BncliError", "Checkpoint", "__version__", "fold", "inspect_stats", "load", "recalibrate"]
+__all__ = ["BncliError", "Checkpoint", "__version__", "fold", "inspect_stats", "load", "recalibrate", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from bncli.cli.parsing import absolute_model_name, absolute_source, is_own_data, model_arguments
 from bncli.config.file_names import displayed
-from bncli.config.options import Option, by_key, by_parameter, options, sections_of
+from bncli.config.options import by_key, by_parameter, options, sections_of
 from bncli.errors import CheckpointError, ConfigError, UsageError
 
 if TYPE_CHECKING:
     import typer
 
-    from bncli.config.recipes import Recipe, RecipeValue
+    from bncli.config.recipes import Recipe, Values
     from bncli.config.run_file import RunFile
     from bncli.config.settings import RunConfig
-
-Values = Mapping[Option, object]
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,13 @@ class NewRun:
     Attributes:
         config: all of them.
         asked: those that the user chose.
-        from_recipe: by parameter, those that its recipe decided.
+        from_recipe: those that its recipe decided.
         follows_data: True if its recipe depends on the data, which are not read yet; see ``fitted``.
     """
 
     config: RunConfig
     asked: Values = field(default_factory=dict, repr=False)
-    from_recipe: Mapping[str, RecipeValue] = field(default_factory=dict)
+    from_recipe: Values = field(default_factory=dict)
     follows_data: bool = False
 
     def fitted(self, num_train: int) -> NewRun:
@@ -52,33 +50,24 @@ def new_run(ctx: typer.Context) -> NewRun:
         UsageError: an option is out of range, or there is no such recipe.
         ConfigError: the ``--config`` file is malformed.
     """
-    from bncli.config.recipes import AUTO, named_recipe
+    from bncli.config.recipes import AUTO, defaults, named_recipe
 
     file = _run_file(ctx)
     asked = {**(file.values if file else {}), **_given(ctx)}
     name = ctx.params["recipe"] or (file.recipe if file else None)
-    data = str({**_defaults(), **asked}[by_parameter()["data"]])
+    data = str({**defaults(), **asked}[by_parameter()["data"]])
     recipe = named_recipe(name, data=data)
     if name == AUTO or (name is None and is_own_data(data)):
-        return NewRun(_validated({**_defaults(), **asked}), asked, follows_data=True)
-    return NewRun(_validated({**_defaults(), **asked}), asked) if recipe is None else _with_recipe(asked, recipe)
+        return NewRun(_validated({**defaults(), **asked}), asked, follows_data=True)
+    return NewRun(_validated({**defaults(), **asked}), asked) if recipe is None else _with_recipe(asked, recipe)
 
 
 def _with_recipe(asked: Values, recipe: Recipe) -> NewRun:
     """The settings that the user chose, above those of the recipe, above the defaults."""
-    from bncli.config.recipes import recipe_options
+    from bncli.config.recipes import defaults, recommended
 
-    known = {**_defaults(), **asked}
-    model, bn, optimizer = (by_parameter()[name] for name in ("model", "bn", "optimizer"))
-    chosen_model = str(asked[model]) if model in asked else None
-    options = recipe_options(recipe, model=chosen_model, bn=bool(known[bn]), optimizer=str(known[optimizer]))
-    chosen = {name: value for name, value in options.items() if by_parameter()[name] not in asked}
-    recommended = {by_parameter()[name]: field_value(name, value) for name, value in chosen.items()}
-    return NewRun(_validated({**_defaults(), **recommended, **asked}), asked, chosen)
-
-
-def _defaults() -> Values:
-    return {option: option.default for option in options()}
+    chosen = recommended(recipe, asked)
+    return NewRun(_validated({**defaults(), **chosen, **asked}), asked, chosen)
 
 
 def resumed_run(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
@@ -110,7 +99,7 @@ def resumed_run(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
 
 
 def field_value(parameter: str, value: object) -> object:
-    """The value of a setting, from what the command line or a recipe says."""
+    """The value of a setting, from what the command line says."""
     if by_parameter()[parameter].setting.zero_is_none:
         return value or None
     if parameter == "model_arg":

@@ -15,6 +15,7 @@ Read in this order::
     saving.py       saves in the background, and restoring them
     run_log.py      metrics.jsonl and layers.jsonl
     progress.py     the events and the progress of a run
+    watch.py        signs that a run will not end well
     observation.py  percentiles of the layers' outputs and statistics over the epochs
     result.py       the result of a run
 """

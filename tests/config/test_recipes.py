@@ -5,26 +5,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bncli.cli.run_settings import field_value
-from bncli.config.options import by_parameter
-from bncli.config.recipes import AUTO, NONE, RECIPES, named_recipe, own_data, recipe_options
-from bncli.config.settings import ModelConfig, OptimizerConfig, TrainingConfig
+from bncli.config.options import by_parameter, sections_of
+from bncli.config.recipes import AUTO, NONE, RECIPES, defaults, named_recipe, own_data, recommended
+from bncli.config.settings import RunConfig
 from bncli.config.validation import validated
 from bncli.data.known import KNOWN
 from bncli.errors import UsageError
 
-RUN = {"model": None, "bn": True, "optimizer": "sgd"}
-SECTIONS = {"model": ModelConfig, "optimizer": OptimizerConfig, "training": TrainingConfig}
 ANY = {**RECIPES, AUTO: own_data(1000)}
+
+
+def asked(**values):
+    """Settings that the user chose, by parameter."""
+    return {by_parameter()[name]: value for name, value in values.items()}
+
+
+def chosen(recipe, **values):
+    """The settings that the recipe decides, by key."""
+    return {option.key: value for option, value in recommended(recipe, asked(**values)).items()}
 
 
 @pytest.mark.parametrize("bn", [True, False])
 @pytest.mark.parametrize("name", ANY)
 def test_a_recipe_is_of_settings_that_exist(name, bn):
-    for option, value in recipe_options(ANY[name], **RUN | {"bn": bn}).items():
-        place = by_parameter()[option]
-        validated(
-            SECTIONS[place.section], **{place.field: field_value(option, value)}
-        )  # raises where it is out of range
+    values = {**defaults(), **recommended(ANY[name], asked(bn=bn)), **asked(bn=bn)}
+    validated(RunConfig, **sections_of(values.items()))  # raises where one is out of range
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -40,31 +45,34 @@ def test_other_data_have_none_and_none_can_be_asked_for():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_without_bn_the_same_is_run_with_clipped_gradients(name):
-    with_bn, without = (recipe_options(RECIPES[name], **RUN | {"bn": bn}) for bn in (True, False))
-    assert "clip_norm" not in with_bn
-    assert without == with_bn | {"clip_norm": 1.0}
+    with_bn, without = (chosen(RECIPES[name], bn=bn) for bn in (True, False))
+    assert "optimizer.clip_norm" not in with_bn
+    assert without == with_bn | {"optimizer.clip_norm": 1.0}
 
 
-def test_options_of_another_optimizer_or_network_are_left_out():
-    def options(**changes):
-        return recipe_options(RECIPES["cifar10"], **RUN | changes)
+def test_settings_of_another_optimizer_or_network_are_left_out():
+    recipe = RECIPES["cifar10"]
+    assert "optimizer.learning_rate" not in chosen(recipe, optimizer="adamw")
+    assert not {"model.dropout", "model.args"} & chosen(recipe, model="resnet20").keys()
+    assert {"optimizer.learning_rate", "model.dropout", "model.args"} <= chosen(recipe).keys()
+    assert chosen(recipe, model="cnn") == chosen(recipe)
 
-    assert "learning_rate" not in options(optimizer="adamw")
-    assert not {"dropout", "model_arg"} & options(model="resnet20").keys()
-    assert {"learning_rate", "dropout", "model_arg"} <= options().keys()
-    assert options(model="cnn") == options()
+
+def test_what_the_user_chose_is_left_alone():
+    assert "model.name" not in chosen(own_data(100), model="cnn")
+    assert "training.epochs" not in chosen(own_data(100), epochs=3)
 
 
 @given(num_train=st.integers(1, 10**7))
 def test_own_data_are_seen_often_in_batches_of_which_there_are_several(num_train):
-    options = own_data(num_train).options
-    assert 20 <= options["epochs"] <= 100
-    assert options["batch_size"] in (16, 32, 64)
-    seen = options["epochs"] * num_train
+    settings = own_data(num_train).settings
+    assert 20 <= settings["training.epochs"] <= 100
+    assert settings["training.batch_size"] in (16, 32, 64)
+    seen = settings["training.epochs"] * num_train
     assert seen >= min(60_000, 100 * num_train) * 0.9
-    more = own_data(num_train + 1).options
-    assert more["epochs"] <= options["epochs"]
-    assert more["batch_size"] >= options["batch_size"]
+    more = own_data(num_train + 1).settings
+    assert more["training.epochs"] <= settings["training.epochs"]
+    assert more["training.batch_size"] >= settings["training.batch_size"]
 
 
 @pytest.mark.parametrize("option", ["clip_norm", "ema_decay"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from bncli.cli.render.words import counted, marked
 from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
-    from bncli.config.recipes import RecipeValue
+    from bncli.config.recipes import Values
     from bncli.training.loop import Trainer
     from bncli.training.result import TrainResult
 
@@ -34,14 +35,16 @@ def run_lines(trainer: Trainer) -> str:
     )
 
 
-def recipe_line(chosen: Mapping[str, RecipeValue]) -> str:
-    """Return the options that a recipe chose, spelled as on the command line."""
-    options = " ".join(
-        f"--{name.replace('_', '-')} {value if isinstance(value, str) else f'{value:g}'}"
-        for name, values in chosen.items()
-        for value in (values if isinstance(values, tuple) else [values])
-    )
-    return f"from the recipe: {options}"
+def recipe_line(chosen: Values) -> str:
+    """Return the settings that a recipe chose, spelled as on the command line."""
+    words = [f"--{option.flag} {word}" for option, value in chosen.items() for word in _option_words(value)]
+    return "from the recipe: " + " ".join(words)
+
+
+def _option_words(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [f"{key}={json.dumps(item, separators=(',', ':'))}" for key, item in value.items()]
+    return [value if isinstance(value, str) else f"{value:g}"]
 
 
 def train_json(result: TrainResult) -> dict[str, object]:
