@@ -66,7 +66,7 @@ def shown_warnings(*, quiet: bool) -> Iterator[None]:
         if issubclass(category, BncliWarning):
             warn((str(message),), quiet=quiet)
         else:
-            others(message, category, filename, lineno, file, line)
+            others(inert(str(message)), category, filename, lineno, file, line)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", BncliWarning)

@@ -18,10 +18,10 @@ from bncli.inspection.readers.contents import Contents, named
 from bncli.inspection.readers.conventions import BN_NAME
 from bncli.inspection.readers.copies import WRAPPER
 from bncli.inspection.readers.grouping import Found, find_batch_norms
-from bncli.inspection.readers.inert_pickle import Global, Record
+from bncli.inspection.readers.inert_pickle import PLAIN, Global, Record
 from bncli.inspection.readers.pickled_numpy import VALUES, array_in
 from bncli.inspection.readers.settings import Asked, non_negative
-from bncli.inspection.readers.torch_file import SAVE_ANEW, Storage, Tensor, TorchFile, open_file
+from bncli.inspection.readers.torch_file import SAVE_ANEW, Storage, Tensor, TorchFile, opened
 
 # What a module keeps its parts in, in the order of a state dict.
 _PARTS = ("_parameters", "_buffers", "_modules")
@@ -35,7 +35,11 @@ def read(path: FilePath, asked: Asked) -> Contents:
     Raises:
         CheckpointError: the file is damaged, or holds no tensors, but objects of other classes.
     """
-    file = open_file(path)
+    with opened(path) as file:
+        return _contents(path, file, asked)
+
+
+def _contents(path: FilePath, file: TorchFile, asked: Asked) -> Contents:
     search = _Search(file)
     arrays = dict(search.arrays(file.content, ()))
     if not arrays and search.classes:
@@ -81,8 +85,11 @@ class _Search:
         self._open[id(node)] = node
         if root is None and _is_module(node):
             root = place
+        above = _wrapper(place) if root is None else root
         for key, child in self._children(node, place):
-            stored = self._stored(child, _wrapper(place) if root is None else root)
+            if isinstance(child, PLAIN):
+                continue
+            stored = self._stored(child, above)
             if stored is None:
                 yield from self.arrays(child, (*place, key), root)
             else:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
@@ -126,33 +127,36 @@ class TorchFile:
         return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
 
 
-def open_file(path: FilePath) -> TorchFile:
-    """Read the objects of a file; the numbers of its tensors are read when asked for.
+@contextmanager
+def opened(path: FilePath) -> Iterator[TorchFile]:
+    """Read the objects of a file; the numbers of its tensors are read when asked for, while it is open.
 
     Raises:
         CheckpointError: the file is damaged.
     """
-    try:
-        return _open_zip(path) if zipfile.is_zipfile(path) else _open_old(path)
-    except (LookupError, TypeError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise _damaged(f"{path}: {type(error).__name__}: {str(error)[:200]}") from error
+    with ExitStack() as stack:
+        try:
+            file = _open_zip(path, stack) if zipfile.is_zipfile(path) else _open_old(path, stack)
+        except (LookupError, TypeError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise _damaged(f"{path}: {type(error).__name__}: {str(error)[:200]}") from error
+        yield file
 
 
 def _damaged(what: str) -> CheckpointError:
     return CheckpointError(f"the file is damaged, or no state dict: {what}", remedy=SAVE_ANEW)
 
 
-def _open_zip(path: FilePath) -> TorchFile:
-    with zipfile.ZipFile(path) as archive:
-        sizes = {member.filename: member.file_size for member in archive.infolist()}
-        _check_archive(path, archive)
-        pickle_name = next(name for name in sizes if name.count("/") == 1 and name.endswith("/data.pkl"))
-        root = pickle_name.removesuffix("data.pkl")
-        order = archive.read(f"{root}byteorder") if f"{root}byteorder" in sizes else b"little"
-        content = load(io.BytesIO(archive.read(pickle_name)), calls=CALLS, persistent=_storage)
+def _open_zip(path: FilePath, stack: ExitStack) -> TorchFile:
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    names = dict.fromkeys(archive.namelist())
+    _check_archive(path, archive)
+    pickle_name = next(name for name in names if name.count("/") == 1 and name.endswith("/data.pkl"))
+    root = pickle_name.removesuffix("data.pkl")
+    order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
+    content = load(io.BytesIO(archive.read(pickle_name)), calls=CALLS, persistent=_storage)
 
     def read_bytes(key: str, start: int, end: int) -> bytes:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{root}data/{key}") as member:
+        with archive.open(f"{root}data/{key}") as member:
             member.seek(start)
             return member.read(end - start)
 
@@ -171,10 +175,10 @@ def _check_archive(path: FilePath, archive: zipfile.ZipFile) -> None:
             )
 
 
-def _open_old(path: FilePath) -> TorchFile:
+def _open_old(path: FilePath, stack: ExitStack) -> TorchFile:
     """A file of before PyTorch 1.6: pickles one after the other, then the storages."""
-    with path.open("rb") as file:
-        buffer = io.BytesIO(file.read(MAX_PICKLE))
+    file = stack.enter_context(path.open("rb"))
+    buffer = io.BytesIO(file.read(MAX_PICKLE))
     header = [load(buffer, calls=CALLS, persistent=_storage) for _ in range(_HEADER)]
     storages: dict[str, Storage] = {}
 
@@ -189,9 +193,8 @@ def _open_old(path: FilePath) -> TorchFile:
     places = _places(keys, storages, buffer.tell())
 
     def read_bytes(key: str, start: int, end: int) -> bytes:
-        with path.open("rb") as file:
-            file.seek(places[key] + start)
-            return file.read(end - start)
+        file.seek(places[key] + start)
+        return file.read(end - start)
 
     machine = header[-1]
     is_little = machine.get("little_endian", True) if isinstance(machine, dict) else True

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import time
 import zipfile
 from collections import OrderedDict
 from pathlib import PurePosixPath
@@ -168,6 +169,32 @@ def test_layers_in_lists_are_named_by_their_numbers(tmp_path):
         assert found == {f"{prefix}.{name}".lstrip(".") for prefix in prefixes for name in ("bn", "layer1.0.bn1")}
 
 
+def rebuilt(function, *args, module="torch._utils"):
+    """A tensor that is made by a call."""
+    return lambda array: Object(Global(module, function), tuple(array if arg is Ellipsis else arg for arg in args))
+
+
+REBUILT = {
+    "a parameter": rebuilt("_rebuild_parameter", ..., True, OrderedDict()),
+    "a parameter with attributes": rebuilt("_rebuild_parameter_with_state", ..., True, OrderedDict(), {"tag": 1}),
+    "of a TPU": rebuilt("_rebuild_xla_tensor", ..., "torch.float32", "xla:0", False),
+    "of a device without storages": lambda array: rebuilt("_rebuild_device_tensor_from_numpy", ..., None, "x", False)(
+        NumpyArray(array)
+    ),
+    "in lists of an unknown class": lambda array: Object(Global("x", "Box"), (array,)),
+}
+
+
+@pytest.mark.parametrize("kind", REBUILT)
+def test_tensors_are_rebuilt_by_the_calls_that_make_them(kind, tmp_path):
+    state = {name: REBUILT[kind](array) for name, array in STATE.items()}
+    contents = contents_of({"state_dict": state}, tmp_path / "x")
+    if kind.startswith("in lists"):  # found, but not under a name of PyTorch
+        assert contents.layers == ()
+    else:
+        check_numbers(contents)
+
+
 def nested(content, depth):
     for _ in range(depth):
         content = [content]
@@ -210,3 +237,13 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
     beyond = np.lib.stride_tricks.as_strided(np.ones(4, np.float32), (4,), (8,), writeable=False)
     with pytest.raises(CheckpointError, match=r"a tensor of shape \[4\] in a storage of 4 numbers"):
         contents_of({"bn.running_mean": beyond}, tmp_path / "x")
+
+
+def test_the_time_grows_with_the_number_of_tensors_only(tmp_path):
+    """Opening the archive once a tensor took 160 s for 400 layers among 13,000 members."""
+    state = state_dict(*(f"layer{number}.bn" for number in range(100)))
+    moments = {number: {"exp_avg": np.ones(3, np.float32)} for number in range(3000)}
+    write_torch(tmp_path / "x", {"state_dict": state, "optimizer": {"state": moments}, "history": [0.5] * 100_000})
+    started = time.process_time()
+    assert len(read(tmp_path / "x", Asked()).layers) == 100
+    assert time.process_time() - started < 5
