@@ -87,7 +87,7 @@ def read_image_folder(
         raise _bad_images_error([*tree.strays, *unreadable], _count(tree))
     channels = options.channels or _common_channels(infos)
     size, notes = ((options.size, options.size), []) if options.size else _default_size(list(infos.values()))
-    notes.extend(tree.notes)
+    notes.extend([*tree.notes, *_frame_notes(infos)])
     _require_memory(len(infos), size, channels, root)
     pixel_range, range_notes = _choose_range(tree, infos, options.pixel_range, progress)
     notes.extend(range_notes)
@@ -177,6 +177,12 @@ def _default_size(infos: list[ImageInfo]) -> tuple[tuple[int, int], list[str]]:
     side = min(_DEFAULT_SIDE, max(shorter // _SIDE_MULTIPLE, 1) * _SIDE_MULTIPLE)
     what = "differ in size" if len(sizes) > 1 else f"are {first[0]}x{first[1]}"
     return (side, side), [f"the images {what}: each is scaled and cropped to {side}x{side} (--image-size changes this)"]
+
+
+def _frame_notes(infos: dict[Path, ImageInfo]) -> list[str]:
+    paths = [path for path, info in infos.items() if info.has_frames]
+    what = "images with more frames or pages than the first, which alone is used"
+    return [f"{what}: {len(paths)} of {len(infos)}, such as {paths[0]}"] if paths else []
 
 
 def _require_memory(num_images: int, size: tuple[int, int], channels: int, root: Path) -> None:

@@ -54,6 +54,7 @@ class ImageInfo:
     width: int
     is_grey: bool
     is_deep: bool  # more than 8 bits per channel
+    has_frames: bool  # more than one frame or page
 
 
 def read_header(path: Path) -> ImageInfo:
@@ -62,7 +63,8 @@ def read_header(path: Path) -> ImageInfo:
         width, height = image.size
         if _is_sideways(image):
             width, height = height, width
-        return ImageInfo(height=height, width=width, is_grey=_is_grey(image), is_deep=is_deep(image))
+        is_grey, deep = _is_grey(image), is_deep(image)
+        return ImageInfo(height=height, width=width, is_grey=is_grey, is_deep=deep, has_frames=_has_frames(image))
 
 
 def read_deep(path: Path) -> np.ndarray:
@@ -149,6 +151,11 @@ def _is_sideways(image: ImageFile.ImageFile) -> bool:
         return False
     # The method of a PNG decodes the pixels first, in search of an orientation behind them.
     return Image.Image.getexif(image).get(_EXIF_ORIENTATION) in _SIDEWAYS
+
+
+def _has_frames(image: ImageFile.ImageFile) -> bool:
+    """True if there is more than the first frame; the previews that cameras put into an MPO, a JPEG, do not count."""
+    return image.format != "MPO" and bool(getattr(image, "is_animated", False))
 
 
 def _is_grey(image: ImageFile.ImageFile) -> bool:

@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from support.dataset_writers import png_of_16_bit, save_image, tiff_of_16_bit, write_image_folder
 
@@ -176,3 +178,26 @@ def test_a_checkpoint_of_8_bit_images_takes_the_full_range_and_no_float(tmp_path
     floats = save_image(Image.fromarray(np.eye(5, 7, dtype=np.float32)), tmp_path / "float.tif")
     with pytest.raises(DataError, match="float pixels are not scaled by the range of 16-bit files"):
         preprocessor.load(floats)
+
+
+DEEP_FILES = (
+    *(("png", png_of_16_bit(wide(channels))) for channels in (1, 2, 3, 4)),
+    ("tif", tiff_of_16_bit(wide(3))),
+    ("tif", tiff_of_16_bit(wide(4), order=">")),
+    ("pgm", b"P5 7 5 4095\n" + wide(1).astype(">u2").tobytes()),
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data(), file=st.sampled_from(DEEP_FILES), channels=st.sampled_from([1, 3]))
+def test_no_bytes_raise_anything_but_a_data_error(data, file, channels, tmp_path_factory):
+    suffix, content = file[0], bytearray(file[1])
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=6)):
+        content[position] = data.draw(st.integers(0, 255))
+    path = tmp_path_factory.getbasetemp() / f"deep.{suffix}"
+    path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
+    try:
+        image = load_image(path, size=(6, 6), channels=channels)
+    except DataError:
+        return
+    assert image.shape == (6, 6, channels)

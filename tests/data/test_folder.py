@@ -317,6 +317,24 @@ def test_what_does_not_fit_into_memory_is_refused_before_decoding(tmp_path, monk
     assert "--image-size" in caught.value.remedy
 
 
+@pytest.mark.parametrize("suffix", ["gif", "tif", "webp", "png"])
+def test_frames_behind_the_first_are_counted(tmp_path, suffix):
+    write_image_folder(tmp_path, splits=("",))
+    first, second = colour_image(), colour_image(seed=1)
+    path = save_image(first, tmp_path / "dog" / f"two.{suffix}", save_all=True, append_images=[second])
+    raw = read_image_folder(tmp_path)
+    assert any("frames or pages" in note and f"1 of 13, such as {path}" in note for note in raw.warnings)
+    if suffix in ("png", "tif"):
+        np.testing.assert_array_equal(raw.train.images[-1], pixels(first))
+
+
+def test_a_file_with_one_frame_is_not_named(tmp_path):
+    for name in ("cat", "dog"):
+        for suffix in ("gif", "tif", "webp", "png", "jpg"):
+            save_image(colour_image(), tmp_path / name / f"one.{suffix}")
+    assert read_image_folder(tmp_path).warnings == ()
+
+
 def test_progress_is_reported_to_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr("bncli.data.folder._FILES_PER_TASK", 5)
     write_image_folder(tmp_path)
