@@ -26,7 +26,8 @@ def visible(text: str) -> str:
 
 def visible_lines(text: str) -> str:
     """The text as ``visible``, with its lines kept apart; all but the first are indented, so none fakes a message."""
-    return "\n  ".join(visible(line) for line in text.split("\n"))
+    first, *others = map(visible, text.split("\n"))
+    return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in others)])
 
 
 def inert(text: str) -> str:

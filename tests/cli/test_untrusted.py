@@ -27,7 +27,7 @@ from bncli.inspection.comparison import compare
 from bncli.inspection.findings import Finding
 from bncli.jobs.export import ExportReport
 from bncli.jobs.fold_report import FoldResult, Latency
-from bncli.jobs.predict import ClassProbability, Prediction
+from bncli.jobs.predict import ClassProbability, Prediction, Predictions
 from bncli.measure.score import ClassAccuracy, EvalResult
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\u202egnp.exe\nerror: all is lost\r\x9b31m\x7f[red]\\[/]\ud800\u2028=1+1"
@@ -108,7 +108,7 @@ def results(name):
         scores = EvalResult(count, 0.1, 1.0, 1.0, rows[:count], confusion, np.zeros(count, np.int32))
         yield render.eval_text(EvalReport(path, 3, "test", "running", name, scores))
     classes = (ClassProbability(name, 0.75), ClassProbability(f"x{name}", 0.25))
-    yield render.predict_text(PredictReport(path, (Prediction(path, classes),)))
+    yield render.predict_text(PredictReport(path, Predictions((Prediction(path, classes),), ())))
     norms = (
         NormReport(name, "folded", "backward", (name,), None, name),
         NormReport(f"{name}2", "kept", None, (), name, None),
