@@ -1,6 +1,6 @@
 """Recipes: the defaults of ``bncli train`` for known data and for the user's own, below every option that is given.
 
-The recipes of Fashion-MNIST and CIFAR-10 were tried with the `cnn`, with BN and without are in
+The recipes of Fashion-MNIST and CIFAR-10 were tried with the `cnn`, with BN and without; their accuracies are in
 ``scripts/results/recipes.json``. The one of CIFAR-100 is an untested start. ``own_data`` is for folders and files;
 ``scripts/bench_own_data.py`` tries it.
 """
