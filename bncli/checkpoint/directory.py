@@ -161,7 +161,7 @@ def check_name(path: Path) -> None:
         raise CheckpointError(f"{str(path)[:300]}: {reason}", remedy="Name another directory.") from None
     if not is_utf8(place):
         raise CheckpointError(
-            f"{place}: the path is not UTF-8, which Orbax, the library behind saves, requires",
+            f"{place}: the path is not UTF-8, which the library that reads and writes Orbax saves requires",
             remedy="Use or rename to a path in UTF-8.",
         )
 

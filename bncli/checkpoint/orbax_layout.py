@@ -28,6 +28,7 @@ import numpy as np
 import tensorstore
 from flax import serialization
 
+from bncli.checkpoint.directory import check_name
 from bncli.config.json_types import JSON, Document
 from bncli.errors import CheckpointError
 from bncli.frameworks.linen import Variables
@@ -118,6 +119,7 @@ def read_items(directory: Path) -> Variables:
     Raises:
         CheckpointError: a file is missing or damaged, or the arrays do not fit into memory; the message names it.
     """
+    check_name(directory)
     _require_contained(directory)
     items = find_items(directory)
     if not items:

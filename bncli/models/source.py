@@ -21,6 +21,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TypeAlias
 
+from bncli.config.file_names import displayed
 from bncli.errors import ModelError
 from bncli.process.files import read_regular
 
@@ -122,7 +123,7 @@ class SourceLoader(importlib.machinery.SourceFileLoader):
         """The code of the module, compiled from bytes that are read once."""
         content = read_regular(Path(self.path)) if self._content is None else self._content
         self._code.admit(Path(self.path), content)
-        return compile(content, self.path, "exec", dont_inherit=True)
+        return compile(content, displayed(self.path), "exec", dont_inherit=True)  # JAX takes no other name
 
 
 @contextmanager

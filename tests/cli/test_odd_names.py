@@ -54,3 +54,33 @@ def test_a_data_set_whose_names_are_not_utf8_is_used_by_every_command(tmp_path, 
     assert document("predict", "ck", image)["images"][0]["path"].endswith(r"s\xe9t/val/gr\xf6n/0.png")
     assert r"gr\xf6n" in succeed("predict", "ck", image)
     assert invoke("train", "--resume", "--data", root, "--epochs", 1, "--out", "ck", "--quiet").exit_code == 0
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take only UTF-8")
+def test_a_model_file_whose_name_is_not_utf8_is_trained_and_found_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / os.fsdecode(b"d\xff")
+    place.mkdir()
+    lines = (
+        "import flax.linen as nn",
+        "class Net(nn.Module):",
+        "    num_classes: int",
+        "    @nn.compact",
+        "    def __call__(self, x, train):",
+        "        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x.reshape(len(x), -1)))",
+        "        return nn.Dense(self.num_classes)(nn.relu(x))",
+    )
+    (place / "net.py").write_text("\n".join(lines))
+    succeed("train", "--model", f"{place}/net.py:Net", "--epochs", 1, "--out", "ck", "--quiet")
+    stored = json.loads((tmp_path / "ck" / "config.json").read_bytes())
+    assert stored["run"]["model"]["name"].endswith(r"d\xff/net.py:Net")
+    assert document("eval", "ck")["num_examples"] == 359
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take only UTF-8")
+def test_an_orbax_directory_whose_name_is_not_utf8_is_refused_by_name(copied, tmp_path):
+    (step,) = [path for path in (copied / "steps").iterdir() if path.is_dir()][:1]
+    moved = step.rename(tmp_path / os.fsdecode(b"step\xff"))
+    result = invoke("inspect-stats", moved)
+    assert result.exit_code == 1
+    assert r"step\xff: the path is not UTF-8" in result.stderr
