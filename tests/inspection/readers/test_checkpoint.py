@@ -42,7 +42,7 @@ def test_it_says_how_often_running_averages_were_updated_and_which_are_none(copi
 
 
 def test_a_network_that_no_fold_takes_is_noted(copied, monkeypatch):
-    def refuse(apply_fn, variables, example):
+    def refuse(apply_fn, variables, example, *, verify):
         raise FoldError("BatchNorm_0 normalises with the statistics of the batch")
 
     monkeypatch.setattr("bncli.inspection.readers.checkpoint.fold", refuse)
