@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
+from support.dataset_writers import save_image
 from support.tiny import make_split, run_config
 
 from bncli.data.configured import load_matching
@@ -35,3 +37,18 @@ def test_images_of_another_shape_are_refused_in_the_words_of_the_checkpoint(unkn
     np.savez(tmp_path / "other.npz", x_train=split.images, y_train=split.labels)
     with pytest.raises(DataError, match=r"other\.npz has other images than the checkpoint takes: \(8, 8, 1\)"):
         load_matching(unknown, source=str(tmp_path / "other.npz"))
+
+
+@pytest.mark.parametrize(("recorded", "expected"), [((0, 4095), (0, 4095)), (None, (0, 65535))])
+def test_other_data_are_scaled_by_the_range_of_the_training(unknown, tmp_path, recorded, expected):
+    """Never by a range of their own, which the network has not seen."""
+    values = np.random.default_rng(0).integers(0, 1024, (30, 8, 8), np.uint16)
+    np.savez(tmp_path / "ten_bits.npz", x_train=values, y_train=np.arange(30) % 2)
+    for number, image in enumerate(values):
+        save_image(Image.fromarray(image), tmp_path / "folder" / f"{number % 2}" / f"{number}.png")
+    config = replace(unknown, preprocessing=replace(unknown.preprocessing, pixel_range=recorded))
+    for source in ("ten_bits.npz", "folder"):
+        dataset = load_matching(config, source=str(tmp_path / source))
+        assert dataset.pixel_range == expected
+        largest = max(split.images.max() for split in (dataset.train, dataset.val, dataset.test))
+        assert largest == round(int(values.max()) * 255 / expected[1])
