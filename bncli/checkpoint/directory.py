@@ -17,7 +17,7 @@ from bncli.config.document import CheckpointConfig
 from bncli.config.file_names import is_utf8
 from bncli.config.json_types import JSON, Document
 from bncli.errors import CheckpointError
-from bncli.process.files import read_regular
+from bncli.process.files import read_regular, real_path
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -172,8 +172,8 @@ def check_output(out: Path, *, overwrite: bool, can_resume: bool = False, source
     With ``overwrite`` it may replace an earlier checkpoint, but nothing else, and never ``source``, which is read.
     """
     check_name(out)
-    if source is not None and source.resolve().is_relative_to(out.resolve()):
-        what = "is" if source.resolve() == out.resolve() else "holds"
+    if source is not None and real_path(source).is_relative_to(real_path(out)):
+        what = "is" if real_path(source) == real_path(out) else "holds"
         remedy = "Name another directory for the result."
         raise CheckpointError(f"{out} {what} the checkpoint to work on", remedy=remedy)
     if out.exists() and not out.is_dir():

@@ -11,6 +11,7 @@ from typing import get_args
 from bncli.config.choices import FindingCode
 from bncli.config.json_types import JSON, Document
 from bncli.errors import UsageError
+from bncli.process.files import real_path
 
 
 def model_arguments(texts: Iterable[str]) -> Document:
@@ -32,7 +33,7 @@ def _key_value(text: str) -> tuple[str, JSON]:
 def absolute_model_name(name: str) -> str:
     """``file.py:Class`` with the file's absolute path, so that the checkpoint can be read from any directory."""
     path, _, class_name = name.rpartition(":")
-    return f"{Path(path).resolve()}:{class_name}" if path.endswith(".py") else name
+    return f"{real_path(Path(path))}:{class_name}" if path.endswith(".py") else name
 
 
 def absolute_source(source: str) -> str:

@@ -48,15 +48,20 @@ def read_regular(path: Path, *, limit: int | None = None) -> bytes:
     return content
 
 
+def real_path(path: Path) -> Path:
+    """The path without symbolic links, as far as there are any; a link in a circle stays, where ``resolve`` raises."""
+    return Path(os.path.realpath(path))
+
+
 def require_contained(directory: Path) -> None:
     """Raise OSError if something below a directory is no regular file, or a link that leads out of the directory.
 
     Libraries that open the files by themselves would follow the link, or wait for the pipe.
     """
-    root = directory.resolve()
+    root = real_path(directory)
     for folder, folders, files in os.walk(directory):
         for path in (Path(folder) / name for name in (*folders, *files)):
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if path.is_symlink() and not real_path(path).is_relative_to(root):
                 raise OSError(errno.EINVAL, "a symbolic link that leads out of its directory", str(path))
         for name in files:
             _require_regular((Path(folder) / name).lstat().st_mode, Path(folder) / name, links=True)

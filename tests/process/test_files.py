@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from bncli.process.files import open_regular, read_regular
+from bncli.process.files import open_regular, read_regular, real_path, require_contained
 
 
 def make_pipe(path):
@@ -60,3 +60,11 @@ def test_no_more_than_the_limit_is_read(tmp_path):
     with pytest.raises(OSError, match="more than 6 bytes") as caught:
         read_regular(tmp_path / "file", limit=6)
     assert caught.value.errno == errno.EFBIG
+
+
+def test_a_link_in_a_circle_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(OSError, match="circle"):
+        read_regular(tmp_path / "circle")
+    require_contained(tmp_path)  # it leads nowhere
+    assert real_path(tmp_path / "circle").name == "circle"

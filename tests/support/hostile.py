@@ -140,6 +140,11 @@ def mutate(rng: Rng, sound: Files, name: str, target: Path) -> None:
         victim.write_bytes(_mutated(rng, victim.read_bytes(), _any_bytes(rng, sound)))
 
 
+def change_bytes(rng: Rng, content: bytes) -> bytes:
+    """The bytes with one to three changes, in most archives to a member."""
+    return _mutated(rng, content or b"\0", content or b"\0")
+
+
 def _any_bytes(rng: Rng, sound: Files) -> bytes:
     return rng.choice([path for path in sound.values() if path.is_file()]).read_bytes()
 

@@ -1,0 +1,51 @@
+"""Damaged inputs of every kind, given to every command: no traceback, no internal error, no crash, no hang.
+
+Checksums are made anew for half of them, so that the damage reaches the readers behind the checksums.
+"""
+
+from collections import Counter
+
+import pytest
+from support.damage import few_or_many
+from support.fuzz import KINDS, damaged_commands, run_commands, run_here, write_sound_inputs
+
+pytest.importorskip("onnxruntime")
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """One intact input of each kind."""
+    root = tmp_path_factory.mktemp("sound")
+    write_sound_inputs(root)
+    return root
+
+
+@few_or_many(400, 2000)
+def test_no_damage_is_taken_for_a_fault_of_bncli(sound, tmp_path, count):
+    outcomes = list(run_commands(damaged_commands(sound, tmp_path, count=count, seed=count)))
+    faults = [f"{kind}: {outcome}" for kind, outcome in outcomes if outcome.fault]
+    assert not faults, f"{len(faults)} of {count}:\n" + "\n".join(faults)
+    slow = [f"{kind}: {outcome}" for kind, outcome in outcomes if outcome.seconds > 10 or outcome.growth > GIB]
+    assert not slow, "\n".join(slow)
+    assert {kind for kind, _ in outcomes} == set(KINDS)
+    refused = Counter(outcome.exit_code for _, outcome in outcomes)
+    assert refused[1] > count / 4  # many changes mean nothing, or are noticed by `verify` alone
+    assert refused[0] > count / 20
+
+
+def test_a_planted_fault_is_counted(sound, monkeypatch):
+    def read(directory):
+        raise KeyError("planted")
+
+    words = ["verify", str(sound / "ckpt")]
+    assert run_here(words).fault == ""
+    monkeypatch.setattr("bncli.checkpoint.verify_checkpoint", read)
+    assert "internal error: KeyError: 'planted'" in run_here(words).fault
+    assert run_here(["verify", str(sound / "gone")]).fault
+
+
+def test_a_process_that_ends_is_counted_and_started_again(sound):
+    ended, verified = run_commands(iter([("crash", None), ("sound", ["verify", str(sound / "ckpt")])]))
+    assert ended[1].fault == "crashed"
+    assert verified[1].fault == ""
