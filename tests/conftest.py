@@ -22,8 +22,8 @@ settings.load_profile("bncli")
 TESTS = Path(__file__).parent
 # Here the compiled code is the subject. Elsewhere the suite saves optimisations, which take longer than the runs.
 OPTIMISED = [
-    *(TESTS / room for room in ("ops", "selftest", "process", "measure", "frameworks", "jobs")),
-    *(TESTS / "folding" / f"test_{name}.py" for name in ("nets", "properties", "verify")),
+    *(TESTS / room for room in ("ops", "selftest", "process")),
+    TESTS / "folding" / "test_nets.py",
     TESTS / "training" / "test_steps.py",
 ]
 

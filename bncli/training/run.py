@@ -160,7 +160,12 @@ def _statistics_from_batches(
         num_batches=MEASURED_BATCHES,
         batch_size=round_up(size, make_mesh()),
     )
-    return batch_statistics_of(network, dataset.image_shape, variables, batches)
+    try:
+        return batch_statistics_of(network, dataset.image_shape, variables, batches)
+    except ModelError:
+        if config.training.ema_decay is not None:
+            raise
+        return lambda variables: variables  # `_precise_statistics` says why, at the end
 
 
 def _check_classes(settings: StepSettings, variables: Variables, dataset: Dataset, *, name: str) -> None:

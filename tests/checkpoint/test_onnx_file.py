@@ -44,7 +44,7 @@ def test_it_predicts(exported, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "image.png")
     (one,), (other,) = (
-        predict(bncli.load(path), [tmp_path / "image.png"], top=3) for path in (exported, exported.parent)
+        predict(bncli.load(path), [tmp_path / "image.png"], top=3).rows for path in (exported, exported.parent)
     )
     assert [c.name for c in one.classes] == [c.name for c in other.classes]
     np.testing.assert_allclose(*[[c.probability for c in p.classes] for p in (one, other)], atol=1e-5)

@@ -1,12 +1,12 @@
 """Signals sent to a real ``bncli train``: it saves, says how to go on, and its exit code says what it was."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from support import compile_time
 
 from bncli import checkpoint
 
@@ -21,7 +21,7 @@ def start(out, *options):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"COLUMNS": "1000"},
+        env=compile_time.children() | {"COLUMNS": "1000"},
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from support import compile_time
 from support.damage import JSON, ODD, nested, places_of, value_at
 from support.dataset_writers import cifar10_files, write_files, write_idx_folder, write_image_folder
 from support.hostile import change_bytes
@@ -339,7 +340,10 @@ def _start() -> "subprocess.Popen[str]":
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=TESTS,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])},
+        env={
+            **compile_time.children(),
+            "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")]),
+        },
     )
 
 

@@ -21,7 +21,9 @@ class Zygote:
     """
 
     def __init__(self, preload: Path | None = None) -> None:
-        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+        from support import compile_time  # not at the top: this file is also the program of the process
+
+        env = compile_time.children() | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
         env |= {"LD_PRELOAD": str(preload)} if preload else {}
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env

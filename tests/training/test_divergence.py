@@ -67,8 +67,7 @@ def test_an_exploding_learning_rate_stops_with_the_state_before_it(dataset, tmp_
 def test_skipped_steps_are_bounded(dataset, tmp_path):
     config = config_of(on_nan="skip", optimizer=EXPLODING, epochs=9)
     trainer, notices, _, error = events_of(config, dataset, tmp_path / "ckpt")
-    assert len(notices) == MAX_SKIPPED_IN_A_ROW
-    assert all(notice.endswith("; step skipped") for notice in notices)
+    assert sum(notice.endswith("; step skipped") for notice in notices) == MAX_SKIPPED_IN_A_ROW
     assert "has diverged" in error.message
     assert trainer.progress.skipped[-MAX_SKIPPED_IN_A_ROW:] == tuple(
         range(trainer.progress.skipped[0], trainer.progress.skipped[0] + MAX_SKIPPED_IN_A_ROW)

@@ -10,6 +10,7 @@ from bncli.checkpoint import sha256_tree
 from bncli.data.batches import epoch_batches
 from bncli.errors import BncliWarning
 from bncli.training import execution, run
+from bncli.training.evaluation import jitted_eval_step
 from bncli.training.execution import STEPS_PER_SCAN, StepExecution, grouped
 
 
@@ -42,7 +43,8 @@ def test_like_trainings_share_their_programs_and_others_do_not(dataset, tmp_path
 
     first, again, other = trained("first"), trained("again"), trained("other", seed=7)
     assert again.execution.programs[1] is first.execution.programs[1]
-    assert again.evaluation.eval_step is other.evaluation.eval_step is first.evaluation.eval_step
+    steps = [jitted_eval_step(trainer.evaluation.program) for trainer in (first, again, other)]
+    assert steps[0] is steps[1] is steps[2]
     assert other.execution.programs[1] is not first.execution.programs[1]
     assert again.execution.compile_seconds < 0.1
     assert sha256_tree(again.state) == sha256_tree(first.state) != sha256_tree(other.state)

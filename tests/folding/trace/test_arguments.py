@@ -163,7 +163,7 @@ def test_variables_may_be_one_array_or_lists():
     kernel = inputs(3, 4).astype(np.float32)
     with pytest.warns(NothingToFoldWarning):
         folded = fold(lambda v, x: x @ v, kernel, X)
-    np.testing.assert_array_equal(folded(X), X @ kernel)
+    np.testing.assert_allclose(folded(X), X @ kernel, atol=1e-6)
     assert list(folded.variables) == ["variables"]
     with pytest.warns(NothingToFoldWarning):
         folded = fold(lambda v, x: x @ v[0]["w"] + v[1], [{"w": kernel}, 1.0], X)

@@ -22,6 +22,7 @@ import msgpack
 import numpy as np
 import pytest
 import tensorstore
+from support import compile_time
 from support.foreign_files import make_variables, save_item
 from support.hostile import Outcome, mutated_files, onnx_model, target_of, write_sound_files, zip_of
 
@@ -38,7 +39,7 @@ def examine(paths, how, *, timeout):
         stdout=subprocess.PIPE,
         text=True,
         cwd=TESTS,
-        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        env={**compile_time.children(), "PYTHONPATH": str(TESTS.parent)},
         timeout=timeout,
         check=True,
     )
