@@ -231,7 +231,7 @@ def test_bfloat16_goes_all_the_way(tmp_path):
 
 
 def test_running_out_of_memory_is_no_fault_of_bncli(tmp_path):
-    """In a process of its own: where steps are dispatched ahead, JAX 0.10 waits for ever for an array without memory."""
+    """In a process of its own: with steps dispatched ahead, JAX 0.10 waits for ever for an array without memory."""
     import os
     import subprocess
     import sys
