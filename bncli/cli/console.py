@@ -67,14 +67,16 @@ class _Tolerant(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Write the text, if the stream takes it."""
-        with suppress(OSError):
-            self._stream.write(text)
+        if not self._stream.closed:
+            with suppress(OSError):
+                self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush the stream, if it can be flushed."""
-        with suppress(OSError):
-            self._stream.flush()
+        if not self._stream.closed:  # Python flushes once more when it collects a console
+            with suppress(OSError):
+                self._stream.flush()
 
     def isatty(self) -> bool:
         """True for a terminal."""

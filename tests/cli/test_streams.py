@@ -1,5 +1,6 @@
 """Closed pipes, full devices and poor encodings: each ends quietly, or with a message that is true."""
 
+import io
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from support.torch_files import batch_norm, module, write_torch
+
+from bncli.cli.console import message_console
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -73,3 +76,13 @@ def test_a_poor_encoding_gets_plain_characters(name, encoding, place):
         assert "g" in text.splitlines()[1]
         assert "#" in text
         assert "?" not in text.splitlines()[2]
+
+
+def test_a_console_outlives_its_stream(monkeypatch):
+    """Python 3.13 reports what a stream raises when it is collected."""
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    console = message_console()
+    stream.close()
+    console.file.write("late")
+    console.file.flush()

@@ -30,6 +30,6 @@ def test_settings_win_over_the_recipe_of_the_data(dataset):
     assert (config.model.name, config.training.epochs) == ("cnn", 20)
 
 
-def test_a_setting_that_does_not_exist_is_named():
+def test_a_setting_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"no setting training\.epoch"):
-        bncli.train({"training": {"epoch": 3}})
+        bncli.train({"training": {"epoch": 3}}, out=tmp_path / "ckpt")
