@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -84,11 +85,20 @@ class Evaluation:
 
     def score(self, variables: Variables, split: Split) -> EvalResult:
         """The result of the network with these variables on a whole split."""
-        return self._score(jitted_eval_step(self.program), variables, split)
+        return self._score(self.eval_step, variables, split)
 
     def score_by_batch(self, variables: Variables, split: Split) -> EvalResult:
         """The same where each BN normalizes by the statistics of the batch."""
-        return self._score(jitted_eval_step_by_batch(self.program), variables, split)
+        return self._score(self._eval_step_by_batch, variables, split)
+
+    @cached_property
+    def eval_step(self) -> EvalStep:
+        """The evaluation step; kept, since a program that cannot be hashed would be compiled anew at each call."""
+        return jitted_eval_step(self.program)
+
+    @cached_property
+    def _eval_step_by_batch(self) -> EvalStep:
+        return jitted_eval_step_by_batch(self.program)
 
     def _score(self, eval_step: EvalStep, variables: Variables, split: Split) -> EvalResult:
         return score(

@@ -127,7 +127,7 @@ def sorted_data(ward):
 
 
 def average(share):
-    """What averages leave of the initial values: this share."""
+    """Running averages in which this share of the initial values is left."""
     return on_statistics(lambda mean, var: ((1 - share) * mean, share + (1 - share) * var))
 
 

@@ -10,7 +10,6 @@ from bncli.checkpoint import sha256_tree
 from bncli.data.batches import epoch_batches
 from bncli.errors import BncliWarning
 from bncli.training import execution, run
-from bncli.training.evaluation import jitted_eval_step
 from bncli.training.execution import STEPS_PER_SCAN, StepExecution, grouped
 
 
@@ -43,11 +42,16 @@ def test_like_trainings_share_their_programs_and_others_do_not(dataset, tmp_path
 
     first, again, other = trained("first"), trained("again"), trained("other", seed=7)
     assert again.execution.programs[1] is first.execution.programs[1]
-    steps = [jitted_eval_step(trainer.evaluation.program) for trainer in (first, again, other)]
-    assert steps[0] is steps[1] is steps[2]
+    assert again.evaluation.eval_step is other.evaluation.eval_step is first.evaluation.eval_step
     assert other.execution.programs[1] is not first.execution.programs[1]
     assert again.execution.compile_seconds < 0.1
     assert sha256_tree(again.state) == sha256_tree(first.state) != sha256_tree(other.state)
+
+
+def test_an_evaluation_step_that_cannot_be_shared_is_made_once(dataset, tmp_path):
+    evaluation = run.create_trainer(run_config(), dataset, tmp_path / "ckpt", compile_ahead=False).evaluation
+    evaluation.program = evaluation.program._replace(network=[])  # no hash, as a module with a list in it
+    assert evaluation.eval_step is evaluation.eval_step
 
 
 def test_steps_in_one_dispatch_are_so_many_steps(dataset, tmp_path, monkeypatch):

@@ -74,7 +74,7 @@ class Row:
 
     @property
     def text(self) -> str:
-        """Where it is read, or why not."""
+        """The functions that read it, or the reason why none does."""
         if self.reason:
             return self.reason
         readers, unread = (", ".join(sorted(f, key=FUNCTIONS.index)) for f in (self.readers, self.unread))
