@@ -10,37 +10,13 @@ from typing import Annotated
 import typer
 
 import bncli
-from bncli.cli import (
-    bench,
-    data,
-    doctor,
-    evaluate,
-    fold,
-    inspect_stats,
-    predict,
-    recalibrate,
-    streams,
-    train,
-    verify,
-)
-from bncli.cli.help import Command, Group, flowing
-from bncli.cli.optional_value import DataCommand
+from bncli.cli import streams
+from bncli.cli.commands import Place, group_of
 from bncli.errors import BncliError
 from bncli.process.memory import out_of_memory
 
 # The parameters of commands that decide how much memory they take.
 _MEMORY_OPTIONS = {"batch_size": "--batch-size", "batch_sizes": "--batch-sizes", "image_size": "--image-size"}
-
-app = typer.Typer(
-    name="bncli",
-    help="Train convolutional networks with Batch Normalization, diagnose their BN layers, and fold BN away.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    cls=Group,
-    rich_markup_mode=None,  # the help is drawn in help.py, errors stay plain
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with: bncli train --bn --epochs 20",
-)
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -65,6 +41,67 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+COMMANDS = {
+    "train": Place("train:train", "Train a network and write a checkpoint directory."),
+    "eval": Place(
+        "evaluate:evaluate",
+        "Score a checkpoint on a split: loss, accuracy, top-5, per-class accuracy, confusion matrix.",
+    ),
+    "predict": Place(
+        "predict:predict",
+        "Show the most probable classes of image files, resized and normalised as in training.",
+    ),
+    "inspect-stats": Place(
+        "inspect_stats:inspect_stats",
+        "Show each BN layer in numbers, with findings and remedies; or compare two checkpoints.",
+        kind="optional_value:DataCommand",
+    ),
+    "fold": Place(
+        "fold:fold",
+        "Merge BN into its neighbours, prove on data that nothing changed, and write a checkpoint without BN.",
+    ),
+    "recalibrate": Place(
+        "recalibrate:recalibrate",
+        'Replace running averages by the true statistics of the training images ("precise BN").',
+    ),
+    "bench": Place(
+        "bench:bench",
+        "Compare the speed of networks by batch size, cold and warm: a trained checkpoint beside the folded one.",
+    ),
+    "verify": Place(
+        "verify:verify",
+        "Compare every file of a checkpoint with the SHA-256 that was written with it; exit with 3 if one is damaged.",
+    ),
+    "doctor": Place(
+        "doctor:doctor",
+        "Show versions, hardware and caches, and check that the installed jaxlib computes what it should.",
+    ),
+}
+DATA_COMMANDS = {
+    "list": Place("data:list_datasets", "Show the data sets known by name, and where each lies."),
+    "fetch": Place("data:fetch", "Download a data set from its publisher, and check its SHA-256."),
+}
+
+
+app = typer.Typer(
+    name="bncli",
+    help="Train convolutional networks with Batch Normalization, diagnose their BN layers, and fold BN away.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    cls=group_of(COMMANDS, guarded),
+    rich_markup_mode=None,  # the help is drawn in help.py, errors stay plain
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: bncli train --bn --epochs 20",
+)
+data_app = typer.Typer(
+    help="Known data sets: where they lie, and how to get them.",
+    no_args_is_help=True,
+    cls=group_of(DATA_COMMANDS, guarded),
+    rich_markup_mode=None,
+)
+app.add_typer(data_app, name="data")
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         streams.write_result(f"bncli {bncli.__version__}\n")
@@ -78,29 +115,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-def add(group: typer.Typer, name: str, command: Callable[..., None], *, cls: type[Command] = Command) -> None:
-    """Add a command to a group; its docstring is its help."""
-    group.command(name, cls=cls, help=flowing(command.__doc__ or ""))(guarded(command))
-
-
-add(app, "train", train.train)
-add(app, "eval", evaluate.evaluate)
-add(app, "predict", predict.predict)
-add(app, "inspect-stats", inspect_stats.inspect_stats, cls=DataCommand)
-add(app, "fold", fold.fold)
-add(app, "recalibrate", recalibrate.recalibrate)
-add(app, "bench", bench.bench)
-add(app, "verify", verify.verify)
-add(app, "doctor", doctor.doctor)
-
-data_app = typer.Typer(
-    help="Known data sets: where they lie, and how to get them.", no_args_is_help=True, cls=Group, rich_markup_mode=None
-)
-add(data_app, "list", data.list_datasets)
-add(data_app, "fetch", data.fetch)
-app.add_typer(data_app, name="data")
 
 
 def main() -> None:

@@ -59,13 +59,21 @@ class Group(TyperGroup):
 
     def get_help(self, ctx: object) -> str:
         """The text of ``--help``."""
-        rows = [(command.name or "", command.help or "") for command in self.commands.values() if not command.hidden]
-        return _drawn(_blocks(self, cast("typer.Context", ctx), _commands_panel(rows)))
+        return _drawn(_blocks(self, cast("typer.Context", ctx), _commands_panel(self.summaries())))
+
+    def summaries(self) -> Mapping[str, str]:
+        """The commands by name, each with a line on what it does."""
+        return {name: summary(command.help or "") for name, command in self.commands.items()}
 
 
 def flowing(text: str) -> str:
     """Paragraphs of one line each, which the terminal wraps at its own width."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+def summary(text: str) -> str:
+    """The first paragraph, on one line."""
+    return flowing(text).partition("\n\n")[0]
 
 
 def _drawn(blocks: Iterable[RenderableType]) -> str:
@@ -114,14 +122,14 @@ def _parameters_panel(title: str, parameters: Iterable[Parameter], ctx: typer.Co
     return _framed(table, title)
 
 
-def _commands_panel(rows: Iterable[tuple[str, str]]) -> Panel:
+def _commands_panel(summaries: Mapping[str, str]) -> Panel:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2, 0, 0), expand=True)
     table.add_column(no_wrap=True, style="bold cyan")
     table.add_column(ratio=1)
-    for name, text in rows:
-        table.add_row(name, _marked(flowing(text).partition("\n\n")[0]))
+    for name, text in summaries.items():
+        table.add_row(name, _marked(text))
     return _framed(table, _COMMANDS)
 
 

@@ -7,6 +7,7 @@ import pytest
 import typer.main
 
 from bncli.cli.app import app
+from bncli.cli.help import summary
 from cli.conftest import invoke, succeed
 
 ROOT = typer.main.get_command(app)
@@ -77,6 +78,23 @@ def test_help_imports_none_of_the_heavy_parts_of_rich():
         "import sys\nfrom bncli.cli.app import app\n"
         "try:\n    app(['train', '--help'])\nexcept SystemExit:\n    pass\n"
         "sys.exit(str({'markdown_it', 'pygments', 'rich.traceback'} & set(sys.modules) or ''))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == "", result.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_line_in_the_help_of_a_group_is_the_beginning_of_the_commands_own(name):
+    group, _, word = f" {name}".rpartition(" ")
+    table = command_named(group.strip()).summaries()
+    assert table[word] == summary(command_named(name).help)
+
+
+def test_the_help_imports_no_command():
+    code = (
+        "import sys\nfrom bncli.cli.app import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(str({'bncli.cli.train', 'bncli.cli.fold', 'bncli.config.settings'} & set(sys.modules) or ''))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stderr.strip() == "", result.stderr
