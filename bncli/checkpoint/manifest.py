@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bncli.process.files import open_regular, require_contained
+from bncli.process.files import file_sha256, require_contained
 
 # Of a folded checkpoint: the files beside its save.
 FILES_MANIFEST = "files.sha256"
@@ -37,12 +36,6 @@ def digests_below(directory: Path) -> dict[str, str]:
 def digests_of(directory: Path, names: Iterable[str]) -> dict[str, str]:
     """File name -> SHA-256, for those of ``names`` that are in the directory."""
     return {name: file_sha256(directory / name) for name in names if (directory / name).is_file()}
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def first_difference(expected: Mapping[str, str], actual: Mapping[str, str], names: Iterable[str]) -> str | None:

@@ -131,6 +131,11 @@ def read_items(directory: Path) -> Variables:
     return next(iter(trees.values())) if set(trees) in ({""}, {DEFAULT_ITEM}) else trees
 
 
+def require_fitting(item: Path) -> None:
+    """Raise CheckpointError if an item claims more memory than there is, or than its files can hold; reads no array."""
+    _require_memory(item, _open_arrays(item, _read_metadata(item)).values())
+
+
 def _require_contained(directory: Path) -> None:
     try:
         require_contained(directory)
@@ -230,8 +235,20 @@ def _is_in_optimizers_list(keys: Sequence[Mapping[str, JSON]]) -> bool:
 
 def _read_arrays(item: Path, metadata: _Metadata) -> dict[str, np.ndarray]:
     """All arrays, read concurrently since each waits for the disk; the first that fails is named."""
+    arrays = {}
+    stores = _open_arrays(item, metadata)
+    _require_memory(item, stores.values())
+    reading = {name: store.read() for name, store in stores.items()}
+    for name, read in reading.items():
+        with _naming(item, name):
+            arrays[name] = np.asarray(read.result())
+    return arrays
+
+
+def _open_arrays(item: Path, metadata: _Metadata) -> dict[str, tensorstore.TensorStore]:
+    """The arrays by name, of which only shapes and dtypes are read."""
     context = tensorstore.Context({"cache_pool#ocdbt": {"total_bytes_limit": 100_000_000}})
-    opening, stores, arrays = {}, {}, {}
+    opening, stores = {}, {}
     for name in (leaf.name for leaf in metadata.leaves if leaf.kind in _ARRAYS):
         with _naming(item, name):
             spec = _array_spec(item, metadata, name)
@@ -239,12 +256,7 @@ def _read_arrays(item: Path, metadata: _Metadata) -> dict[str, np.ndarray]:
     for name, future in opening.items():
         with _naming(item, name):
             stores[name] = future.result()
-    _require_memory(item, stores.values())
-    reading = {name: store.read() for name, store in stores.items()}
-    for name, read in reading.items():
-        with _naming(item, name):
-            arrays[name] = np.asarray(read.result())
-    return arrays
+    return stores
 
 
 def _array_spec(item: Path, metadata: _Metadata, name: str) -> Document:

@@ -53,8 +53,16 @@ ALLOWED = frozenset(
     ["builtin.module", "func.call", "func.func", "func.return", *(f"stablehlo.{name}" for name in _STABLEHLO.split())]
 )
 CUSTOM_CALL = "stablehlo.custom_call"
-# The condition on the batch size, which XLA removes when it compiles.
-CUSTOM_CALLS = ("shape_assertion",)
+# Calls that XLA replaces when it compiles, so that they reach no function of this process: the condition on the batch
+# size, operations whose shapes depend on it (StableHLO's shape refinement), and the approximate top k of a TPU.
+CUSTOM_CALLS = (
+    "shape_assertion",
+    "ApproxTopK",
+    "stablehlo.dynamic_approx_top_k",
+    "stablehlo.dynamic_reduce_window",
+    "stablehlo.dynamic_rng_bit_generator",
+    "stablehlo.dynamic_top_k",
+)
 
 # For parsing: of any file, and for each byte of it.
 PARSE_SECONDS, BYTES_PER_SECOND = 5.0, 2e6
@@ -184,7 +192,10 @@ def _check_operations(exported: jax.export.Exported) -> None:
         if operation.name == CUSTOM_CALL:
             target = StringAttr(operation.attributes["call_target_name"]).value
             if target not in CUSTOM_CALLS:
-                raise CheckpointError(f"is refused: the program has a custom call, {target[:100]!r}")
+                raise CheckpointError(
+                    f"is refused: the program has a custom call, {target[:100]!r}, and bncli calls no compiled code by "
+                    "the names in a file"
+                )
         elif operation.name not in ALLOWED:
             raise CheckpointError(f"is refused: the program has the operation {operation.name[:100]}")
 

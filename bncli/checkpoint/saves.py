@@ -130,10 +130,11 @@ def _precise(step: int | str) -> str:
 
 
 def _load_arrays(directory: Path, step: int | str) -> dict[str, Tree]:
-    from bncli.checkpoint import orbax_io
+    from bncli.checkpoint import orbax_io, orbax_layout
 
     verify(directory, step)
     path = _step_path(directory, step)
+    orbax_layout.require_fitting(path / orbax_io.VARIABLES)
     try:
         return orbax_io.read_variables(path)
     except Exception as error:  # although its manifest fits: whatever Orbax raises for other metadata

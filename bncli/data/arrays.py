@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from bncli.data.pixel_range import (
 )
 from bncli.data.splits import CARVING_FACTOR
 from bncli.errors import DataError
+from bncli.process.files import open_regular
 from bncli.process.memory import require_memory
 
 _MAX_CHANNELS = 4
@@ -77,8 +79,10 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     # For a damaged archive NumPy raises whatever its parser raises first (BadZipFile, zlib.error, ValueError,
     # SyntaxError, EOFError, …). Any exception means that the file is damaged.
     try:
-        require_memory(_needed_memory(path), what=str(path), remedy=_SMALLER)
-        with np.load(path, allow_pickle=False) as archive:
+        with open_regular(path) as file:
+            require_memory(_needed_memory(file), what=str(path), remedy=_SMALLER)
+            file.seek(0)
+            archive = np.load(file, allow_pickle=False)
             return {key: np.asarray(archive[key]) for key in archive.files}
     except DataError:
         raise
@@ -95,7 +99,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _needed_memory(path: Path) -> int:
+def _needed_memory(file: BinaryIO) -> int:
     """The largest amount of memory that the archive's arrays take while they become splits.
 
     Measured on archives of 300 MB: all arrays at once; for an array of another type, the uint8 array that it is
@@ -105,7 +109,7 @@ def _needed_memory(path: Path) -> int:
         ValueError: an array claims more values than the archive holds.
     """
     needed = 0
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             needed += member.file_size
             if member.filename.endswith(".npy"):

@@ -20,6 +20,7 @@ from bncli.data.compressed import DAMAGED, open_decompressed
 from bncli.data.dataset import RawDataset, Split, check_labels
 from bncli.data.known import KNOWN
 from bncli.errors import DataError
+from bncli.process.files import read_regular
 
 _SIDE = 32
 _PIXEL_BYTES = 3 * _SIDE * _SIDE
@@ -227,7 +228,7 @@ def _folder_contents(folder: Path, layout: CifarLayout) -> Iterator[tuple[str, s
             continue
         _check_size(path.stat().st_size, layout, file, origin=str(path))
         try:
-            yield file, str(path), path.read_bytes()
+            yield file, str(path), read_regular(path)
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from bncli.errors import DataError
+from bncli.process.files import open_regular
 
 GZIP_MAGIC = b"\x1f\x8b"
 DAMAGED = "The file is damaged or was cut short while it was copied: get it again."
@@ -23,7 +24,7 @@ def open_decompressed(path: Path) -> Iterator[BinaryIO]:
         DataError: the file cannot be read, or its gzip stream is damaged, also while the caller reads.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             magic = file.read(len(GZIP_MAGIC))
             file.seek(0)
             # A GzipFile made from an open file has nothing of its own to close.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import os
 import urllib.error
@@ -20,6 +19,7 @@ from bncli.data.known import KNOWN, KnownDataset, RemoteFile
 from bncli.data.places import user_data_dir
 from bncli.errors import DataError, UsageError
 from bncli.process.cache import private_folder
+from bncli.process.files import file_sha256
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -70,12 +70,6 @@ def fetch(
             if not _is_published(folder / file.name, file):
                 _fetch_file(file, folder, progress)
     return folder
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _make_folder(data_dir: Path | None, name: str) -> Path:

@@ -25,6 +25,7 @@ from bncli.data.pixel_range import RangeChoice, format_range
 from bncli.data.places import data_folders, locate, search_folders, user_data_dir
 from bncli.data.splits import check_fraction
 from bncli.errors import DataError, UsageError
+from bncli.process.files import open_regular
 
 _ZIP_MAGIC = b"PK"
 _TAR_MAGIC = b"ustar"
@@ -90,6 +91,8 @@ def _read(
         return _read_folder(path)
     if path.is_file():
         return _read_file(path, images.pixel_range)
+    if path.exists():
+        raise DataError(f"{path}: neither a regular file nor a folder", remedy=_READABLE)
     raise _unknown(source)
 
 
@@ -125,7 +128,7 @@ def _read_cifar(place: Path, name: str) -> RawDataset:
 
 def _read_file(path: Path, pixel_range: RangeChoice) -> RawDataset:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(_TAR_MAGIC_OFFSET + len(_TAR_MAGIC))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Regular files: the only files that are opened for reading a checkpoint.
+"""Regular files: the only files that are opened for reading checkpoints and data.
 
 Opening a named pipe waits for a writer, and reading a device such as ``/dev/zero`` never ends. Both may lie in a
 directory that somebody else has made, under the name of a file that bncli reads.
@@ -7,6 +7,7 @@ directory that somebody else has made, under the name of a file that bncli reads
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -46,6 +47,12 @@ def read_regular(path: Path, *, limit: int | None = None) -> bytes:
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"more than {limit:,} bytes", str(path))
     return content
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a regular file's content, in hex."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def real_path(path: Path) -> Path:

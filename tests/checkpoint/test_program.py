@@ -174,6 +174,8 @@ OPERATIONS = {
     "branches": lambda x: jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x),
     "random bits": lambda x: x * jax.random.bernoulli(jax.random.key(0), 0.5, (8, 8, 1)),
     "integers": lambda x: jnp.round(x * 127).astype(jnp.int8).astype(jnp.float32) % 7,
+    "an approximate sorting": lambda x: jax.lax.approx_max_k(x.reshape(x.shape[0], -1), 3)[0],
+    "sums along the batch": lambda x: jnp.cumsum(x, axis=0) + jax.lax.cummax(x, axis=0),
     "pooling": lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "SAME"),
 }
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 
 from bncli import checkpoint
 from bncli.checkpoint.manifest import digests_below, manifest_text
@@ -249,8 +250,21 @@ def test_other_content_under_a_manifest_that_fits_is_refused(saved, tmp_path, na
         assert checkpoint.read_progress(out, 3) == json.loads(content or "{}") or content == "[]"  # it is any JSON
         return
     read = checkpoint.load_variables if name.startswith("variables") else checkpoint.read_progress
-    with pytest.raises(CheckpointError, match=r"steps/3 (cannot be restored|holds no progress of a run): "):
+    with pytest.raises(CheckpointError, match=r"steps/3(/variables/_METADATA is damaged|: holds no progress): "):
         read(out, 3)
+
+
+@pytest.mark.parametrize("shape", [[1 << 44], [1 << 32]])
+def test_arrays_that_claim_more_than_the_files_hold_are_not_restored(saved, tmp_path, monkeypatch, shape):
+    monkeypatch.setattr("bncli.checkpoint.orbax_layout.available_memory", lambda: 1 << 40)
+    out = shutil.copytree(saved, tmp_path / "ckpt")
+    item = out / "steps" / "3" / "variables"
+    database = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{item}/"}).result()
+    key = next(key for key in database.list().result() if key.endswith(b".zarray"))
+    database.write(key, json.dumps(json.loads(database.read(key).result().value) | {"shape": shape})).result()
+    seal(out, 3)
+    with pytest.raises(CheckpointError, match=r"variables(: .* of memory needed|.* is damaged: .* cannot be arrays)"):
+        checkpoint.load_variables(out, 3)
 
 
 @pytest.mark.parametrize("what", ["a pipe", "a device", "a link to a file elsewhere", "a link to a folder elsewhere"])

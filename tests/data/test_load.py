@@ -143,3 +143,11 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path, name)
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError):
         load_dataset(str(tmp_path / name.split("/")[0]))
+
+
+@pytest.mark.parametrize("source", ["pipe", "device"])
+def test_what_is_neither_a_file_nor_a_folder_is_said_so(tmp_path, source):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=f"{source}: neither a regular file nor a folder"):
+        load_dataset(str(tmp_path / source))

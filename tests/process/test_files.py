@@ -1,12 +1,18 @@
 """A pipe does not block, a device does not fill the memory: only regular files are opened."""
 
+import ast
 import errno
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
+import bncli
 from bncli.process.files import open_regular, read_regular, real_path, require_contained
+
+# Rooms that read files which somebody else may have written.
+READERS = ("checkpoint", "data", "inspection", "models")
 
 
 def make_pipe(path):
@@ -68,3 +74,28 @@ def test_a_link_in_a_circle_is_an_error_of_the_system(tmp_path):
         read_regular(tmp_path / "circle")
     require_contained(tmp_path)  # it leads nowhere
     assert real_path(tmp_path / "circle").name == "circle"
+
+
+def opened_by_themselves(source):
+    """The lines of a module's text that open a file for reading, or read one whole, without this module."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        modes = [value.value for value in node.args if isinstance(value, ast.Constant)]
+        reads = any(isinstance(mode, str) and mode in ("r", "rb", "rt") for mode in modes)
+        if name in ("read_bytes", "read_text", "fromfile", "memmap") or (name == "open" and reads):
+            yield node.lineno
+
+
+@pytest.mark.parametrize("room", READERS)
+def test_no_room_opens_files_of_others_by_itself(room):
+    modules = (Path(bncli.__file__).parent / room).rglob("*.py")
+    found = {path.name: lines for path in modules if (lines := list(opened_by_themselves(path.read_text())))}
+    assert not found
+
+
+def test_a_planted_opening_is_seen():
+    for line in ('path.open("rb")', "path.read_bytes()", 'open(path, "r")', "np.fromfile(path)"):
+        assert list(opened_by_themselves(line)) == [1]
+    assert not list(opened_by_themselves("archive.open(member); open_regular(path); path.open('wb')"))

@@ -34,6 +34,8 @@ TESTS = Path(__file__).parents[1]
 TINY = ["--model", "mlp", "--model-arg", "features=[4]", "--epochs", "1", "--batch-size", "28", "--quiet"]
 # A command that takes longer has hung.
 SECONDS = 60.0
+# The CPU time and memory that damage may take.
+MAX_SECONDS, MAX_GROWTH = 10.0, 1 << 30
 # Commands after which the compiled programs are dropped.
 KEPT_PROGRAMS = 40
 
@@ -281,7 +283,8 @@ class Outcome:
         command: its words.
         exit_code: of the process if it ended; otherwise of the command.
         fault: the reason why this is no way to end; "" if there is none.
-        seconds: CPU time of the process.
+        seconds: CPU time of the process and of those that it started.
+        wall: time from start to end.
         growth: the largest memory that it took beyond what the process had, in bytes.
     """
 
@@ -289,7 +292,13 @@ class Outcome:
     exit_code: int
     fault: str
     seconds: float
+    wall: float
     growth: int
+
+    @property
+    def ends_well(self) -> bool:
+        """True if there is no fault, and the command took no more time or memory than damage may."""
+        return not self.fault and self.seconds <= MAX_SECONDS and self.growth <= MAX_GROWTH
 
 
 def damaged_commands(sound: Path, target: Path, *, count: int, seed: int = 0) -> Iterator[tuple[str, Words]]:
@@ -317,7 +326,7 @@ def run_commands(commands: Iterator[tuple[str, Words]]) -> Iterator[tuple[str, O
             yield kind, Outcome(**json.loads(line))
             continue
         fault = "crashed" if ready else f"no end within {SECONDS:g} s"
-        yield kind, Outcome(words, _end(worker), fault, 0.0, 0)
+        yield kind, Outcome(words, _end(worker), fault, 0.0, SECONDS if not ready else 0.0, 0)
         worker = None
     if worker is not None:
         _end(worker)
@@ -353,14 +362,15 @@ def run_here(words: Sequence[str]) -> Outcome:
 
     from bncli.cli.app import app
 
-    before, started = _reset_peak(), time.process_time()
+    before, cpu, start = _reset_peak(), _cpu_seconds(), time.perf_counter()
     result = CliRunner().invoke(app, list(words))
     said = " ".join(result.output.split())
     return Outcome(
         list(words),
         result.exit_code,
         _fault(result.exception, result.exit_code, said),
-        time.process_time() - started,
+        _cpu_seconds() - cpu,
+        time.perf_counter() - start,
         _memory("VmHWM") - before,
     )
 
@@ -378,6 +388,11 @@ def _fault(exception: BaseException | None, exit_code: int, said: str) -> str:
     return ""
 
 
+def _cpu_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
 def _reset_peak() -> int:
     """Forget the largest memory so far; return the present one."""
     Path("/proc/self/clear_refs").write_text("5")
@@ -387,6 +402,27 @@ def _reset_peak() -> int:
 def _memory(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) << 10
+
+
+def figures(outcomes: Sequence[tuple[str, Outcome]]) -> str:
+    """A table of the outcomes by kind: their number, exit codes and faults, the largest time and memory."""
+    kinds = [*KINDS, "all"]
+    rows = [["kind", "inputs", "read", "refused", "other", "faults", "CPU s", "wall s", "MiB"]]
+    for kind in kinds:
+        of_kind = [outcome for found, outcome in outcomes if kind in (found, "all")]
+        codes = [outcome.exit_code for outcome in of_kind]
+        counts = [len(codes), codes.count(0), codes.count(1), len(codes) - codes.count(0) - codes.count(1)]
+        rows.append([kind, *map(str, [*counts, sum(bool(outcome.fault) for outcome in of_kind)]), *_largest(of_kind)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+
+
+def _largest(outcomes: Sequence[Outcome]) -> list[str]:
+    """The largest CPU time, wall time and memory."""
+    cpu, wall, growth = (
+        max((getattr(outcome, field) for outcome in outcomes), default=0) for field in ("seconds", "wall", "growth")
+    )
+    return [f"{cpu:.1f}", f"{wall:.1f}", f"{growth / 2**20:.0f}"]
 
 
 def main() -> None:

@@ -135,3 +135,35 @@ def test_clipping_bounds_the_global_norm_and_keeps_what_is_below(size, expected)
         float(jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)))) for tree in (updates, plain)
     )
     assert norm == pytest.approx(plain_norm if expected is None else 0.5 * expected, rel=1e-5)
+
+
+def test_sgd_clips_the_gradient_before_it_adds_the_decay():
+    """The decay is not part of the loss, so its size neither uses up the norm nor is cut by it."""
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 100.0), PARAMS)
+    settings = {"momentum": 0.0, "weight_decay": 0.1, "clip_norm": 2.0}
+    clipped = 2.0 / np.sqrt(sum(leaf.size for leaf in jax.tree.leaves(PARAMS)))
+    updates = update(grads, **settings)
+    np.testing.assert_allclose(updates["conv"]["kernel"], -0.5 * (clipped + 0.1 * 2.0), rtol=1e-5)
+    np.testing.assert_allclose(updates["conv"]["bias"], -0.5 * clipped, rtol=1e-5)
+    large = jax.tree.map(lambda leaf: 1000 * leaf, PARAMS)
+    np.testing.assert_allclose(
+        update(grads, params=large, **settings)["conv"]["kernel"], -0.5 * (clipped + 0.1 * 2000.0), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_adamw_is_its_formula(clip_norm):
+    """Loshchilov & Hutter 2017, arXiv 1711.05101, algorithm 2, with β₁ = 0.9, β₂ = 0.999 and ε = 1e-8."""
+    rate, decay, kernel = 0.5, 0.1, np.array([[2.0, -1.0]])
+    optimizer = create_optimizer(
+        OptimizerConfig(name="adamw", weight_decay=decay, clip_norm=clip_norm), lambda step: rate
+    )
+    params = {"kernel": jnp.asarray(kernel, jnp.float32)}
+    state = optimizer.init(params)
+    first, second = np.zeros_like(kernel), np.zeros_like(kernel)
+    for step, grad in enumerate(([[3.0, -4.0]], [[0.1, 0.2]], [[-1.0, 5.0]]), start=1):
+        updates, state = optimizer.update({"kernel": jnp.asarray(grad, jnp.float32)}, state, params)
+        g = np.array(grad) / max(1.0, np.linalg.norm(grad) / (clip_norm or np.inf))
+        first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+        step_size = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        np.testing.assert_allclose(updates["kernel"], -rate * (step_size + decay * kernel), rtol=1e-4)

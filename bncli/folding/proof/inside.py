@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from bncli.folding.verify import TOLERANCES, Match, Tally, allowed, default_tole
 DISCONTINUOUS = frozenset(
     {"approx_top_k", "argmax", "argmin", "ceil", "floor", "rem", "round", "sign", "sort", "top_k"}
 )
+# They may leave out an input: the branch that is not taken, a loop without a turn.
+BRANCHING = frozenset({"cond", "while"})
 MANTISSA = {"bfloat16": 7, "float16": 10}
 # These programs run twice: half the time to compile, more to run.
 QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -109,13 +112,31 @@ class Inside:
         return Tally(allowed(dtype, self.tolerance, self.least), default_tolerance(dtype))
 
 
-def ancestors(graph: Graph, values: Iterable[int]) -> set[int]:
-    """The values and all that they are computed from."""
+def ancestors(graph: Graph, values: Iterable[int], *, closed: Iterable[Node] = ()) -> set[int]:
+    """The values and all that they are computed from; the way back ends at the operations that are ``closed``."""
     found = set(values)
+    ends = {node.index for node in closed}
     for node in reversed(graph.nodes):
-        if not found.isdisjoint(node.outputs):
+        if not found.isdisjoint(node.outputs) and node.index not in ends:
             found.update(node.inputs)
     return found
+
+
+def gates(graph: Graph) -> list[Node]:
+    """The operations that may leave out an input as a whole, so that their outputs show nothing of it."""
+    dynamic = (node for node in graph.live() if not graph.known.issuperset(node.outputs))
+    return [node for node in dynamic if node.name in BRANCHING or _is_one_choice(graph, node)]
+
+
+def _is_one_choice(graph: Graph, node: Node) -> bool:
+    """True if one number chooses between whole arrays, as under ``jnp.where(flag, a, b)``."""
+    if node.name != "select_n" or node.inputs[0] in graph.known:
+        return False
+    which = node.inputs[0]
+    producer = graph.producers.get(which)
+    if producer is not None and producer.name == "broadcast_in_dim":
+        which = producer.inputs[0]
+    return math.prod(graph.avals[which].shape) == 1
 
 
 def rough_values(graph: Graph) -> frozenset[int]:

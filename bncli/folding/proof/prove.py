@@ -1,8 +1,8 @@
 """The proof that every fold brings along: both networks run on a few random examples.
 
 The outputs prove nothing where they would be the same for a wrong fold: behind a ReLU that is dead for every example,
-or a softmax that is saturated. Then values inside are compared, the last ones before the outputs that do vary with the
-input. A fold that no such value shows is not proved, and the result says so.
+or a softmax that is saturated, or in a branch that is not taken. Then values inside are compared, the last ones before
+the outputs that do vary with the input. A fold that no such value shows is not proved, and the result says so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax
 
 from bncli.folding.folded import Folded
 from bncli.folding.proof.examples import count, random_inputs
-from bncli.folding.proof.inside import Inside, ancestors, compiled, least_tolerance, rough_values
+from bncli.folding.proof.inside import Inside, ancestors, compiled, gates, least_tolerance, rough_values
 from bncli.folding.trace.arguments import described
 from bncli.folding.trace.graph import Pytree, trace
 from bncli.folding.verify import Comparison, Verification, compare, outcome
@@ -64,17 +64,19 @@ def settled(
     outputs = list(zip(graph.outputs, comparison.outputs, strict=True))
     if any(match.sound and not match.agrees and value not in rough for value, match in outputs):
         return comparison.verification("failed")
-    shown = ancestors(graph, {value for value, match in outputs if match.tells})
+    closed = gates(graph)
+    shown = ancestors(graph, {value for value, match in outputs if match.tells}, closed=closed)
     agree = all(match.agrees for match in comparison.outputs)
     if agree and shown.issuperset(folded.program.rewritten):
         return comparison.verification("proved")
-    silent = {value for value, match in outputs if not match.tells}
+    gated = {value for node in closed for value in node.inputs}
+    silent = gated | {value for value, match in outputs if not match.tells}
     found = Inside(folded, graph, rough, tolerance, least).search(variables, inputs, silent)
     if found.wrong:
         return comparison.verification("failed", "values inside the network differ", found.wrong)
     if not agree:
         return comparison.verification("not proved", _doubt(comparison))
-    shown |= ancestors(graph, found.witnesses)
+    shown |= ancestors(graph, found.witnesses, closed=closed)
     hidden = [name for value, names in folded.program.rewritten.items() if value not in shown for name in names]
     if hidden:
         return comparison.verification("not proved", _hidden(hidden))

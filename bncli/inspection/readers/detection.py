@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bncli.errors import CheckpointError
+from bncli.process.files import open_regular, read_regular
 
 READABLE = (
     "bncli reads its own directories, Orbax directories, and files of Flax (msgpack), Keras (.keras, .h5), ONNX, "
@@ -110,7 +111,7 @@ def is_orbax_item(directory: Path) -> bool:
     index = directory / "checkpoint"
     if not index.is_file() or index.stat().st_size > MAX_CONFIG:
         return False
-    return PLACEHOLDER.encode() in index.read_bytes()
+    return PLACEHOLDER.encode() in read_regular(index)
 
 
 def _is_bncli(config: Path) -> bool:
@@ -118,7 +119,7 @@ def _is_bncli(config: Path) -> bool:
     if not config.is_file() or config.stat().st_size > MAX_CONFIG:
         return False
     try:
-        document = json.loads(config.read_bytes())
+        document = json.loads(read_regular(config))
     except (ValueError, RecursionError):
         return True
     return isinstance(document, dict) and str(document.get("schema")).startswith("bncli.config/")
@@ -133,7 +134,7 @@ def _is_readable(path: Path) -> bool:
 
 
 def _of_file(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(512)
     if not start:
         raise CheckpointError(f"{path} is empty", remedy="Restore it from a copy.")

@@ -29,6 +29,7 @@ from bncli.inspection.readers.grouping import Found, find_batch_norms
 from bncli.inspection.readers.hdf5 import Hdf5, read_hdf5, require_h5py
 from bncli.inspection.readers.keras_config import Configuration, Configured, parse
 from bncli.inspection.readers.settings import Asked
+from bncli.process.files import open_regular
 
 WEIGHTS = "model.weights.h5"
 CONFIG = "config.json"
@@ -98,12 +99,12 @@ def read(path: FilePath, asked: Asked) -> Contents:
         CheckpointError: a part of the file is too large, missing or damaged.
         Exception: h5py's or zipfile's, of any class, if the file is damaged.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         is_archive = file.read(2) == b"PK"
     if not is_archive:
         content = read_hdf5(path)
         return _contents(content, content.config, asked)
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
         config = _member(archive, CONFIG, MAX_CONFIG) if CONFIG in archive.namelist() else None
         weights = _member(archive, WEIGHTS, MAX_RATIO * path.stat().st_size)
     return _contents(read_hdf5(io.BytesIO(weights)), config, asked)

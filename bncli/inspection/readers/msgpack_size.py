@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bncli.errors import CheckpointError
 from bncli.inspection.readers.arrays import MAX_DEPTH
+from bncli.process.files import open_regular
 
 # A training state with Adam has three objects an array; a file may claim any number.
 MAX_OBJECTS = 1_000_000
@@ -38,7 +39,7 @@ def check_msgpack(path: Path) -> None:
 
     Other damage is left to the reader.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
             for count, depth in enumerate(_depths(content), start=1):
                 if count > MAX_OBJECTS or depth > MAX_DEPTH:

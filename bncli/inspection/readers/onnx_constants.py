@@ -16,6 +16,7 @@ import numpy as np
 
 from bncli.errors import CheckpointError
 from bncli.inspection.readers.arrays import MAX_VALUES, Stored, bfloat16_bits
+from bncli.process.files import open_regular
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
@@ -268,7 +269,7 @@ def _external(tensor: TensorProto, directory: FilePath, length: int) -> bytes:
         )
     if not location.is_file() or not 0 <= offset <= location.stat().st_size - length:
         raise CheckpointError(f"{location} is missing or too short", remedy="Copy it along with the model.")
-    with location.open("rb") as file:
+    with open_regular(location) as file:
         file.seek(offset)
         return file.read(length)
 

@@ -21,6 +21,7 @@ from bncli.inspection.readers.conventions import CONVENTIONS, ONNX
 from bncli.inspection.readers.grouping import Found
 from bncli.inspection.readers.onnx_constants import DEFAULT_DOMAIN, Constants, NotConstant, graphs
 from bncli.inspection.readers.settings import Asked, non_negative
+from bncli.process.files import open_regular
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -50,7 +51,8 @@ def read(path: FilePath, asked: Asked) -> Contents:
     """
     import onnx
 
-    model = onnx.load(str(path), format="protobuf", load_external_data=False)
+    with open_regular(path) as file:
+        model = onnx.load(file, format="protobuf", load_external_data=False)
     own = _own(model)
     opened = _Model.of(_without_functions(model), path.absolute().parent)
     found, notes = opened.batch_norms()

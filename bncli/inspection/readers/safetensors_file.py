@@ -19,6 +19,7 @@ from bncli.inspection.readers.arrays import Stored, bfloat16_bits, naturally, sp
 from bncli.inspection.readers.assembly import contents_of
 from bncli.inspection.readers.contents import Contents
 from bncli.inspection.readers.settings import Asked
+from bncli.process.files import open_regular
 
 # Enough for 100,000 arrays; a parsed header takes 30 times its size.
 MAX_HEADER = 16 << 20
@@ -69,7 +70,7 @@ def read(path: Path, asked: Asked) -> Contents:
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     """(the header, the offset of the arrays)."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER:
             raise _damaged(path, f"its header claims to be {length:,} bytes long")
@@ -103,7 +104,7 @@ def _stored(path: Path, start: int, size: int, entry: Mapping[str, Any]) -> Stor
 
 
 def _read_array(path: Path, offset: int, length: int, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(offset)
         content = file.read(length)
     if len(content) < length:

@@ -19,6 +19,7 @@ import numpy as np
 from bncli.errors import CheckpointError
 from bncli.inspection.readers.arrays import bfloat16_bits
 from bncli.inspection.readers.inert_pickle import Call, Global, load
+from bncli.process.files import open_regular
 
 SAVE_ANEW = "Save only the weights: torch.save(model.state_dict(), PATH), or safetensors.torch.save_file."
 # A tensor takes 150 bytes in the pickle of a state dict; Python's objects for it take ten times as much.
@@ -147,7 +148,7 @@ def _damaged(what: str) -> CheckpointError:
 
 
 def _open_zip(path: FilePath, stack: ExitStack) -> TorchFile:
-    archive = stack.enter_context(zipfile.ZipFile(path))
+    archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(path))))
     names = dict.fromkeys(archive.namelist())
     _check_archive(path, archive)
     pickle_name = next(name for name in names if name.count("/") == 1 and name.endswith("/data.pkl"))
@@ -177,7 +178,7 @@ def _check_archive(path: FilePath, archive: zipfile.ZipFile) -> None:
 
 def _open_old(path: FilePath, stack: ExitStack) -> TorchFile:
     """A file of before PyTorch 1.6: pickles one after the other, then the storages."""
-    file = stack.enter_context(path.open("rb"))
+    file = stack.enter_context(open_regular(path))
     buffer = io.BytesIO(file.read(MAX_PICKLE))
     header = [load(buffer, calls=CALLS, persistent=_storage) for _ in range(_HEADER)]
     storages: dict[str, Storage] = {}

@@ -54,6 +54,28 @@ def both(y):
     return jax.nn.sigmoid(y + 100), y
 
 
+def beside(x, part):
+    """An output that varies with the input, whatever the part does."""
+    return x.mean((1, 2, 3)) + part
+
+
+def taken(x):
+    return x.sum() > 1e6
+
+
+def in_a_branch(v, x):
+    return beside(x, jax.lax.cond(taken(x), lambda y: y.sum(), lambda y: jnp.zeros(()), block(v, x)))
+
+
+def by_a_flag(v, x):
+    return beside(x, jnp.where(taken(x), block(v, x).mean((1, 2, 3)), 0.0))
+
+
+def in_a_loop(v, x):
+    y = block(v, x).sum()
+    return beside(x, jax.lax.fori_loop(0, taken(x).astype(jnp.int32), lambda _, total: total + y, jnp.zeros(())))
+
+
 # Networks whose outputs show a fold.
 PLAIN = {
     "logits": logits,
@@ -72,6 +94,9 @@ SATURATED = {
     "nothing but zeros": lambda v, x: block(v, x) * 0,
     "a tiny signal on a large constant": lambda v, x: block(v, x) * 1e-4 + 1000,
     "a bounded output": lambda v, x: jnp.clip(logits(v, x), -1e-20, 1e-20) * 0,
+    "a branch that is not taken": in_a_branch,
+    "a flag that is not set": by_a_flag,
+    "a loop without a turn": in_a_loop,
     "both outputs": lambda v, x: (block(v, x, below=30.0), jax.nn.sigmoid(second(v, block(v, x)) + 100)),
 }
 
