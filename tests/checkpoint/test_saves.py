@@ -250,7 +250,7 @@ def test_other_content_under_a_manifest_that_fits_is_refused(saved, tmp_path, na
         assert checkpoint.read_progress(out, 3) == json.loads(content or "{}") or content == "[]"  # it is any JSON
         return
     read = checkpoint.load_variables if name.startswith("variables") else checkpoint.read_progress
-    with pytest.raises(CheckpointError, match=r"steps/3(/variables/_METADATA is damaged|: holds no progress): "):
+    with pytest.raises(CheckpointError, match=r"steps/3(/variables/_METADATA is damaged| holds no progress).*: "):
         read(out, 3)
 
 
@@ -260,7 +260,7 @@ def test_arrays_that_claim_more_than_the_files_hold_are_not_restored(saved, tmp_
     out = shutil.copytree(saved, tmp_path / "ckpt")
     item = out / "steps" / "3" / "variables"
     database = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{item}/"}).result()
-    key = next(key for key in database.list().result() if key.endswith(b".zarray"))
+    key = b"params.layer.bias/.zarray"
     database.write(key, json.dumps(json.loads(database.read(key).result().value) | {"shape": shape})).result()
     seal(out, 3)
     with pytest.raises(CheckpointError, match=r"variables(: .* of memory needed|.* is damaged: .* cannot be arrays)"):

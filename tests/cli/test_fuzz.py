@@ -3,9 +3,12 @@
 Checksums are made anew for half of them, so that the damage reaches the readers behind the checksums.
 """
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
+from support import fuzz
 from support.damage import few_or_many
 from support.fuzz import KINDS, Outcome, damaged_commands, figures, run_commands, run_here, write_sound_inputs
 
@@ -49,6 +52,15 @@ def test_a_process_that_ends_is_counted_and_started_again(sound):
     ended, verified = run_commands(iter([("crash", None), ("sound", ["verify", str(sound / "ckpt")])]))
     assert ended[1].fault == "crashed"
     assert verified[1].fault == ""
+
+
+def test_a_process_that_waits_for_ever_has_hung_and_one_that_answers_has_not(monkeypatch):
+    monkeypatch.setattr(fuzz, "SECONDS", 2.0)
+    for end, answers in (("; print(1, flush=True); time.sleep(9)", True), ("; time.sleep(99)", False)):
+        program = [sys.executable, "-c", f"import time{end}"]
+        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+            assert fuzz._wait(process.stdout, process.pid) is answers
+            process.kill()
 
 
 def test_the_figures_are_those_of_each_kind():

@@ -84,7 +84,8 @@ def opened_by_themselves(source):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         modes = [value.value for value in node.args if isinstance(value, ast.Constant)]
         reads = any(isinstance(mode, str) and mode in ("r", "rb", "rt") for mode in modes)
-        if name in ("read_bytes", "read_text", "fromfile", "memmap") or (name == "open" and reads):
+        whole = name in ("read_bytes", "read_text") and not node.args  # a method of a path
+        if whole or name in ("fromfile", "memmap") or (name == "open" and reads):
             yield node.lineno
 
 

@@ -9,6 +9,7 @@ import os
 import random
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 
@@ -32,7 +33,7 @@ Damage: TypeAlias = Callable[[Rng, Path, Path], Words]
 
 TESTS = Path(__file__).parents[1]
 TINY = ["--model", "mlp", "--model-arg", "features=[4]", "--epochs", "1", "--batch-size", "28", "--quiet"]
-# A command that takes longer has hung.
+# A command that takes so much CPU time, or takes none at all for so long, has hung.
 SECONDS = 60.0
 # The CPU time and memory that damage may take.
 MAX_SECONDS, MAX_GROWTH = 10.0, 1 << 30
@@ -320,21 +321,48 @@ def run_commands(commands: Iterator[tuple[str, Words]]) -> Iterator[tuple[str, O
         assert worker.stdout is not None
         worker.stdin.write(json.dumps(words) + "\n")
         worker.stdin.flush()
-        ready, _, _ = select.select([worker.stdout], [], [], SECONDS)
+        ready = _wait(worker.stdout, worker.pid)
         line = worker.stdout.readline() if ready else ""
         if line:
             yield kind, Outcome(**json.loads(line))
             continue
         fault = "crashed" if ready else f"no end within {SECONDS:g} s"
-        yield kind, Outcome(words, _end(worker), fault, 0.0, SECONDS if not ready else 0.0, 0)
+        yield kind, Outcome(words, _end(worker), fault, 0.0, 0.0, 0)
         worker = None
     if worker is not None:
         _end(worker)
 
 
+def _wait(answer: IO[str], session: int) -> bool:
+    """True if an answer can be read; False if the processes of the session have hung.
+
+    The machine may be busy, so only their CPU time tells.
+    """
+    start = used = _cpu_of_session(session)
+    moved = time.monotonic()
+    while not select.select([answer], [], [], 1.0)[0]:
+        now = _cpu_of_session(session)
+        if now > used:
+            used, moved = now, time.monotonic()
+        if used - start > SECONDS or time.monotonic() - moved > SECONDS:
+            return False
+    return True
+
+
+def _cpu_of_session(session: int) -> float:
+    """CPU time of the processes in a session, in seconds."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError):  # it has ended
+            fields = stat.read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:13])) if int(fields[3]) == session else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _end(worker: "subprocess.Popen[str]") -> int:
-    """End the process; return its exit code."""
-    worker.kill()
+    """End the process and those that it started; return its exit code."""
+    with suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
     for pipe in (worker.stdin, worker.stdout):
         if pipe is not None:
             pipe.close()
@@ -349,6 +377,7 @@ def _start() -> "subprocess.Popen[str]":
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=TESTS,
+        start_new_session=True,
         env={
             **compile_time.children(),
             "PYTHONPATH": os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")]),
