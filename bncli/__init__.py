@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bncli.checkpoint.load import Checkpoint, load
     from bncli.errors import BncliError
-    from bncli.folding import fold
+    from bncli.frameworks.fold import fold
     from bncli.inspection import inspect_stats
     from bncli.jobs.train import train
     from bncli.measure.population import recalibrate
@@ -39,7 +39,7 @@ __version__ = "0.1.0"
 _PUBLIC = {  # public name -> module that defines it
     "BncliError": "bncli.errors",
     "Checkpoint": "bncli.checkpoint",
-    "fold": "bncli.folding",
+    "fold": "bncli.frameworks.fold",
     "inspect_stats": "bncli.inspection",
     "load": "bncli.checkpoint",
     "recalibrate": "bncli.measure.population",

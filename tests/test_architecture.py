@@ -36,12 +36,16 @@ ROOMS = (
 RANK = {name: rank for rank, name in enumerate(ROOMS)}
 # Rooms that know nothing of bncli but its errors.
 INDEPENDENT = ("folding", "ops")
+# Libraries whose objects users pass: imported only where the user has imported them, so only the tests depend on them.
+GUESTS = ("equinox", "haiku", "keras")
 # dependency -> the only rooms or files that may import it.
 DOORS = {
+    "equinox": {"frameworks/equinox.py"},
     "h5py": {"inspection/readers/hdf5.py"},
     "jax.extend": {"checkpoint/program.py", "folding/trace/graph.py"},
     "jax.extend.core": {"folding/trace/graph.py"},
-    "keras": set(),
+    "haiku": {"frameworks/haiku.py"},
+    "keras": {"frameworks/keras.py"},
     "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py", "inspection/readers/onnx_constants.py"},
     "onnxruntime": {"checkpoint/onnx_file.py"},
     "orbax": {"checkpoint/orbax_io.py"},
@@ -172,7 +176,8 @@ def test_every_imported_distribution_is_declared() -> None:
     declared = {_distribution(line) for line in stated}
     packages = importlib.metadata.packages_distributions()
     for path in MODULES:
-        for name in {name.split(".")[0] for name in imported_names(path)} - set(sys.stdlib_module_names) - {"bncli"}:
+        ignored = {"bncli", *GUESTS, *sys.stdlib_module_names}
+        for name in {name.split(".")[0] for name in imported_names(path)} - ignored:
             distributions = {_distribution(found) for found in packages.get(name, [name])}
             assert distributions & declared, f"{path} imports {name}, which no dependency declares"
 
@@ -228,3 +233,11 @@ def test_every_public_name_resolves_and_is_listed() -> None:
         assert getattr(bncli, name) is not None
     with pytest.raises(AttributeError):
         _ = bncli.no_such_name
+
+
+def test_a_guest_is_imported_only_with_an_object_of_it() -> None:
+    """The doors of all frameworks open without any of them."""
+    doors = "import bncli; bncli.fold, bncli.inspect_stats, bncli.recalibrate"
+    code = f"import sys; {doors}; print(*(name for name in {GUESTS!r} if name in sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == []

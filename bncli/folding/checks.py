@@ -12,8 +12,6 @@ from bncli.folding.report.rows import FoldReport
 from bncli.folding.rewrite.edits import EditedGraph
 from bncli.folding.rewrite.program import Program
 from bncli.folding.search.norms import (
-    STATISTICS,
-    is_statistic,
     is_variance,
     looks_like_statistic,
     module_name,
@@ -21,29 +19,30 @@ from bncli.folding.search.norms import (
     norm_names,
     statistic,
 )
+from bncli.folding.search.statistics import STATISTICS, Statistics
 from bncli.folding.trace.constants import is_float
 from bncli.folding.trace.graph import Constant, Node, Path
 
 
-def check_statistics(arrays: Mapping[Path, Constant]) -> None:
+def check_statistics(arrays: Mapping[Path, Constant], statistics: Statistics) -> None:
     """Refuse statistics that no sound training run leaves behind.
 
     Raises:
         FoldError: some are not finite, or a variance is negative; the message names the layer.
     """
     for path, array in arrays.items():
-        if not is_statistic(path) or not is_float(array.dtype):
+        if path not in statistics.paths or not is_float(array.dtype):
             continue
         values = np.asarray(array, np.float64)
         if not np.isfinite(values).all():
             raise FoldError(
-                f"{norm_name(path)}: {np.sum(~np.isfinite(values))} of {values.size} numbers in its"
+                f"{norm_name(path, statistics)}: {np.sum(~np.isfinite(values))} of {values.size} numbers in its"
                 f" {statistic(path)!r} statistics are not finite",
                 remedy="run `bncli inspect-stats` on the checkpoint; an earlier step may be sound",
             )
-        if is_variance(path) and (values < 0).any():
+        if is_variance(path, statistics) and (values < 0).any():
             raise FoldError(
-                f"{norm_name(path)}: its running variance is negative ({values.min():.3g})",
+                f"{norm_name(path, statistics)}: its running variance is negative ({values.min():.3g})",
                 remedy="the checkpoint is damaged; `bncli recalibrate` computes the statistics anew",
             )
 
@@ -52,24 +51,28 @@ class NothingToFoldWarning(BncliWarning):
     """The network uses no running statistics, so that nothing is folded."""
 
 
-def check_recognised(arrays: Mapping[Path, Constant]) -> None:
+def check_recognised(arrays: Mapping[Path, Constant], statistics: Statistics) -> None:
     """Say that a network without a single BN layer has none, so that nobody takes it for a folded one.
 
     Raises:
-        FoldError: a variable looks like running statistics, but is not filed as such.
+        FoldError: a variable looks like running statistics, but the network does not use it as such.
     """
-    if any(map(is_statistic, arrays)):
-        text = f"the network uses none of the running statistics under {STATISTICS!r}: nothing is folded"
+    if statistics.paths:
+        place = f"under {STATISTICS!r}" if statistics.way == "by name" else "that statistics= names"
+        text = f"the network uses none of the running statistics {place}: nothing is folded"
         warnings.warn(text, NothingToFoldWarning, stacklevel=3)
         return
     misfiled = next((path for path in arrays if looks_like_statistic(path)), None)
     if misfiled is not None:
         raise FoldError(
-            f"no variable is filed under {STATISTICS!r}, so no BN layer was recognised;"
+            f"no variable is filed under {STATISTICS!r}, and the network computes no BN from them that bncli knows;"
             f" {'/'.join(misfiled)} looks like running statistics",
-            remedy=f"pass the variables as {{'params': …, {STATISTICS!r}: …}}, and split them in the apply function",
+            remedy="say which variables are: statistics=lambda path: path[-1] in ('mean', 'var')",
         )
-    text = f"no running statistics are among the variables, under a key {STATISTICS!r}: nothing is folded"
+    text = (
+        f"no running statistics are among the variables, neither under a key {STATISTICS!r} nor by structure: nothing"
+        " is folded. statistics= says which variables they are"
+    )
     warnings.warn(text, NothingToFoldWarning, stacklevel=3)
 
 
@@ -86,7 +89,7 @@ def check_inference_mode(network: EditedGraph) -> None:
     normalising = _layers_that_meet(network, network.live, by_example)
     in_train_mode = _live_modules(network) | _layers_that_meet(network, network.graph.nodes, pooled)
     for path in sorted(network.graph.leaves.values()):
-        if not is_statistic(path) or (name := network.names[path]) in normalising:
+        if path not in network.names or (name := network.names[path]) in normalising:
             continue
         if name in in_train_mode:
             raise FoldError(
@@ -121,7 +124,7 @@ def _live_modules(network: EditedGraph) -> set[str]:
     """The modules with a variable that the outputs depend on."""
     read = {value for node in network.live for value in node.inputs}
     paths = [path for value, path in network.graph.leaves.items() if value in read]
-    return {module_name(path) for path in paths if not is_statistic(path)}
+    return {module_name(path) for path in paths if path not in network.names}
 
 
 def check_complete(network: EditedGraph, program: Program, report: FoldReport) -> None:

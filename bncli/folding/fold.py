@@ -16,6 +16,7 @@ from bncli.folding.report.rows import report_on
 from bncli.folding.rewrite.edits import EditedGraph
 from bncli.folding.rewrite.materialize import materialize
 from bncli.folding.search.search import search_plan
+from bncli.folding.search.statistics import Asked, find_statistics
 from bncli.folding.trace.arguments import concrete, described, is_batched, resized
 from bncli.folding.trace.constants import Constants
 from bncli.folding.trace.graph import ApplyFn, Graph, Pytree, trace
@@ -28,35 +29,41 @@ def fold(
     *,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    statistics: Asked = None,
     verify: bool = True,
 ) -> Folded:
     """Fold every BN of a network that can be folded exactly.
 
     Args:
         apply_fn: `apply_fn(variables, x)`, in inference mode; any traceable function.
-        variables: its pytree of arrays and Python numbers; running statistics are those under a key `batch_stats`.
+        variables: its pytree of arrays and Python numbers.
         example: an input, or its `jax.ShapeDtypeStruct`; only shape and dtype matter. Several inputs are a tuple, a
             dict or any other pytree, and their common first axis is the batch size.
         include: patterns of the BN layers to fold, by the names of the report (`Block_1/*`).
         exclude: patterns of the BN layers to keep.
+        statistics: the running statistics among the variables, as a predicate on the path of a variable (a tuple of
+            names), or as a tree like the variables with a `Role`, True, False or None for each. By default those under
+            a key `batch_stats`; if there is none, those that the network uses as a mean and a variance.
         verify: compare both networks on a few random examples; the result is `report.verification`.
 
     Raises:
         FoldError: the network must not be folded: a statistic is not finite, a variance is negative, a BN is in train
-            mode, or a folded number is too large for its dtype. Or statistics are filed under another key. Or the
-            folded network computes other outputs.
+            mode, or a folded number is too large for its dtype. Or a variable looks like running statistics, but the
+            network does not use it as such. Or the folded network computes other outputs.
     """
     arrays = concrete(variables)
-    check_statistics(arrays)
     shapes, inputs = described(variables, "variable"), described(example, "input")
     graph = trace(apply_fn, shapes, inputs)
-    network = EditedGraph(graph, Constants(graph, arrays), batch_axes(graph, apply_fn, shapes, inputs))
+    constants = Constants(graph, arrays)
+    found = find_statistics(statistics, variables, graph, constants.provenance)
+    check_statistics(arrays, found)
+    network = EditedGraph(graph, constants, batch_axes(graph, apply_fn, shapes, inputs), found)
     check_inference_mode(network)
     names = {name for norms in network.norms.values() for name in norms}
     plan = search_plan(network, {name for name in names if _selected(name, include, exclude)})
-    report = report_on(plan)
+    report = report_on(plan, found.way)
     if not report.norms and not isinstance(getattr(apply_fn, "__self__", None), Folded):
-        check_recognised(arrays)
+        check_recognised(arrays, found)
     program, folded_arrays = materialize(plan, arrays)
     check_complete(plan.network, program, report)
     folded = Folded(

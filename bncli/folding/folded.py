@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import jax
 
@@ -27,6 +28,7 @@ class Folded:
         structure: the trace's operations, which another batch size must not change.
         numbers: the constants that went into folded numbers, which it must not change either.
         program: the steps to run with the variables.
+        build_module: makes the user's own module without BN; None if there is no such thing.
     """
 
     variables: dict[str, Pytree] = field(repr=False)
@@ -37,6 +39,7 @@ class Folded:
     structure: Structure = field(repr=False)
     numbers: Mapping[int, bytes] = field(repr=False)
     program: Program = field(repr=False)
+    build_module: Callable[[Folded], object] | None = field(default=None, repr=False)
 
     def __call__(self, x: Pytree) -> Pytree:
         """The network's outputs for a batch of any size."""
@@ -57,6 +60,20 @@ class Folded:
         if graph.structure != self.structure or graph.numbers(self.numbers) != self.numbers:
             raise self._refusal(found, "runs other operations")
         return run(self.program, graph, dict(flatten(variables)), x)
+
+    @cached_property
+    def module(self) -> Any:  # noqa: ANN401 — a module of the user's framework, which this room does not know
+        """The user's own module with an identity in the place of each folded BN, and the new weights.
+
+        Raises:
+            FoldError: a function was folded, or a folded array has no place in the module.
+        """
+        if self.build_module is None:
+            raise FoldError(
+                "a function has no module",
+                remedy="use folded(x) and folded.variables; a module comes from an NNX, Equinox or Keras network",
+            )
+        return self.build_module(self)
 
     def _refusal(self, given: Pytree, verb: str) -> FoldError:
         """The error for an input that needs other folded numbers: a folded mean over H·W is a factor 1/(H·W)."""

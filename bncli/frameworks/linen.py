@@ -109,6 +109,10 @@ class Network:
         result: jax.Array = logits.astype(jnp.float32)
         return result
 
+    def outputs(self, variables: Variables, *inputs: Any) -> Any:  # noqa: ANN401 — whatever the module takes and returns
+        """The module's outputs in eval mode, as it returns them."""
+        return self.module.apply(variables, *inputs, **self._mode(False))
+
     def logits_by_batch_stats(self, variables: Variables, images: jax.Array, *, mask: jax.Array | None) -> jax.Array:
         """Logits float32 [B, K] where each BN normalizes by the statistics of this batch, with dropout off.
 

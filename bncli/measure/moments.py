@@ -181,7 +181,7 @@ class Observer:
 
     def _example_moments(self, variables: Variables, x: jax.Array) -> dict[str, list[ExampleMoments]]:
         recorded = inputs_of_batch_norms(self._apply_fn, variables, x)
-        return {name: [_example_moments(call) for call in calls] for name, calls in recorded.items()}
+        return {name: [example_moments(call) for call in calls] for name, calls in recorded.items()}
 
 
 def inputs_of_batch_norms(apply_fn: ApplyFn, variables: Variables, x: jax.Array) -> dict[str, list[jax.Array]]:
@@ -232,7 +232,7 @@ def _by_example(x: jax.Array, norm: nn.BatchNorm, batch_size: int) -> jax.Array:
     return moved.reshape(batch_size, -1, channels)
 
 
-def _example_moments(x: jax.Array) -> ExampleMoments:
+def example_moments(x: jax.Array) -> ExampleMoments:
     """Mean and sum of squared deviations over the positions of x [B, positions, C]."""
     x = x.astype(jnp.float32)
     mean = x.mean(axis=1)

@@ -11,6 +11,7 @@ from bncli.folding.report.names import operation
 from bncli.folding.report.reasons import reason, statistics_reason
 from bncli.folding.search.chains import statistics_readers
 from bncli.folding.search.search import Direction, Plan
+from bncli.folding.search.statistics import Way
 from bncli.folding.verify import Verification
 
 
@@ -41,10 +42,13 @@ class FoldReport:
 
     Args:
         norms: one row for each layer.
+        recognised: the way in which the running statistics were told from the other variables: "by name", filed under
+            `batch_stats`; "as given", by `statistics=`; or "by structure", from the operations that read them.
         verification: the comparison with the original network on random examples; None if there was none.
     """
 
     norms: tuple[NormReport, ...]
+    recognised: Way = "by name"
     verification: Verification | None = None
 
     @property
@@ -58,12 +62,12 @@ class FoldReport:
         return sum(norm.status == "kept" for norm in self.norms)
 
 
-def report_on(plan: Plan) -> FoldReport:
+def report_on(plan: Plan, recognised: Way = "by name") -> FoldReport:
     """One row for each BN layer of the network."""
     rows: dict[str, list[NormReport]] = {}
     for row in (*_rows(plan), *_unreachable(plan)):
         rows.setdefault(row.name, []).append(row)
-    return FoldReport(tuple(merged(same) for same in rows.values()))
+    return FoldReport(tuple(merged(same) for same in rows.values()), recognised)
 
 
 def merged(rows: Sequence[NormReport]) -> NormReport:

@@ -12,6 +12,7 @@ from bncli.folding.primitives.primitive import Op, Primitive
 from bncli.folding.primitives.stuck import Cause, Slot, Stuck
 from bncli.folding.search.chains import Chain, find_chains, find_links
 from bncli.folding.search.norms import module_name, name_norms
+from bncli.folding.search.statistics import Statistics
 from bncli.folding.trace.constants import Constants, is_coarse, is_float
 from bncli.folding.trace.graph import Graph, Node
 
@@ -51,6 +52,7 @@ class EditedGraph:
         graph: the trace.
         constants: its constant values.
         batch: value -> the axes whose length is the batch size.
+        statistics: the running statistics among the variables.
 
     Attributes:
         names: statistic -> the BN layer that it belongs to.
@@ -61,13 +63,15 @@ class EditedGraph:
         owners: edited chain, value, slot -> the BN whose fold edited it last.
     """
 
-    def __init__(self, graph: Graph, constants: Constants, batch: Sequence[frozenset[int]]) -> None:
+    def __init__(
+        self, graph: Graph, constants: Constants, batch: Sequence[frozenset[int]], statistics: Statistics
+    ) -> None:
         self.graph = graph
         self.constants = constants
         self.batch = batch
         self.live = graph.live()
         links = find_links(graph, self.live, constants, batch)
-        self.names = name_norms(graph.leaves.values(), links)
+        self.names = name_norms(statistics, links)
         found = find_chains(graph, self.live, links, self.names)
         self.chains = {chain.nodes[-1]: chain for chain in found}
         self.norms = {index: chain.norms for index, chain in self.chains.items() if chain.norms}

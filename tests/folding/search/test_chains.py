@@ -10,6 +10,7 @@ import pytest
 from bncli.folding.fold import batch_axes
 from bncli.folding.search.chains import find_chains, find_links
 from bncli.folding.search.norms import name_norms, norm_names
+from bncli.folding.search.statistics import Statistics, find_statistics
 from bncli.folding.trace.constants import Constants
 from bncli.folding.trace.graph import trace
 from folding.oracle import inputs, make, norm
@@ -27,8 +28,10 @@ def chains_of(apply, variables=None):
         graph = trace(apply, shapes, x)
         arrays = {tuple(k.key for k in path): a for path, a in jax.tree_util.tree_flatten_with_path(variables)[0]}
         batch = batch_axes(graph, apply, shapes, x)
-        links = find_links(graph, graph.live(), Constants(graph, arrays), batch)
-        return find_chains(graph, graph.live(), links, name_norms(graph.leaves.values(), links))
+        constants = Constants(graph, arrays)
+        found = find_statistics(None, variables, graph, constants.provenance)
+        links = find_links(graph, graph.live(), constants, batch)
+        return find_chains(graph, graph.live(), links, name_norms(found, links))
 
 
 LINKS = {
@@ -84,4 +87,5 @@ def test_what_is_no_affine_is_no_chain():
 
 def test_names_are_where_the_statistics_are_filed():
     paths = [("batch_stats", "Block_1", "BatchNorm_0", "mean"), ("params", "Conv_0", "kernel"), ("batch_stats", "var")]
-    assert norm_names(paths, {}) == ("BatchNorm", "Block_1/BatchNorm_0")
+    names = name_norms(Statistics("by name", frozenset((paths[0], paths[2]))), [])
+    assert norm_names(paths, names) == ("BatchNorm", "Block_1/BatchNorm_0")

@@ -45,6 +45,9 @@ def test_a_module_is_named_without_the_box_around_its_array():
     assert module_name(("params", "c", "kernel", "value")) == "c"
     assert module_name(("params", "attention", "value")) == "attention"
     assert module_name(("params", "w")) == ""
+    assert module_name(("0", "block", "w")) == "block"
+    assert module_name(("block", "conv", "kernel", "value")) == "block/conv"
+    assert module_name(("conv", "value", "bias")) == "conv/value"
 
 
 def arrays():
@@ -172,8 +175,12 @@ def test_nnx_boxes_each_array():
     assert set(folded.variables["params"]["conv"]) == {"kernel", "bias"}
     with pytest.raises(FoldError, match=r"^folded: its running variance is negative"):
         fold(apply, {**variables, "batch_stats": jax.tree.map(lambda a: -a, stats)}, X)
-    with pytest.raises(FoldError, match="no variable is filed under 'batch_stats'"):
-        fold(lambda v, x: nnx.merge(graph, v, rest)(x), nnx.state(net, nnx.Any(nnx.Param, nnx.BatchStat)), X)
+    whole = nnx.state(net, nnx.Any(nnx.Param, nnx.BatchStat))
+    whole = jax.tree.map(lambda a: a + 0.3, whole)
+    report = fold(lambda v, x: nnx.merge(graph, v, rest)(x), whole, X, verify=False).report
+    assert rows(report) == [("kept", "kept"), ("folded", "folded")]
+    assert report.recognised == "by structure"
+    assert report.norms[1].into == ("conv",)
 
 
 def test_a_path_that_ends_in_no_known_statistic_keeps_its_module_as_its_name():
@@ -196,9 +203,14 @@ def block(stats, x):
 
 
 def test_statistics_under_another_key_are_an_error():
+    """Precomputed standard deviations show no variance."""
+
+    def apply(v, x):
+        return relu((conv(x, KERNEL) - v["stats"]["bn"]["mean"]) * v["stats"]["bn"]["std"])
+
     with pytest.raises(FoldError, match="stats/bn/mean looks like running statistics") as error:
-        fold(lambda v, x: block(v["stats"]["bn"], x), {"stats": {"bn": {"mean": MEAN, "var": VAR}}}, X)
-    assert "batch_stats" in error.value.remedy
+        fold(apply, {"stats": {"bn": {"mean": MEAN, "std": VAR}}}, X)
+    assert "statistics=" in error.value.remedy
 
 
 def test_a_network_without_statistics_is_said_to_have_none():

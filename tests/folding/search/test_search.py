@@ -18,6 +18,7 @@ from bncli.folding.fold import batch_axes
 from bncli.folding.rewrite.edits import EditedGraph, Edits
 from bncli.folding.search.propagate import propagate_backward, propagate_forward
 from bncli.folding.search.search import search_plan
+from bncli.folding.search.statistics import find_statistics
 from bncli.folding.trace.constants import Constants
 from bncli.folding.trace.graph import leaf_path, trace
 from folding.oracle import check_fold, conv, in_float64, inputs, make, make_norm, norm, relu
@@ -34,7 +35,9 @@ def edited_graph(apply, variables, x) -> EditedGraph:
         shapes = jax.tree_util.tree_map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), variables)
         example = jax.ShapeDtypeStruct(x.shape, jnp.float64)
         graph = trace(apply, shapes, example)
-        return EditedGraph(graph, Constants(graph, arrays), batch_axes(graph, apply, shapes, example))
+        constants = Constants(graph, arrays)
+        found = find_statistics(None, variables, graph, constants.provenance)
+        return EditedGraph(graph, constants, batch_axes(graph, apply, shapes, example), found)
 
 
 def kept_by_the_plan(network: EditedGraph) -> int:

@@ -1,0 +1,169 @@
+"""NNX modules: one call folds them, measures them and gives them back without BN."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import bncli
+from bncli.errors import FoldError, UsageError
+from frameworks.oracle import IMAGES as X
+from frameworks.oracle import check, numbers, same
+
+
+class ResBlock(nnx.Module):
+    def __init__(self, width, rngs):
+        self.conv1 = nnx.Conv(width, width, (3, 3), use_bias=False, rngs=rngs)
+        self.bn1 = nnx.BatchNorm(width, rngs=rngs)
+        self.conv2 = nnx.Conv(width, width, (3, 3), use_bias=False, rngs=rngs)
+        self.bn2 = nnx.BatchNorm(width, rngs=rngs)
+
+    def __call__(self, x):
+        y = nnx.relu(self.bn1(self.conv1(x)))
+        return nnx.relu(x + self.bn2(self.conv2(y)))
+
+
+class ResNet(nnx.Module):
+    """As bonsai writes one: blocks in a list, a stem, a head with dropout."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Sequential(
+            nnx.Conv(3, 4, (3, 3), use_bias=False, rngs=rngs), nnx.BatchNorm(4, rngs=rngs), nnx.relu
+        )
+        self.layers = nnx.List([ResBlock(4, rngs), ResBlock(4, rngs)])
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.fc = nnx.Linear(4, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.stem(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.fc(self.dropout(x.mean((1, 2))))
+
+
+class MobileNet(nnx.Module):
+    def __init__(self, rngs):
+        self.expand = nnx.Conv(3, 6, (1, 1), use_bias=False, rngs=rngs)
+        self.bn1 = nnx.BatchNorm(6, rngs=rngs)
+        self.depthwise = nnx.Conv(6, 6, (3, 3), strides=2, feature_group_count=6, use_bias=False, rngs=rngs)
+        self.bn2 = nnx.BatchNorm(6, use_scale=False, rngs=rngs)
+        self.project = nnx.Conv(6, 3, (1, 1), rngs=rngs)
+        self.bn3 = nnx.BatchNorm(3, use_bias=False, rngs=rngs)
+        self.fc = nnx.Linear(3, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = jax.nn.relu6(self.bn1(self.expand(x)))
+        x = jax.nn.relu6(self.bn2(self.depthwise(x)))
+        return self.fc(self.bn3(self.project(x)).mean((1, 2)))
+
+
+class PreActivation(nnx.Module):
+    """BN in front of each ReLU: the first reads a sum that the shortcut reads too."""
+
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+        self.bn1 = nnx.BatchNorm(4, rngs=rngs)
+        self.conv1 = nnx.Conv(4, 4, (3, 3), rngs=rngs)
+        self.bn2 = nnx.BatchNorm(4, rngs=rngs)
+        self.conv2 = nnx.Conv(4, 4, (3, 3), rngs=rngs)
+
+    def __call__(self, x):
+        x = self.stem(x)
+        y = self.conv1(nnx.relu(self.bn1(x)))
+        return x + self.conv2(nnx.relu(self.bn2(y)))
+
+
+def made(cls):
+    """A module in eval mode with the numbers of a trained one."""
+    module = cls(nnx.Rngs(0))
+    rng = np.random.default_rng(1)
+    for _, norm in nnx.iter_modules(module):
+        if isinstance(norm, nnx.BatchNorm):
+            for name in ("mean", "var", "scale", "bias"):
+                variable = getattr(norm, name)
+                if variable is not None:
+                    variable.set_value(jnp.asarray(numbers(variable.get_value().shape, name, rng)))
+    module.eval()
+    return module
+
+
+RESNET_NORMS = ["stem/layers/1", "layers/0/bn1", "layers/0/bn2", "layers/1/bn1", "layers/1/bn2"]
+
+
+@pytest.mark.parametrize(
+    ("cls", "folded", "kept"),
+    [(ResNet, RESNET_NORMS, []), (MobileNet, ["bn1", "bn2", "bn3"], []), (PreActivation, ["bn2"], ["bn1"])],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_one_call_folds_a_module_and_gives_it_back_without_bn(cls, folded, kept):
+    module = made(cls)
+    result = check(module, module, X, folded=folded, kept=kept)
+    without = result.module
+    same(module(X), without(X))
+    assert sum(isinstance(inner, nnx.BatchNorm) for _, inner in nnx.iter_modules(without)) == len(kept)
+    same(module(X), result(X))
+
+
+@pytest.mark.parametrize("mode", ["norm", "dropout"])
+def test_train_mode_is_named_and_never_folded(mode):
+    module = made(ResNet)
+    if mode == "norm":
+        module.layers[1].bn2.use_running_average = False
+    else:
+        module.dropout.deterministic = False
+    with pytest.raises(
+        FoldError, match="layers/1/bn2 updates" if mode == "norm" else "dropout.* draws random"
+    ) as error:
+        bncli.fold(module, X)
+    assert "model.eval()" in error.value.remedy
+
+
+def test_rows_go_by_the_names_of_the_user_and_patterns_take_them():
+    report = bncli.fold(made(ResNet), X, exclude=["layers/*/bn1"], verify=False).report
+    assert [row.name for row in report.norms if row.status == "kept"] == ["layers/0/bn1", "layers/1/bn1"]
+
+
+def test_several_inputs_are_a_tuple():
+    class Two(nnx.Module):
+        def __init__(self, rngs):
+            self.a, self.b = ResBlock(3, rngs), nnx.BatchNorm(3, rngs=rngs)
+
+        def __call__(self, x, y):
+            return {"sum": self.a(x) + y, "norm": self.b(y)}
+
+    module = made(Two)
+    outputs = bncli.fold(module, (X, X + 1))((X, X + 1))
+    expected = module(X, X + 1)
+    assert outputs.keys() == expected.keys()
+    for name, array in expected.items():
+        same(array, outputs[name])
+
+
+def test_a_folded_array_without_a_place_in_the_module_is_named():
+    """BN → a convolution that pads with zeros needs a bias that differs at the borders."""
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.bn = nnx.BatchNorm(3, rngs=rngs)
+            self.conv = nnx.Conv(3, 4, (3, 3), rngs=rngs)
+
+        def __call__(self, x):
+            return self.conv(self.bn(x))
+
+    module = made(Net)
+    result = check(module, module, X, folded=["bn"], exports=False)
+    with pytest.raises(FoldError, match="conv/bias varies by position"):
+        _ = result.module
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "message"),
+    [((), {}, "needs example"), ((X, 1), {}, "takes fewer arguments"), ((X,), {"state": 1}, "takes no state")],
+)
+def test_a_wrong_call_is_answered_with_the_right_one(arguments, keywords, message):
+    with pytest.raises(UsageError, match=f"of an NNX module {message}") as error:
+        bncli.fold(made(PreActivation), *arguments, **keywords)
+    assert error.value.remedy == "call bncli.fold(network, example)"
