@@ -12,6 +12,8 @@
       files.sha256           a folded checkpoint only: the files beside its save
       forward.stablehlo      a folded checkpoint only: its forward pass, (variables, images) -> logits
       fold_report.json       a folded checkpoint only
+      report.html            the page of ``bncli report``
+      logs/                  the logs of ``train --log``
 
 ``directory`` knows the files, ``saves`` the steps, and ``orbax_io`` the content of a step. ``manifest`` and
 ``integrity`` check files against their SHA-256. ``background`` writes saves while the training continues, and
@@ -28,7 +30,9 @@ from bncli.checkpoint.directory import (
     FORWARD,
     FREE_SPACE_AND_REPEAT,
     LAYERS,
+    LOGS,
     METRICS,
+    REPORT,
     STEPS,
     append_layers,
     check_output,
@@ -69,7 +73,9 @@ __all__ = [
     "FORWARD",
     "FREE_SPACE_AND_REPEAT",
     "LAYERS",
+    "LOGS",
     "METRICS",
+    "REPORT",
     "STEPS",
     "BackgroundSaver",
     "Checkpoint",

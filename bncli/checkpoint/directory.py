@@ -25,13 +25,15 @@ LAYERS = "layers.jsonl"
 STEPS = "steps"
 FORWARD = "forward.stablehlo"
 FOLD_REPORT = "fold_report.json"
+REPORT = "report.html"
+LOGS = "logs"
 TEMPORARY = ".tmp"
 LOCK = ".lock"
 LOCK_OWNER = ".lock.json"
 
-_EXPORTS = ("model.onnx", "model.safetensors", "model.stablehlo")
+_EXPORTS = ("model.onnx", "model.int8.onnx", "model.safetensors", "model.stablehlo")
 # The files that a new checkpoint replaces. Any other file in the directory is the user's, and stays.
-_OURS = (CONFIG, METRICS, LAYERS, STEPS, FORWARD, FOLD_REPORT, FILES_MANIFEST, *_EXPORTS)
+_OURS = (CONFIG, METRICS, LAYERS, STEPS, FORWARD, FOLD_REPORT, REPORT, LOGS, FILES_MANIFEST, *_EXPORTS)
 
 # The files that a process leaves if it is killed in ``write_atomically``.
 _CUT_SHORT = re.compile(rf"({'|'.join(map(re.escape, (*_OURS, LOCK_OWNER)))})\.\d+{re.escape(TEMPORARY)}")

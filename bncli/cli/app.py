@@ -56,6 +56,10 @@ COMMANDS = {
         "Show each BN layer in numbers, with findings and remedies; or compare two checkpoints.",
         kind="optional_value:DataCommand",
     ),
+    "report": Place(
+        "report:report",
+        "Write a run as one HTML page: curves, confusion matrix, worst images, BN layers, findings, settings.",
+    ),
     "fold": Place(
         "fold:fold",
         "Merge BN into its neighbours, prove on data that nothing changed, and write a checkpoint without BN.",

@@ -24,7 +24,7 @@ from bncli.cli.untrusted import inert, visible, visible_lines
 from bncli.errors import BncliError, BncliWarning
 
 if TYPE_CHECKING:
-    from bncli.training.progress import EpochResult, StepProgress
+    from bncli.training.progress import Best, EpochResult, RunProgress, StepProgress
 
 _OTHER_PATH = "Check that the path exists and may be used, or name another one."
 
@@ -81,7 +81,7 @@ def note(message: str, *, quiet: bool) -> None:
 
 
 class TrainingDisplay:
-    """The picture of a run: a line per finished epoch and, on a terminal, a bar below them."""
+    """The picture of a run: a table that grows by a row per finished epoch and, on a terminal, a bar below it."""
 
     def __init__(self, *, epochs: int, quiet: bool) -> None:
         self._epochs = epochs
@@ -89,6 +89,7 @@ class TrainingDisplay:
         self._console = message_console()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._has_head = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -123,16 +124,21 @@ class TrainingDisplay:
             numbers=f"loss {event.loss:.3f}  acc {event.accuracy:.3f}  {event.images_per_second:,.0f} img/s",
         )
 
-    def show_epoch(self, event: EpochResult) -> None:
-        """Print one line for a finished epoch."""
-        if not self._quiet:
-            self._console.print(
-                f"epoch {event.epoch:>{len(str(self._epochs))}}/{self._epochs}  "
-                f"train loss {event.train_loss:.4f} acc {event.train_accuracy:.4f}  "
-                f"val loss {event.val_loss:.4f} acc {event.val_accuracy:.4f}  "
-                f"{event.images_per_second:,.0f} img/s",
-                soft_wrap=True,
-            )
+    def show_earlier(self, progress: RunProgress) -> None:
+        """Print the rows of the epochs that an earlier part of the run has done."""
+        for row in progress.history:
+            self.show_epoch(row, progress.best)
+
+    def show_epoch(self, event: EpochResult, best: Best | None) -> None:
+        """Print the row of a finished epoch; an asterisk marks the best one so far."""
+        if self._quiet:
+            return
+        from bncli.cli.render.train import epoch_lines
+
+        is_best = best is not None and best.epoch == event.epoch
+        for line in epoch_lines(event, self._epochs, is_best=is_best, with_head=not self._has_head):
+            self._console.print(line, soft_wrap=True)
+        self._has_head = True
 
 
 Show = Callable[[str, int, int | None], None]  # what, done, total

@@ -10,7 +10,7 @@ import typer
 
 from bncli.cli import options
 from bncli.cli.parsing import absolute_model_name, image_shape, model_arguments, numbers
-from bncli.config.choices import ExportFormat
+from bncli.config.choices import ExportFormat, QuantizeFormat
 from bncli.config.json_types import Document
 from bncli.errors import UsageError
 
@@ -42,6 +42,22 @@ def fold(
         str | None,
         typer.Option(
             help="Also write model.onnx, model.safetensors, model.stablehlo: their endings, separated by commas.",
+            show_default=False,
+        ),
+    ] = None,
+    quantize: Annotated[
+        QuantizeFormat | None,
+        typer.Option(
+            help="With --export onnx, also write model.int8.onnx in 8-bit integers, measured beside float32.",
+            show_default=False,
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            help="With --quantize: exit with 3, and write nothing, below this validation accuracy.",
+            min=0,
+            max=1,
             show_default=False,
         ),
     ] = None,
@@ -105,6 +121,7 @@ def fold(
     that another program wrote: --model and --input-shape then say what is not in it.
     """
     exports = _export_formats(export)
+    _check_quantize(quantize, exports, min_accuracy)
     foreign = _ForeignOptions(
         model_arguments(model_arg or ()),
         image_shape(input_shape) if input_shape is not None else None,
@@ -121,6 +138,8 @@ def fold(
         exclude=tuple(exclude or ()),
         tolerance=tolerance,
         exports=tuple(exports),
+        quantize=quantize is not None,
+        min_accuracy=min_accuracy,
     )
     result = fold_checkpoint(original, out, options, data_dir=data_dir, dry_run=dry_run, overwrite=overwrite)
     render.emit(result, as_json=as_json, to_json=render.fold_json, to_text=render.fold_text)
@@ -170,6 +189,18 @@ def _open(path: Path, step: str, model: str | None, foreign: _ForeignOptions) ->
     return open_foreign(
         path, step=step, model=named, image_shape=foreign.image_shape, mean=foreign.mean, std=foreign.std
     )
+
+
+def _check_quantize(
+    quantize: QuantizeFormat | None, exports: tuple[ExportFormat, ...], min_accuracy: float | None
+) -> None:
+    """Raise UsageError for options that have no effect without another one."""
+    if quantize is not None and "onnx" not in exports:
+        raise UsageError("--quantize is for the ONNX export", remedy="Add --export onnx.")
+    if min_accuracy is not None and quantize is None:
+        raise UsageError(
+            "--min-accuracy is for the quantized network", remedy="Add --quantize int8, or use `bncli eval`."
+        )
 
 
 def _export_formats(option: str | None) -> tuple[ExportFormat, ...]:

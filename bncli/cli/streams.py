@@ -47,6 +47,14 @@ def prepare() -> None:
             stream.reconfigure(errors=_HANDLER)
 
 
+def one_place() -> bool:
+    """True if stdout and stderr go to the same terminal, file or pipe."""
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
+    except (OSError, ValueError):  # a stream without a file
+        return False
+
+
 def write_result(text: str) -> None:
     """Write a text on stdout, all of it, at once.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +13,13 @@ import typer
 from bncli.cli import options
 from bncli.cli.run_settings import NewRun, new_run, resumed_run
 from bncli.cli.setting_options import with_settings
-from bncli.cli.streams import write_result
+from bncli.cli.streams import one_place, write_result
 from bncli.config.settings import OPTIMIZER, OUTPUT
 from bncli.errors import UsageError
 
 if TYPE_CHECKING:
     from bncli.config.settings import RunConfig
+    from bncli.jobs.loggers.run_loggers import RunLoggers
     from bncli.training.loop import Trainer
 
 
@@ -48,6 +50,12 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the checkpoint in --out.", rich_help_panel=OUTPUT)
     ] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report", help="At the end, write report.html in --out, as `bncli report` does.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     allow_bad_jaxlib: Annotated[
         bool, typer.Option("--allow-bad-jaxlib", help="Train even if jaxlib computes wrong numbers (`bncli doctor`).")
     ] = False,
@@ -75,12 +83,15 @@ def train(
         _print(_fitted(asked, quiet=quiet).config)
         return
     from bncli import checkpoint
-    from bncli.cli import display, render
+    from bncli.cli import render
+    from bncli.jobs.loggers.registry import check_installed as check_loggers
 
+    check_loggers(asked.config.training.log)
     if not resume:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
     _set_up(asked, quiet=quiet, allow_bad_jaxlib=allow_bad_jaxlib)
     with _trainer(asked, out, resume=resume, quiet=quiet) as (new, trainer):
+        from bncli.jobs.loggers.run_loggers import logging
         from bncli.training import run
 
         if resume:
@@ -88,12 +99,18 @@ def train(
         else:
             run.start(trainer, overwrite=overwrite)
         epochs_before = trainer.progress.epochs_done
-        display.note(render.run_lines(trainer), quiet=quiet)
-        if new.from_recipe:
-            display.note(render.recipe_line(new.from_recipe), quiet=quiet)
-        _show_epochs(trainer, quiet=quiet)
-        result = run.finish(trainer, started=started, epochs_before=epochs_before)
-    render.emit(result, as_json=as_json, to_json=render.train_json, to_text=render.train_text)
+        _announce(new, trainer, quiet=quiet)
+        with logging(trainer) as loggers:
+            _show_epochs(trainer, loggers, quiet=quiet)
+            result = run.finish(trainer, started=started, epochs_before=epochs_before)
+            loggers.end(result)
+    has_rows = not quiet and one_place()  # there the rows stand already, on stderr
+    text = partial(render.train_text, with_epochs=not has_rows)
+    render.emit(result, as_json=as_json, to_json=render.train_json, to_text=text)
+    if report:
+        from bncli.cli.report import write_training_report
+
+        write_training_report(result, trainer.dataset, quiet=quiet)
 
 
 def _print(settings: RunConfig) -> None:
@@ -136,16 +153,27 @@ def _trainer(asked: NewRun, out: Path, *, resume: bool, quiet: bool) -> Iterator
         yield run, trainer
 
 
-def _show_epochs(trainer: Trainer, *, quiet: bool) -> None:
+def _announce(new: NewRun, trainer: Trainer, *, quiet: bool) -> None:
+    """Show what is about to be trained, and the settings that a recipe chose."""
+    from bncli.cli import display, render
+
+    display.note(render.run_lines(trainer), quiet=quiet)
+    if new.from_recipe:
+        display.note(render.recipe_line(new.from_recipe), quiet=quiet)
+
+
+def _show_epochs(trainer: Trainer, loggers: RunLoggers, *, quiet: bool) -> None:
     """Run the training and draw its events."""
     from bncli.cli import display, signals
     from bncli.training.progress import EpochResult, Notice
 
     shown = display.TrainingDisplay(epochs=trainer.config.training.epochs, quiet=quiet)
     with signals.stopping(trainer.request_stop, quiet=quiet), shown.running():
+        shown.show_earlier(trainer.progress)
         for event in trainer.epochs():
+            loggers.on_event(event)
             if isinstance(event, EpochResult):
-                shown.show_epoch(event)
+                shown.show_epoch(event, trainer.progress.best)
             elif isinstance(event, Notice):
                 display.warn((event.message,), quiet=quiet)
             else:

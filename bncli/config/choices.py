@@ -29,10 +29,12 @@ FindingCode = Literal[
     "train-mode",
 ]
 Init = Literal["he", "glorot", "lecun", "orthogonal", "normal"]
+LoggerName = Literal["csv", "mlflow", "tensorboard", "trackio", "wandb"]
 OnNan = Literal["stop", "skip", "rollback"]
 OnSaveError = Literal["stop", "continue"]
 OptimizerName = Literal["sgd", "adamw"]
 Precision = Literal["float32", "bfloat16"]
+QuantizeFormat = Literal["int8"]
 ScheduleName = Literal["cosine", "one-cycle", "step", "constant"]
 SplitName = Literal["train", "val", "test"]
 StatsMode = Literal["running", "batch"]

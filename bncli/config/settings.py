@@ -20,12 +20,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, get_args
 
 from bncli.config.choices import (
     BadImages,
     BnPlacement,
     Init,
+    LoggerName,
     OnNan,
     OnSaveError,
     OptimizerName,
@@ -124,6 +125,12 @@ Fraction = Annotated[float, Bounds(ge=0, lt=1)]
 OpenFraction = Annotated[float, Bounds(gt=0, lt=1)]
 _NUMBER = r"-?[0-9]{1,12}(\.[0-9]{1,12})?"
 Range = Annotated[str, Matches(rf"\A(auto|{_NUMBER}:{_NUMBER})\Z", "auto, or LOW:HIGH such as 0:4095")]
+_LOGGERS = get_args(LoggerName)
+_LOGGER = f"({'|'.join(_LOGGERS)})"
+Loggers = Annotated[
+    str,
+    Matches(rf"\A(none|{_LOGGER}(,{_LOGGER})*)\Z", f"none, or some of {', '.join(_LOGGERS)}, separated by commas"),
+]
 Interval = Annotated[str, Matches(r"\A[1-9][0-9]{0,8}s?\Z", "steps or seconds, such as 500 or 60s")]
 
 # Unknown fields of a ``config.json`` are ignored: a newer bncli may add fields, and an older one can still read it.
@@ -274,6 +281,14 @@ class TrainingConfig(Section):
     save_every: Annotated[
         Interval | None,
         Setting("Save within epochs too: every so many steps, or seconds as in 60s.", OUTPUT, changeable=True),
+    ] = None
+    log: Annotated[
+        Loggers | None,
+        Setting(
+            "Also log for csv, mlflow, tensorboard, trackio, wandb: names separated by commas; none ends it.",
+            OUTPUT,
+            changeable=True,
+        ),
     ] = None
     on_save_error: Annotated[
         OnSaveError, Setting("Treatment of a save that cannot be written.", OUTPUT, changeable=True)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,6 +26,8 @@ from bncli.errors import DataError
 TEST_FRACTION = 0.2
 TEST_SEED = 20150706
 
+Files: TypeAlias = tuple[Path, ...] | None
+
 _MIN_STD = 1 / 255  # one grey level; a channel below it is constant, and dividing by less would only amplify noise
 _CHUNK_BYTES = 1 << 22
 
@@ -34,12 +38,14 @@ class Split:
 
     images: np.ndarray  # uint8 [N, H, W, C]
     labels: np.ndarray  # int32 [N]
+    files: Files = None  # [N], the image files; None for a source that has none
 
     def __post_init__(self) -> None:
         assert self.images.dtype == np.uint8, self.images.dtype
         assert self.images.ndim == 4, self.images.shape
         assert self.labels.dtype == np.int32, self.labels.dtype
         assert self.labels.shape == self.images.shape[:1], self.labels.shape
+        assert self.files is None or len(self.files) == len(self.labels), len(self.files)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -260,7 +266,17 @@ def _carve_val(raw: RawDataset, train: Split, *, val_fraction: float, seed: int)
 def _split_off(split: Split, chosen: np.ndarray) -> tuple[Split, Split]:
     kept_images, images = take_out(split.images, chosen)
     kept_labels, labels = take_out(split.labels, chosen)
-    return Split(kept_images, kept_labels), Split(images, labels)
+    kept_files, files = _files_apart(split.files, chosen)
+    return Split(kept_images, kept_labels, kept_files), Split(images, labels, files)
+
+
+def _files_apart(files: Files, chosen: np.ndarray) -> tuple[Files, Files]:
+    """(the other files, the chosen ones)."""
+    if files is None:
+        return None, None
+    taken = set(chosen.tolist())
+    others = tuple(path for index, path in enumerate(files) if index not in taken)
+    return others, tuple(files[index] for index in chosen)
 
 
 def _check_not_empty(raw: RawDataset, chosen: np.ndarray, name: str) -> None:

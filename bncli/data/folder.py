@@ -280,7 +280,8 @@ def _decode_tree(
 def _without_failed(files: Files, images: np.ndarray, outcomes: Sequence[bool | str]) -> Split:
     failed = np.asarray([index for index, outcome in enumerate(outcomes) if isinstance(outcome, str)], np.int64)
     labels = np.asarray([label for _, label in files], np.int32)
-    return Split(take_out(images, failed)[0], take_out(labels, failed)[0])
+    paths = tuple(path for (path, _), outcome in zip(files, outcomes, strict=True) if not isinstance(outcome, str))
+    return Split(take_out(images, failed)[0], take_out(labels, failed)[0], paths)
 
 
 def _for_each(

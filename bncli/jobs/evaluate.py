@@ -28,7 +28,7 @@ def evaluate_checkpoint(
         DataError: the number of the network's outputs differs from the number of classes.
         UsageError: batch statistics of a folded checkpoint, or a batch that does not divide over the devices.
     """
-    _check_num_classes(checkpoint, class_names)
+    check_num_classes(checkpoint, class_names)
     return score_network(
         checkpoint.logits_fn(stats),
         checkpoint.variables,
@@ -39,7 +39,7 @@ def evaluate_checkpoint(
     )
 
 
-def _check_num_classes(checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
+def check_num_classes(checkpoint: Checkpoint, class_names: Sequence[str]) -> None:
     """Raise DataError unless the network makes one logit per class."""
     num_outputs = count_classes(
         checkpoint.apply_fn,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from bncli import checkpoint as checkpoints
 from bncli.checkpoint import Checkpoint, sha256_tree
 from bncli.config.choices import ExportFormat
 from bncli.config.document import CheckpointConfig, FoldedFrom
+from bncli.data import Dataset
 from bncli.data.configured import load_matching
 from bncli.errors import BncliError, CheckFailedError, CheckpointError, FoldError
 from bncli.folding import Folded, NothingToFoldWarning, Verification, fold
@@ -25,6 +26,7 @@ from bncli.folding.proof.prove import settled
 from bncli.folding.verify import TOLERANCES, Comparison, compare, outcome
 from bncli.jobs.export import Export, ExportReport, Network, Source, check_installed, make_export
 from bncli.jobs.fold_report import FoldResult, Latency, fold_document
+from bncli.jobs.quantize import Quantized, quantize_int8
 from bncli.ops import pad_small_images
 
 # Examples for the verification: validation images first, then training images. The test split is never used.
@@ -45,12 +47,16 @@ class FoldOptions:
         exclude: name patterns of BN layers to keep.
         tolerance: largest relative error of a logit; None takes the rounding error of the network's precision.
         exports: formats to write beside the checkpoint, each verified like the folded network itself.
+        quantize: True to write the ONNX export in 8-bit integers too.
+        min_accuracy: the least validation accuracy of the quantized network; None for none.
     """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     tolerance: float | None = None
     exports: tuple[ExportFormat, ...] = ()
+    quantize: bool = False
+    min_accuracy: float | None = None
 
 
 def fold_checkpoint(
@@ -75,7 +81,9 @@ def fold_checkpoint(
     Raises:
         CheckpointError: ``original`` is already folded, or ``out`` is taken.
         FoldError: the network must not be folded, or an export format cannot express it; the message names the layer.
-        CheckFailedError: the folded network or an export differs by more than ``tolerance``; nothing is written.
+            Or it is to be quantized and its data are not available.
+        CheckFailedError: the folded network or an export differs by more than ``tolerance``, or the quantized network
+            is less accurate than ``min_accuracy``; nothing is written.
     """
     options = options or FoldOptions()
     for export_format in options.exports:
@@ -88,18 +96,24 @@ def fold_checkpoint(
             f"{path} is folded already, from {original.config.folded_from.checkpoint}",
             remedy="Fold the checkpoint it was folded from, or use this one as it is.",
         )
+    dataset = _dataset(original, data_dir)
+    if options.quantize and not isinstance(dataset, Dataset):
+        raise _not_quantizable(path, dataset)
     start = time.perf_counter()
     folded, forward = _fold_and_lower(original, options)
     seconds = time.perf_counter() - start
     program = bytes(forward.serialize())
     _trust(program, original.path)
-    images, examples = _verification_images(original, data_dir)
+    images, examples = _verification_images(original, dataset)
     sides = _Sides.compile(original, folded, forward)
     proof = _Proof(path, sides.original, original, images, examples, options.tolerance)
     verification = proof.of_folded(sides.folded, folded)
     config = _folded_config(original, path, folded)
     source = Source(folded, forward, _symbolic_images(original), config)
     made = [make_export(export_format, source) for export_format in dict.fromkeys(options.exports)]
+    quantized = None
+    if options.quantize and isinstance(dataset, Dataset):
+        quantized = _quantized(original, dataset, made, options)
     result = FoldResult(
         checkpoint=path,
         step=original.step,
@@ -110,11 +124,40 @@ def fold_checkpoint(
         latency=_latency(sides, original.preprocessor(images[:1])),
         seconds=seconds,
         exports=tuple(_proved(export, proof) for export in made),
+        quantized=quantized.report if quantized else None,
         notes=original.notes,
     )
     if dry_run:
         return result
-    return _write(result, config, source, made, out, overwrite=overwrite)
+    files = {export.file: export.content for export in made}
+    if quantized is not None:
+        files[quantized.report.file] = quantized.content
+    return _write(result, config, source, files, out, overwrite=overwrite)
+
+
+def _dataset(original: Checkpoint, data_dir: Path | None) -> Dataset | BncliError:
+    """The checkpoint's data set, or the reason why it is not available."""
+    try:
+        return load_matching(original.config, data_dir=data_dir)
+    except BncliError as error:
+        return error
+
+
+def _not_quantizable(path: Path, error: BncliError) -> FoldError:
+    return FoldError(
+        f"--quantize int8 measures ranges and accuracy on the data of {path}, which are not available: {error.message}",
+        remedy=error.remedy,
+    )
+
+
+def _quantized(
+    original: Checkpoint, dataset: Dataset, exports: Sequence[Export], options: FoldOptions
+) -> Quantized | None:
+    """The quantized form of the ONNX export."""
+    for export in exports:
+        if export.format == "onnx":
+            return quantize_int8(original, dataset, export.content, min_accuracy=options.min_accuracy)
+    return None
 
 
 def _fold_and_lower(original: Checkpoint, options: FoldOptions) -> tuple[Folded, jax.export.Exported]:
@@ -254,16 +297,12 @@ class _Sides:
         return cls(lambda images: before(variables[0], images), lambda images: after(variables[1], images))
 
 
-def _verification_images(original: Checkpoint, data_dir: Path | None) -> tuple[np.ndarray, str]:
+def _verification_images(original: Checkpoint, dataset: Dataset | BncliError) -> tuple[np.ndarray, str]:
     """(uint8 images [N, H, W, C], their description); random images if the checkpoint's data set is not available."""
-    config = original.config
-    try:
-        dataset = load_matching(config, data_dir=data_dir)
-    except BncliError as error:
-        random = np.random.default_rng(0).integers(
-            0, 256, (VERIFY_EXAMPLES // 4, *config.preprocessing.image_shape), dtype=np.uint8
-        )
-        return random, f"{len(random):,} random images, because the data set is not available ({error.message})"
+    if isinstance(dataset, BncliError):
+        shape = (VERIFY_EXAMPLES // 4, *original.config.preprocessing.image_shape)
+        random = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        return random, f"{len(random):,} random images, because the data set is not available ({dataset.message})"
     val = dataset.val.images[:VERIFY_EXAMPLES]
     train = dataset.train.images[: VERIFY_EXAMPLES - len(val)]
     return np.concatenate([val, train]), f"{len(val):,} validation and {len(train):,} training images of {dataset.name}"
@@ -309,7 +348,7 @@ def _write(
     result: FoldResult,
     config: CheckpointConfig,
     source: Source,
-    exports: Sequence[Export],
+    exports: Mapping[str, bytes],
     out: Path,
     *,
     overwrite: bool,
@@ -320,7 +359,7 @@ def _write(
         checkpoints.FOLD_REPORT,
         checkpoints.FORWARD,
         f"{checkpoints.STEPS}/{step}",
-        *(export.file for export in exports),
+        *exports,
     )
     written = replace(result, out=out, files=files)
     with checkpoints.locked(out), checkpoints.new_output(out, overwrite=overwrite):
@@ -330,7 +369,7 @@ def _write(
             step=step,
             variables=source.folded.variables,
             forward=bytes(source.forward.serialize()),
-            exports={export.file: export.content for export in exports},
+            exports=exports,
             report=fold_document(written),
         )
     return written

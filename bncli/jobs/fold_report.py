@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bncli.folding import FoldReport, Verification
 from bncli.jobs.export import ExportReport
+from bncli.jobs.quantize import QuantizeReport
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class FoldResult:
         latency: the latency of both networks.
         seconds: time for folding and lowering, without verification.
         exports: files for other programs.
+        quantized: the quantized network beside the one in float32; None if it was not asked for.
         notes: assumptions about a checkpoint that bncli did not write.
         files: written files, relative to ``out``.
     """
@@ -44,6 +46,7 @@ class FoldResult:
     latency: Latency
     seconds: float
     exports: tuple[ExportReport, ...]
+    quantized: QuantizeReport | None = None
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
@@ -62,6 +65,7 @@ def fold_document(result: FoldResult) -> dict[str, object]:
         "latency_ms": asdict(result.latency),
         "seconds": result.seconds,
         "exports": [asdict(export) for export in result.exports],
+        "quantized": None if result.quantized is None else asdict(result.quantized),
         "notes": list(result.notes),
         "files": list(result.files),
     }

@@ -17,6 +17,8 @@ from bncli.data import Dataset
 from bncli.data.configured import load_configured
 from bncli.data.known import KNOWN
 from bncli.errors import ConfigError
+from bncli.jobs.loggers.registry import check_installed
+from bncli.jobs.loggers.run_loggers import logging
 from bncli.training import run
 from bncli.training.loop import Event
 from bncli.training.result import TrainResult
@@ -58,6 +60,7 @@ def train(
     if not resume:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
     settings, dataset = _resolved(config, data)
+    check_installed(settings.training.log)
     with checkpoint.locked(out):
         trainer = run.create_trainer(settings, dataset, out, compile_ahead=not resume)
         if resume:
@@ -65,11 +68,15 @@ def train(
         else:
             run.start(trainer, overwrite=overwrite)
         epochs_before = trainer.progress.epochs_done
-        with closing(trainer.epochs()) as events:
-            for event in events:
-                if on_event is not None:
-                    on_event(event)
-        return run.finish(trainer, started=started, epochs_before=epochs_before)
+        with logging(trainer) as loggers:
+            with closing(trainer.epochs()) as events:
+                for event in events:
+                    loggers.on_event(event)
+                    if on_event is not None:
+                        on_event(event)
+            result = run.finish(trainer, started=started, epochs_before=epochs_before)
+            loggers.end(result)
+        return result
 
 
 def _resolved(config: RunConfig | Settings | None, data: str | Path | Dataset | None) -> tuple[RunConfig, Dataset]:

@@ -3,57 +3,18 @@
 from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha256
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from support.pages import Page
 from support.reports import make_history, make_layer, make_live, make_report, resnet50_layers
 
 from bncli.cli.render import stats_html
-from bncli.cli.render.stats.html.markup import Html, element, join
+from bncli.cli.render.html.markup import Html, element, join
 from bncli.inspection.findings import Finding
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;\x1b]"
-EMPTY = {"meta", "br", "link", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Every element with its attributes and its text; asserts that elements are closed in the right order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements = []  # (tag, attributes)
-        self.texts = []  # (tag around it, text)
-        self._open = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag, attrs):
-        assert len(dict(attrs)) == len(attrs), f"{tag} has an attribute twice"
-        self.elements.append((tag, dict(attrs)))
-        if tag not in EMPTY:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append((self._open[-1] if self._open else "", data))
-
-    def named(self, tag):
-        """The attributes of each element of this name."""
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def text(self, tag):
-        """All text directly inside elements of this name."""
-        return "".join(text for around, text in self.texts if around == tag)
-
-    @property
-    def words(self):
-        """The text that a reader sees."""
-        return " ".join(text for around, text in self.texts if around not in ("style", "script"))
 
 
 def everything(layers, **changes):

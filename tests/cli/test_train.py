@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -127,9 +129,23 @@ def test_overwrite_replaces_a_checkpoint_and_progress_goes_to_stderr_the_result_
     result = invoke("train", "--epochs", 1, "--overwrite", "--out", copy, *TINY[:-1])
     assert result.exit_code == 0, result.output
     assert len((copy / "metrics.jsonl").read_text().splitlines()) == 1
-    assert "epoch 1/1" in result.stderr
-    assert "epoch 1/1" not in result.stdout
+    assert "1/1*" in result.stderr
+    assert "1/1*" not in result.stdout
     assert "test accuracy" in result.stdout
+
+
+@pytest.mark.parametrize(("merged", "quiet"), [(True, False), (False, False), (True, True)])
+def test_each_number_of_an_epoch_stands_once_in_one_place(tmp_path, merged, quiet):
+    words = [*TINY[:-1], *(["--quiet"] if quiet else [])]
+    command = [sys.executable, "-m", "bncli", "train", "--epochs", "2", "--out", str(tmp_path / "ckpt"), *words]
+    errors = subprocess.STDOUT if merged else subprocess.PIPE
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, check=True)
+    history = [json.loads(line) for line in (tmp_path / "ckpt" / "metrics.jsonl").read_text().splitlines()]
+    for row in history:
+        for name in ("train_loss", "val_loss"):
+            assert done.stdout.count(f"{row[name]:.4f}") == 1
+            assert merged or done.stderr.count(f"{row[name]:.4f}") == 1
+    assert "test accuracy" in done.stdout
 
 
 def test_two_trainings_do_not_share_a_directory(tmp_path):

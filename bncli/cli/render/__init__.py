@@ -12,6 +12,7 @@ from bncli.cli.render.evaluate import EvalReport, eval_json, eval_text
 from bncli.cli.render.fold import fold_json, fold_text
 from bncli.cli.render.predict import PredictReport, predict_json, predict_text
 from bncli.cli.render.recalibrate import recalibrate_json, recalibrate_text
+from bncli.cli.render.report import ReportResult, comparison_html, report_html, report_json, report_text
 from bncli.cli.render.stats import (
     comparison_csv,
     comparison_json,
@@ -29,9 +30,11 @@ __all__ = [
     "EvalReport",
     "Fetched",
     "PredictReport",
+    "ReportResult",
     "bench_json",
     "bench_text",
     "comparison_csv",
+    "comparison_html",
     "comparison_json",
     "comparison_text",
     "datasets_json",
@@ -50,6 +53,9 @@ __all__ = [
     "recalibrate_json",
     "recalibrate_text",
     "recipe_line",
+    "report_html",
+    "report_json",
+    "report_text",
     "run_lines",
     "stats_csv",
     "stats_html",

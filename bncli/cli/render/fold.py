@@ -9,12 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from bncli.cli.render.tables import plain_table
-from bncli.cli.render.words import marked
+from bncli.cli.render.words import counted, marked
 
 if TYPE_CHECKING:
     from bncli.folding import FoldReport, NormReport
     from bncli.jobs.export import ExportReport
     from bncli.jobs.fold_report import FoldResult
+    from bncli.jobs.quantize import QuantizeReport
 
 _DESTINATION = "folded into, or reason for keeping it"
 
@@ -34,6 +35,7 @@ def fold_text(result: FoldResult) -> RenderableType:
         f"[bold]{report.folded} folded, {report.kept} kept[/] in {result.seconds:.2f} s",
         *_verification_lines(result),
         *map(_export_line, result.exports),
+        *(_quantized_lines(result.quantized) if result.quantized else ()),
         _output_line(result),
     )
     return Group(_norms_table(report), Text.from_markup("\n".join(lines)))
@@ -58,6 +60,23 @@ def _export_line(export: ExportReport) -> str:
     if proof is not None and not proof.passed:
         error += f" (not proved: {marked(proof.note or '')})"
     return f"  {export.file}: {export.size / 1e6:.2f} MB{error}"
+
+
+def _quantized_lines(report: QuantizeReport) -> tuple[str, ...]:
+    after = f"[bold]{report.accuracy_int8:.4f}[/]"
+    pairs = counted(report.equalized_pairs, "pair")
+    how = f"with {pairs} of layers equalised" if report.equalized else "without equalising layers"
+    return (
+        f"  {report.file}: {report.size / 1e6:.2f} MB, {how}, calibrated on "
+        f"{counted(report.calibration_images, 'training image')}",
+        f"    accuracy on {counted(report.num_examples, 'validation image')}: {after}, in float32 "
+        f"{report.accuracy_float32:.4f}; the same class for {report.top1_agreement:.1%}",
+        *(
+            f"    latency at batch {row.batch_size}: {row.int8:.3f} ms, in float32 {row.float32:.3f} ms "
+            f"({row.float32 / row.int8:.2f}×)"
+            for row in report.latency_ms
+        ),
+    )
 
 
 def _output_line(result: FoldResult) -> str:

@@ -18,7 +18,10 @@ from bncli.cli.untrusted import visible
 if TYPE_CHECKING:
     from bncli.config.recipes import Values
     from bncli.training.loop import Trainer
+    from bncli.training.progress import EpochResult
     from bncli.training.result import TrainResult
+
+_EPOCH_COLUMNS = ("epoch", "train loss", "train acc", "val loss", "val acc", "lr", "img/s")
 
 
 def run_lines(trainer: Trainer) -> str:
@@ -72,26 +75,39 @@ def train_json(result: TrainResult) -> dict[str, object]:
     }
 
 
-def train_text(result: TrainResult) -> RenderableType:
-    """Return the table of epochs, the test score and the commands to run next."""
-    return Group(_epochs_table(result), *map(Text.from_markup, _summary_lines(result)))
+def train_text(result: TrainResult, *, with_epochs: bool) -> RenderableType:
+    """Return the table of epochs, if it is not shown already, the test score and the commands to run next."""
+    lines = map(Text.from_markup, _summary_lines(result))
+    return Group(_epochs_table(result), *lines) if with_epochs else Group(*lines)
 
 
 def _epochs_table(result: TrainResult) -> Table:
-    table = plain_table("epoch", "train loss", "train acc", "val loss", "val acc", "lr", "img/s")
+    table = plain_table(*_EPOCH_COLUMNS)
     for row in result.history:
         is_best = row.epoch == result.best.epoch
-        table.add_row(
-            f"{row.epoch}{'*' if is_best else ' '}",
-            f"{row.train_loss:.4f}",
-            f"{row.train_accuracy:.4f}",
-            f"{row.val_loss:.4f}",
-            f"{row.val_accuracy:.4f}",
-            f"{row.lr:.2g}",
-            f"{row.images_per_second:,.0f}",
-            style="bold green" if is_best else None,
-        )
+        epoch = f"{row.epoch}{'*' if is_best else ' '}"
+        table.add_row(epoch, *_numbers(row), style="bold green" if is_best else None)
     return table
+
+
+def epoch_lines(row: EpochResult, epochs: int, *, is_best: bool, with_head: bool) -> Iterator[str]:
+    """Yield one epoch as a row of the table that grows while a run goes on.
+
+    Args:
+        row: the epoch.
+        epochs: of the whole run.
+        is_best: True if it is the best one so far.
+        with_head: True to yield the titles of the columns before it.
+    """
+    widths = [2 * len(str(epochs)) + 2, *(max(len(title), 7) for title in _EPOCH_COLUMNS[1:])]
+    cells = [f"{row.epoch}/{epochs}{'*' if is_best else ' '}", *_numbers(row)]
+    for texts in (_EPOCH_COLUMNS, cells) if with_head else (cells,):
+        yield "  ".join(text.rjust(max(width, 6)) for text, width in zip(texts, widths, strict=True))
+
+
+def _numbers(row: EpochResult) -> tuple[str, ...]:
+    losses = (f"{row.train_loss:.4f}", f"{row.train_accuracy:.4f}", f"{row.val_loss:.4f}", f"{row.val_accuracy:.4f}")
+    return (*losses, f"{row.lr:.2g}", f"{row.images_per_second:,.0f}")
 
 
 def _summary_lines(result: TrainResult) -> Iterator[str]:

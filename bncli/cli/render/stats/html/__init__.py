@@ -9,7 +9,6 @@
     cards          each layer with its plots
     history        the layers over the epochs
     parts          pieces that several sections share
-    svg, markup    plots, and HTML that is escaped by construction
 """
 
 from bncli.cli.render.stats.html.page import stats_html

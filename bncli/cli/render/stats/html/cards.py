@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bncli.cli.render.html import svg
+from bncli.cli.render.html.document import section
+from bncli.cli.render.html.markup import NOTHING, Html, element
 from bncli.cli.render.stats.findings import channels_phrase
-from bncli.cli.render.stats.html import svg
 from bncli.cli.render.stats.html.history import layer_plots, outputs_section
-from bncli.cli.render.stats.html.markup import NOTHING, Html, element
-from bncli.cli.render.stats.html.parts import TITLES, layer_anchor, section, severity_chip
+from bncli.cli.render.stats.html.parts import TITLES, layer_anchor, severity_chip
 from bncli.cli.render.stats.html.rows import LayerRow, layer_rows
 from bncli.cli.render.stats.quantities import QUANTITIES, Quantity, drawn_values, ends, settings_line, values_of
 from bncli.cli.render.words import counted, short

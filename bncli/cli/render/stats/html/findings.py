@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bncli.cli.render.html.document import section, with_options
+from bncli.cli.render.html.markup import NOTHING, Html, element, join
 from bncli.cli.render.stats.findings import FindingGroup, channels_phrase, grouped, with_same_message
-from bncli.cli.render.stats.html.markup import NOTHING, Html, element, join
-from bncli.cli.render.stats.html.parts import layer_link, section, severity_chip
+from bncli.cli.render.stats.html.parts import layer_link, severity_chip
 from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 # Layers of one kind of finding that are visible without unfolding the others.
 MAX_FINDINGS = 6
-_OPTION = re.compile(r"(--[a-z][a-z-]+)")
 
 
 def findings_section(report: StatsReport) -> Html:
@@ -39,7 +38,7 @@ def _finding_card(report: StatsReport, group: FindingGroup) -> Html:
         "article",
         element("h3", severity_chip(group.severity), " ", element("code", visible(group.code))),
         *shown,
-        element("p", element("strong", "What to do"), " ", *_with_options(group.remedy), class_="remedy"),
+        element("p", element("strong", "What to do"), " ", *with_options(group.remedy), class_="remedy"),
         class_=f"finding {group.severity}",
     )
 
@@ -54,9 +53,3 @@ def _finding_row(report: StatsReport, findings: Sequence[Finding]) -> Html:
         visible(first.message),
         element("span", channels, class_="channels") if channels else None,
     )
-
-
-def _with_options(text: str) -> list[str]:
-    """Return the text with the options of commands as code, which does not break after their hyphens."""
-    parts = _OPTION.split(visible(text))
-    return [element("code", part, class_="option") if _OPTION.fullmatch(part) else part for part in parts]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bncli.cli.render.html import svg
+from bncli.cli.render.html.document import section
+from bncli.cli.render.html.markup import Html, element
 from bncli.cli.render.stats.history import epochs_phrase, tracks_of
-from bncli.cli.render.stats.html import svg
-from bncli.cli.render.stats.html.markup import Html, element
-from bncli.cli.render.stats.html.parts import section
 from bncli.cli.render.stats.quantities import ends
 from bncli.cli.untrusted import visible
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bncli.cli.render.stats.html import svg
-from bncli.cli.render.stats.html.markup import NOTHING, Html, element
-from bncli.cli.render.stats.html.parts import layer_link, section
+from bncli.cli.render.html import svg
+from bncli.cli.render.html.document import section
+from bncli.cli.render.html.markup import NOTHING, Html, element
+from bncli.cli.render.stats.html.parts import layer_link
 from bncli.cli.render.stats.live import about
 from bncli.cli.render.words import short
 from bncli.cli.untrusted import visible

@@ -1,20 +1,14 @@
-"""The report as one HTML page that loads nothing: its style, script and plots are inside.
-
-A Content-Security-Policy admits this style and this script, by their hashes, and nothing else: whatever a layer is
-called, it cannot run.
-"""
+"""The report as one HTML page that loads nothing."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import bncli
+from bncli.cli.render.html.document import asset, document, facts
+from bncli.cli.render.html.markup import NOTHING, Html, element
 from bncli.cli.render.stats.html import cards, findings, on_data, table
-from bncli.cli.render.stats.html.markup import NOTHING, Html, element
 from bncli.cli.render.stats.html.parts import count_chip
 from bncli.cli.render.stats.quantities import settings_line
 from bncli.cli.untrusted import visible
@@ -25,16 +19,15 @@ if TYPE_CHECKING:
 
 def stats_html(report: StatsReport) -> str:
     """Return the whole page."""
-    style, script = (_asset(name) for name in ("report.css", "report.js"))
-    body = element(
-        "body",
+    return document(
+        f"BN layers of {report.source}",
         element("a", "Skip to the findings", href="#findings", class_="skip"),
         _header(report),
         element("main", *(part(report) for part in _SECTIONS)),
         _footer(),
-        element("script", Html(script)),
+        style=asset("report.css"),
+        script=asset("report.js", __package__),
     )
-    return f"<!doctype html>\n{element('html', _head(report, style, script), body, lang='en')}\n"
 
 
 _SECTIONS: tuple[Callable[[StatsReport], Html], ...] = (
@@ -45,47 +38,23 @@ _SECTIONS: tuple[Callable[[StatsReport], Html], ...] = (
 )
 
 
-def _head(report: StatsReport, style: str, script: str) -> Html:
-    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'"
-    return element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="generator", content=f"bncli {bncli.__version__}"),
-        element("title", f"BN layers of {visible(report.source)}"),
-        element("style", Html(style)),
-    )
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """Return the hash by which a Content-Security-Policy admits an inline text."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
 def _header(report: StatsReport) -> Html:
-    terms = [element("div", element("dt", name), element("dd", visible(value))) for name, value in _facts(report)]
     return element(
         "header",
         element("p", "Batch Normalization report", class_="eyebrow"),
         element("h1", visible(report.source)),
         element("p", *_chips(report), class_="chips") if report.layers else None,
-        element("dl", *terms, class_="facts"),
+        facts(_facts(report)),
         _navigation(report),
     )
 
 
 def _facts(report: StatsReport) -> list[tuple[str, str]]:
-    facts = [("format", report.format), ("BN layers", f"{len(report.layers):,}" if report.layers else "none")]
+    found = [("format", report.format), ("BN layers", f"{len(report.layers):,}" if report.layers else "none")]
     if report.layers:
-        facts.append(("channels in all", f"{sum(row.channels for row in report.layers):,}"))
-        facts.append(("settings", settings_line(report.arrays)))
-    return facts
+        found.append(("channels in all", f"{sum(row.channels for row in report.layers):,}"))
+        found.append(("settings", settings_line(report.arrays)))
+    return found
 
 
 def _chips(report: StatsReport) -> list[Html]:

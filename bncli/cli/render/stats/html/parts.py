@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bncli.cli.render.html.markup import Html, element
 from bncli.cli.render.stats.findings import MARKS, severity_count
-from bncli.cli.render.stats.html.markup import Html, element
 from bncli.cli.render.stats.quantities import Quantity
 from bncli.cli.untrusted import visible
 
@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from bncli.inspection import StatsReport
 
 TITLES: dict[Quantity, str] = {"bias": "β bias", "gain": "gain", "mean": "mean", "scale": "γ scale", "var": "var"}
-
-
-def section(anchor: str, title: str, *children: str) -> Html:
-    """Return a section of the page under its heading."""
-    return element("section", element("h2", title), *children, id=anchor)
 
 
 def severity_chip(severity: str) -> Html:

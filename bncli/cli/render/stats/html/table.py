@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from bncli.cli.render.html import svg
+from bncli.cli.render.html.document import section
+from bncli.cli.render.html.markup import NOTHING, Html, element, join
 from bncli.cli.render.stats.findings import MARKS, severity_count
-from bncli.cli.render.stats.html import svg
-from bncli.cli.render.stats.html.markup import NOTHING, Html, element, join
-from bncli.cli.render.stats.html.parts import TITLES, layer_anchor, section
+from bncli.cli.render.stats.html.parts import TITLES, layer_anchor
 from bncli.cli.render.stats.html.rows import LayerRow, layer_rows
 from bncli.cli.render.stats.names import prefix_note, prefix_to_drop
 from bncli.cli.render.stats.quantities import Quantity, drawn_values, largest_gain, summary_of

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from bncli.cli.render.stats.html.markup import NOTHING, Html, element, join
+from bncli.cli.render.html.markup import NOTHING, Html, element, join
 from bncli.cli.render.stats.pictures import counts
 
 WIDTH, HEIGHT = 240, 60
