@@ -2,8 +2,8 @@
 
 A fenced block of `console` holds sessions: lines that begin with `$ ` are commands, the others are their output.
 `console slow` is the same for commands that take more than a minute. A block of `sh` holds commands that are not run,
-because they need the network or other data. A block of `python` whose first line is `# NAME.py` is a file that the
-commands of its page use.
+because they need the network or other data. A block of `python` or `toml` whose first line is `# NAME.py` or
+`# NAME.toml` is a file that the commands of its page use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("train", "models", "resume", "diagnose", "inspect", "fold", "bench")
+GUIDES = ("train", "models", "fine-tune", "lr-find", "sweep", "resume", "diagnose", "inspect", "fold", "bench")
 # In the order of reading: a page finds the checkpoints that the pages before it have made.
 PAGES = (
     ROOT / "README.md",
@@ -24,7 +24,7 @@ PAGES = (
 # The session of the README's picture. Every page may use the checkpoints that it makes.
 PICTURE = ("bncli train --bn --epochs 20", "bncli inspect-stats ckpt", "bncli fold ckpt out")
 _BLOCK = re.compile(r"^```(?P<info>[a-z][a-z ]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# (?P<name>\w+\.py)\n")
+_FILE = re.compile(r"# (?P<name>\w+\.(?:py|toml))\n")
 PROMPT = "$ "
 
 
@@ -86,7 +86,7 @@ def commands_not_run(text: str) -> Iterator[str]:
 def files(text: str) -> Iterator[tuple[str, str]]:
     """Name and content of the files that a page shows."""
     for block in blocks(text):
-        if block.info == "python" and (match := _FILE.match(block.body)):
+        if block.info in ("python", "toml") and (match := _FILE.match(block.body)):
             yield match["name"], block.body
 
 

@@ -49,6 +49,7 @@ DOORS = {
     "mlflow": {"jobs/loggers/mlflow_run.py"},
     "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py", "inspection/readers/onnx_constants.py"},
     "onnxruntime": {"checkpoint/onnx_file.py", "jobs/quantize.py"},
+    "optuna": {"jobs/sweep/study.py"},
     "orbax": {"checkpoint/orbax_io.py"},
     "PIL": {"data/deep_image.py", "data/image_file.py"},
     "pydantic": {"config"},
@@ -175,7 +176,7 @@ def test_each_dependency_has_one_door(path: Path) -> None:
 
 def test_every_imported_distribution_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = ("keras", "mlflow", "onnx", "tensorboard", "trackio", "wandb")
+    extras = ("keras", "mlflow", "onnx", "sweep", "tensorboard", "trackio", "wandb")
     stated = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     declared = {_distribution(line) for line in stated}
     packages = importlib.metadata.packages_distributions()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from bncli.checkpoint.onnx_file import read_onnx
 from bncli.checkpoint.saves import has_precise_statistics, read_save
 from bncli.config.choices import StatsMode
 from bncli.config.document import CheckpointConfig
+from bncli.config.json_types import Document
 from bncli.config.settings import ModelConfig
 from bncli.config.validation import validated
 from bncli.data import Preprocessor
@@ -30,6 +31,7 @@ from bncli.errors import BncliError, CheckpointError, ModelError, UsageError
 from bncli.frameworks.linen import Network, Variables
 from bncli.measure.eval_step import LogitsFn
 from bncli.models import build_network, build_own_network, untrusted
+from bncli.models.parts import frozen_parts, network_parts
 from bncli.ops import pad_small_images
 from bncli.process.memory import require_memory
 
@@ -152,7 +154,7 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
         folded = Checkpoint(directory, number, config, variables, progress, None, program)
         _require_logits(folded)
         return folded
-    network = _network(directory, config, model)
+    network = _as_trained(_network(directory, config, model), config, variables, progress)
     return Checkpoint(
         directory,
         number,
@@ -238,6 +240,18 @@ def _built(config: CheckpointConfig, named: ModelConfig, *, sha256: str | None) 
         precision=config.run.training.precision,
         sha256=sha256,
     )
+
+
+def _as_trained(network: Network, config: CheckpointConfig, variables: Variables, progress: Document) -> Network:
+    """The network with the BN layers frozen that were frozen in the last step before the save."""
+    finetune = config.run.finetune
+    if not (finetune.freeze or finetune.freeze_bn) or not variables.get("batch_stats"):
+        return network
+    parts = network_parts(network, variables, config.preprocessing.image_shape)
+    history = progress.get("history")
+    begun = (len(history) if isinstance(history, list) else 0) + bool(progress.get("steps_into_epoch"))  # epochs
+    released = finetune.unfreeze_at is not None and begun >= finetune.unfreeze_at
+    return replace(network, frozen=frozen_parts(finetune, parts, released=released).norms)
 
 
 @dataclass(frozen=True)

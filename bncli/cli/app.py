@@ -43,6 +43,14 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 COMMANDS = {
     "train": Place("train:train", "Train a network and write a checkpoint directory."),
+    "lr-find": Place(
+        "lr_find:lr_find",
+        "Find a learning rate: train for some steps while the rate grows, until the loss explodes.",
+    ),
+    "sweep": Place(
+        "sweep:sweep",
+        "Try many settings: each trial is a training, and the study ends when it has enough.",
+    ),
     "eval": Place(
         "evaluate:evaluate",
         "Score a checkpoint on a split: loss, accuracy, top-5, per-class accuracy, confusion matrix.",

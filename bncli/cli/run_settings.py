@@ -15,6 +15,7 @@ from bncli.errors import CheckpointError, ConfigError, UsageError
 if TYPE_CHECKING:
     import typer
 
+    from bncli.config.document import CheckpointConfig
     from bncli.config.recipes import Recipe, Values
     from bncli.config.run_file import RunFile
     from bncli.config.settings import RunConfig
@@ -80,10 +81,7 @@ def resumed_run(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
 
     if not (out / checkpoint.CONFIG).is_file():
         raise CheckpointError(f"{out} holds no run to resume", remedy="Leave out --resume to start one.")
-    opened = checkpoint.read_config(out)
-    if not _is_given(ctx, "model"):  # else the user has named the code, which below must be that of the run
-        checkpoint.check_model_code(out, opened)
-    stored = {option: getattr(getattr(opened.run, option.section), option.field) for option in options()}
+    opened, stored = _stored(ctx, out)
     file, given = _run_file(ctx), _given(ctx)
     asked = {**(file.values if file else {}), **given}
     for option, value in asked.items():
@@ -98,12 +96,44 @@ def resumed_run(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
     return config
 
 
+def settings_from(ctx: typer.Context, path: Path) -> NewRun:
+    """The settings of the run that made a checkpoint, below what is given here.
+
+    Raises:
+        CheckpointError: the checkpoint is folded.
+        UsageError: an option would make it another network.
+    """
+    opened, stored = _stored(ctx, path)
+    if opened.folded_from is not None:
+        raise CheckpointError(f"{path} is folded and cannot be trained", remedy="Name the checkpoint it was made of.")
+    file = _run_file(ctx)
+    asked = {**(file.values if file else {}), **_given(ctx)}
+    for option, value in asked.items():
+        if option.section == "model" and value != stored[option]:
+            raise UsageError(
+                f"--{option.flag}: the network is that of {path}, which has {stored[option]!r}", remedy="Leave it out."
+            )
+    return NewRun(_validated({**stored, **asked}), asked)
+
+
+def _stored(ctx: typer.Context, path: Path) -> tuple[CheckpointConfig, Values]:
+    """The configuration of a checkpoint, and the settings in it."""
+    from bncli import checkpoint
+
+    opened = checkpoint.read_config(path)
+    if not _is_given(ctx, "model"):  # else the user has named the code, which must be that of the run
+        checkpoint.check_model_code(path, opened)
+    return opened, {option: getattr(getattr(opened.run, option.section), option.field) for option in options()}
+
+
 def field_value(parameter: str, value: object) -> object:
     """The value of a setting, from what the command line says."""
     if by_parameter()[parameter].setting.zero_is_none:
         return value or None
     if parameter == "model_arg":
         return model_arguments(cast("Iterable[str]", value or ()))
+    if by_parameter()[parameter].is_repeatable:
+        return tuple(cast("Iterable[str]", value or ()))
     return _absolute(parameter, str(value) if isinstance(value, Path) else value)
 
 
@@ -131,8 +161,12 @@ def _run_file(ctx: typer.Context) -> RunFile | None:
     from bncli.config.run_file import read_run_file
 
     file = read_run_file(ctx.params["config"])
-    values = {option: _absolute(option.parameter, value) for option, value in file.values.items()}
-    return replace(file, values=values)
+    return replace(file, values=absolute_values(file.values))
+
+
+def absolute_values(values: Values) -> Values:
+    """Settings with their paths made absolute."""
+    return {option: _absolute(option.parameter, value) for option, value in values.items()}
 
 
 def _is_given(ctx: typer.Context, name: str) -> bool:

@@ -28,13 +28,18 @@ FindingCode = Literal[
     "train-eval-gap",
     "train-mode",
 ]
+FreezeBn = Literal["statistics", "all"]
 Init = Literal["he", "glorot", "lecun", "orthogonal", "normal"]
 LoggerName = Literal["csv", "mlflow", "tensorboard", "trackio", "wandb"]
+LrRule = Literal["steepest", "minimum"]
 OnNan = Literal["stop", "skip", "rollback"]
 OnSaveError = Literal["stop", "continue"]
 OptimizerName = Literal["sgd", "adamw"]
 Precision = Literal["float32", "bfloat16"]
+PrunerName = Literal["median", "hyperband", "none"]
 QuantizeFormat = Literal["int8"]
+SamplerName = Literal["tpe", "grid", "random"]
 ScheduleName = Literal["cosine", "one-cycle", "step", "constant"]
 SplitName = Literal["train", "val", "test"]
 StatsMode = Literal["running", "batch"]
+SweepMetric = Literal["val_accuracy", "val_loss"]

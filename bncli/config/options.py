@@ -56,6 +56,11 @@ class Option:
         return get_args(self.type) if get_origin(self.type) is typing.Literal else ()
 
     @property
+    def is_repeatable(self) -> bool:
+        """True if it holds any number of texts, one for each time that the option is given."""
+        return get_origin(self.type) is tuple
+
+    @property
     def minimum(self) -> int | None:
         """The least value of a whole number."""
         least = [int(text.removeprefix("≥ ")) for text in self.bounds if text.startswith("≥ ")]

@@ -56,22 +56,39 @@ def read_run_file(path: Path) -> RunFile:
         ConfigError: the file cannot be read or is no TOML, a key is unknown, or a value is of the wrong type or out of
             range; names the file, the line and the key.
     """
-    text = _text(path)
-    try:
-        document: Document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is no TOML: {error}", remedy=_REMEDY) from None
-    where = _Places(path, text)
-    recipe = document.pop(RECIPE, None)
+    return run_file(*toml_document(path))
+
+
+def run_file(document: Document, where: Places) -> RunFile:
+    """The settings in the document of a ``run.toml``.
+
+    Raises:
+        ConfigError: as ``read_run_file``.
+    """
+    sections = {key: content for key, content in document.items() if key != RECIPE}
+    recipe = document.get(RECIPE)
     if recipe is not None and not isinstance(recipe, str):
         raise ConfigError(f"{where(RECIPE)}: {RECIPE} must be a text, not {recipe!r}", remedy=_REMEDY)
     values: dict[Option, object] = {}
     places: dict[Option, str] = {}
-    for section, name, value in _entries(document, where):
+    for section, name, value in entries(sections, where):
         place = where(name, section)
-        option = _option(section, name, place)
-        values[option], places[option] = _checked(option, value, place), f"{place}: {option.key}"
+        option = named_setting(section, name, place)
+        values[option], places[option] = checked_value(option, value, place), f"{place}: {option.key}"
     return RunFile(values, places, recipe)
+
+
+def toml_document(path: Path) -> tuple[Document, Places]:
+    """The content of a TOML file, and the places of its keys.
+
+    Raises:
+        ConfigError: the file cannot be read or is no TOML.
+    """
+    text = _text(path)
+    try:
+        return tomllib.loads(text), Places(path, text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is no TOML: {error}", remedy=_REMEDY) from None
 
 
 def _text(path: Path) -> str:
@@ -83,19 +100,32 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {error}", remedy="Save it as UTF-8 text.") from None
 
 
-def _entries(document: Document, where: _Places) -> Iterator[tuple[str, str, object]]:
-    """(section, name, value) of each setting, in the order of the file."""
-    sections = [field.name for field in fields(RunConfig)]
-    for section, content in document.items():
-        if section not in sections:
-            raise _unknown(where(section), section, [*sections, RECIPE])
+def entries(
+    sections: Document, where: Places, *, within: str = "", others: Iterable[str] = (RECIPE,)
+) -> Iterator[tuple[str, str, object]]:
+    """(section, name, value) of each setting, in the order of the file.
+
+    Args:
+        sections: the tables of settings.
+        where: the places of keys.
+        within: the table around the sections, if there is one.
+        others: keys that may stand beside the sections, for the message about an unknown one.
+
+    Raises:
+        ConfigError: there is no such section, or it is no table.
+    """
+    known = [field.name for field in fields(RunConfig)]
+    for section, content in sections.items():
+        title = f"{within}.{section}" if within else section
+        if section not in known:
+            raise unknown_key(where(section, within or None), title, [*known, *others])
         if not isinstance(content, dict):
-            raise ConfigError(f"{where(section)}: {section} must be a table, [{section}]", remedy=_REMEDY)
+            raise ConfigError(f"{where(section, within or None)}: {title} must be a table, [{title}]", remedy=_REMEDY)
         for name, value in content.items():
             yield section, name, value
 
 
-def _option(section: str, name: str, place: str) -> Option:
+def named_setting(section: str, name: str, place: str) -> Option:
     """The setting of this name; a near name in the section, or in another, is the hint if there is none."""
     found = by_key().get(f"{section}.{name}")
     if found is not None:
@@ -105,18 +135,24 @@ def _option(section: str, name: str, place: str) -> Option:
     for names in (own, elsewhere):
         close = difflib.get_close_matches(name.replace("-", "_"), names, n=1, cutoff=0.75)
         if close:
-            raise _unknown(place, f"{section}.{name}", [names[close[0]]], cutoff=0)
-    raise _unknown(place, f"{section}.{name}", own.values())
+            raise unknown_key(place, f"{section}.{name}", [names[close[0]]], cutoff=0)
+    raise unknown_key(place, f"{section}.{name}", own.values())
 
 
-def _checked(option: Option, value: object, place: str) -> object:
-    """The value of a setting, of the very type that the setting has."""
+def checked_value(option: Option, value: object, place: str) -> object:
+    """The value of a setting, of the very type that the setting has.
+
+    Raises:
+        ConfigError: it is of another type or out of range; begins with ``place``.
+    """
     from bncli.config.validation import checked
 
     if option.setting.zero_is_none and value in (0, 0.0) and not isinstance(value, bool):
         return None
     config = get_type_hints(RunConfig)[option.section]
     hint = get_type_hints(config, include_extras=True)[option.field]
+    if option.is_repeatable and isinstance(value, list):
+        value = tuple(value)
     try:
         return checked(hint, value, name=option.key)
     except ConfigError as error:
@@ -130,14 +166,15 @@ def _meaning(option: Option) -> str:
     return f"{option.setting.help}{bounds}"
 
 
-def _unknown(place: str, key: str, known: Iterable[str], *, cutoff: float = 0.6) -> ConfigError:
+def unknown_key(place: str, key: str, known: Iterable[str], *, cutoff: float = 0.6) -> ConfigError:
+    """The error of a key that does not exist, with the nearest one that does."""
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=cutoff)
     hint = f"; did you mean {close[0]}?" if close else ""
     return ConfigError(f"{place}: no setting is called {key}{hint}", remedy=_REMEDY)
 
 
 @dataclass(frozen=True)
-class _Places:
+class Places:
     """The places of keys in a file, for messages."""
 
     path: Path
@@ -146,11 +183,13 @@ class _Places:
     def __call__(self, key: str, section: str | None = None) -> str:
         """``run.toml, line 3``; the file alone if the line is not found."""
         current: str | None = None
+        title = key if section is None else f"{section}.{key}"
         pattern = re.compile(rf"""\s*(?:{re.escape(section or "")}\.)?["']?{re.escape(key)}["']?\s*[.=]""")
         for number, line in enumerate(self.text.splitlines(), start=1):
-            header = re.match(r"""\s*\[+\s*["']?([^\]"'.]+)""", line)
-            current = header[1].strip() if header else current
-            if (header and section is None and current == key) or (pattern.match(line) and current in (section, None)):
+            header = re.match(r"""\s*\[+([^\]]+)\]""", line)
+            current = re.sub(r"""[\s"']""", "", header[1]) if header else current
+            begins = header is not None and f"{current}.".startswith(f"{title}.")
+            if begins or (header is None and pattern.match(line) and current in (section, None)):
                 return f"{self.path}, line {number}"
         return str(self.path)
 

@@ -6,7 +6,8 @@
     ├── model       ModelConfig       the network, and the place of its BN
     ├── data        DataConfig        the images
     ├── optimizer   OptimizerConfig   the update of the weights
-    └── training    TrainingConfig    length, precision, seed, saves
+    ├── training    TrainingConfig    length, precision, seed, saves
+    └── finetune    FineTuneConfig    what is frozen, and how fast each layer learns
 
 From these fields are made the options of ``bncli train``, the keys of ``run.toml`` and of ``config.json``, the tables
 of the documentation, and the list of what ``--resume`` may change (``options.py``). To add a setting, write a field.
@@ -25,6 +26,7 @@ from typing import Annotated, ClassVar, get_args
 from bncli.config.choices import (
     BadImages,
     BnPlacement,
+    FreezeBn,
     Init,
     LoggerName,
     OnNan,
@@ -34,13 +36,15 @@ from bncli.config.choices import (
     ScheduleName,
 )
 from bncli.config.json_types import Document
+from bncli.errors import ConfigError
 
 GENERAL = "Options"
 MODEL = "Model"
 DATA = "Data"
 OPTIMIZER = "Optimizer"
+FINETUNE = "Fine-tuning"
 OUTPUT = "Output"
-PANELS = (GENERAL, MODEL, DATA, OPTIMIZER, OUTPUT)  # in the order of the help
+PANELS = (GENERAL, MODEL, DATA, OPTIMIZER, FINETUNE, OUTPUT)  # in the order of the help
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,13 @@ class Bounds:
     Attributes:
         ge: the least value.
         gt: the value that all are above.
+        le: the greatest value.
         lt: the value that all are below.
     """
 
     ge: int | None = None
     gt: int | None = None
+    le: int | None = None
     lt: int | None = None
 
     def __get_pydantic_core_schema__(
@@ -85,7 +91,7 @@ class Bounds:
     @property
     def words(self) -> tuple[str, ...]:
         """Each bound as text, such as "≥ 1"."""
-        signs = {"ge": "≥", "gt": ">", "lt": "<"}
+        signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
         return tuple(f"{signs[name]} {bound}" for name, bound in vars(self).items() if bound is not None)
 
 
@@ -123,6 +129,7 @@ PositiveFloat = Annotated[float, Bounds(gt=0)]
 NonNegative = Annotated[float, Bounds(ge=0)]
 Fraction = Annotated[float, Bounds(ge=0, lt=1)]
 OpenFraction = Annotated[float, Bounds(gt=0, lt=1)]
+Factor = Annotated[float, Bounds(gt=0, le=1)]
 _NUMBER = r"-?[0-9]{1,12}(\.[0-9]{1,12})?"
 Range = Annotated[str, Matches(rf"\A(auto|{_NUMBER}:{_NUMBER})\Z", "auto, or LOW:HIGH such as 0:4095")]
 _LOGGERS = get_args(LoggerName)
@@ -308,6 +315,51 @@ class TrainingConfig(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FineTuneConfig(Section):
+    """Which arrays are frozen, and how fast each layer learns."""
+
+    freeze: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Do not train the arrays whose path, or a module's in it, matches this glob, such as 'Conv_*'; backbone "
+            "means all but the head. A BN layer frozen whole keeps its statistics too. Repeatable.",
+            FINETUNE,
+        ),
+    ] = ()
+    unfreeze_at: Annotated[
+        Positive | None, Setting("The epoch, from 1, from which on what --freeze froze is trained too.", FINETUNE)
+    ] = None
+    freeze_bn: Annotated[
+        FreezeBn | None,
+        Setting(
+            "statistics: every BN layer normalizes by its running statistics and keeps them. all: it keeps its scale "
+            "and bias too.",
+            FINETUNE,
+        ),
+    ] = None
+    head_lr_scale: Annotated[PositiveFloat, Setting("Factor of the head's learning rate.", FINETUNE)] = 1.0
+    layer_decay: Annotated[
+        Factor,
+        Setting("Factor of the learning rate for each layer or block further from the head; 0.75, say.", FINETUNE),
+    ] = 1.0
+
+    def __post_init__(self) -> None:
+        """Check every field, and that there is something to unfreeze.
+
+        Raises:
+            ConfigError: a value is of the wrong type or out of range; names the field.
+        """
+        super().__post_init__()
+        if self.unfreeze_at is not None and not self.freeze:
+            raise ConfigError("finetune.unfreeze_at: needs something that is frozen, such as --freeze backbone")
+
+    @property
+    def is_used(self) -> bool:
+        """True if some array is not trained like all others."""
+        return bool(self.freeze or self.freeze_bn) or (self.head_lr_scale, self.layer_decay) != (1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """All settings of one run, by section."""
 
@@ -317,3 +369,4 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    finetune: FineTuneConfig = field(default_factory=FineTuneConfig)

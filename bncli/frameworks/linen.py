@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import flax.linen as nn
@@ -62,10 +62,12 @@ class Network:
     Attributes:
         module: takes images [B, H, W, C] and returns logits [B, K].
         train_argument: the module's name for its mode, a key of TRAIN_ARGUMENTS; None if it has none.
+        frozen: paths of the BN layers that normalize by their running statistics in train mode too, and keep them.
     """
 
     module: nn.Module
     train_argument: str | None
+    frozen: frozenset[str] = field(default=frozenset(), kw_only=True)
 
     def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Variables:
         """Initial variables for images of ``image_shape`` = (H, W, C).
@@ -100,7 +102,7 @@ class Network:
             mask: bool [B], False for padding, which BN leaves out of its statistics; None if there is no padding.
             dropout_key: the PRNG key of this step.
         """
-        with _interception(mask=mask):
+        with _interception(mask=mask, frozen=self.frozen):
             return self._train_mode(variables, images, dropout_key)
 
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
@@ -116,9 +118,10 @@ class Network:
     def logits_by_batch_stats(self, variables: Variables, images: jax.Array, *, mask: jax.Array | None) -> jax.Array:
         """Logits float32 [B, K] where each BN normalizes by the statistics of this batch, with dropout off.
 
-        This is train mode without ``nn.Dropout``. Other randomness of a module stays, with a fixed key.
+        This is train mode without ``nn.Dropout``: frozen BN layers use their running statistics. Other randomness of a
+        module stays, with a fixed key.
         """
-        with _interception(mask=mask, dropout=False):
+        with _interception(mask=mask, dropout=False, frozen=self.frozen):
             return self._train_mode(variables, images, jax.random.key(0))[0]
 
     def batch_norms(self, variables: Variables, image_shape: tuple[int, int, int]) -> dict[str, BatchNormSettings]:
@@ -129,10 +132,24 @@ class Network:
             if isinstance(module, nn.BatchNorm):
                 found["/".join(module.path)] = BatchNormSettings(float(module.epsilon), float(module.momentum))
 
+        self._trace(variables, image_shape, look)
+        return found
+
+    def called_modules(self, variables: Variables, image_shape: tuple[int, int, int]) -> tuple[str, ...]:
+        """Paths of the modules that the network calls, each once, in the order in which they finish first."""
+        found: dict[str, None] = {}
+
+        def look(module: nn.Module, inputs: object, outputs: object) -> None:
+            found.setdefault("/".join(module.path))
+
+        self._trace(variables, image_shape, look)
+        return tuple(found)
+
+    def _trace(self, variables: Variables, image_shape: tuple[int, int, int], look: Look) -> None:
+        """Call ``look`` for each module of a forward pass in eval mode; nothing is computed."""
         images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
         with observing(look):
             jax.eval_shape(self.logits, variables, images)
-        return found
 
     def _train_mode(
         self, variables: Variables, images: jax.Array, dropout_key: jax.Array
@@ -197,14 +214,40 @@ def _is_batch_norm_call(context: InterceptorContext) -> bool:
 
 
 @contextmanager
-def _interception(*, mask: jax.Array | None, dropout: bool = True) -> Iterator[None]:
-    """Pass ``mask`` [B] to each BN layer called inside; with ``dropout=False`` each dropout layer is the identity."""
+def _by_running_statistics(norm: nn.BatchNorm) -> Iterator[None]:
+    """Let a bound BN layer use its running statistics inside, whatever it was built with.
+
+    Flax refuses a second value for ``use_running_average`` in the call, and a module is a frozen dataclass.
+    """
+    built_with = norm.use_running_average
+    object.__setattr__(norm, "use_running_average", True)
+    try:
+        yield
+    finally:
+        object.__setattr__(norm, "use_running_average", built_with)
+
+
+@contextmanager
+def _interception(
+    *, mask: jax.Array | None, dropout: bool = True, frozen: frozenset[str] = frozenset()
+) -> Iterator[None]:
+    """Change what layers called inside do.
+
+    Args:
+        mask: [B], passed to each BN layer; None passes nothing.
+        dropout: False makes each dropout layer the identity.
+        frozen: paths of the BN layers that use their running statistics.
+    """
 
     def intercept(
         next_fun: Callable[..., object], args: _Arguments, kwargs: _Keywords, context: InterceptorContext
     ) -> object:
         if not dropout and isinstance(context.module, nn.Dropout):
             return args[0]
+        if _is_batch_norm_call(context) and "/".join(context.module.path) in frozen:
+            assert isinstance(context.module, nn.BatchNorm)
+            with _by_running_statistics(context.module):
+                return next_fun(args[0] if args else kwargs["x"])
         if mask is not None and _is_batch_norm_call(context):
             x = args[0]
             assert isinstance(x, jax.Array | np.ndarray)

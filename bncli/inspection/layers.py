@@ -34,6 +34,7 @@ class BatchNormArrays:
             mean and var are then the first replica's.
         measured: True if mean and var were measured over data after training, and are not running averages.
         train_mode: True if the file normalises by the batch in this layer, and ignores its statistics.
+        frozen: True if training used and kept the statistics, as inference does.
         kept: why a fold would keep the layer; None if it would not, or if that is unknown.
     """
 
@@ -50,6 +51,7 @@ class BatchNormArrays:
     replicas: np.ndarray | None = None
     measured: bool = False
     train_mode: bool = False
+    frozen: bool = False
     kept: str | None = None
 
     @property

@@ -70,10 +70,12 @@ def _measured_layers(checkpoint: Checkpoint, batches: ImageBatches) -> tuple[Lay
     observer = Observer(checkpoint.apply_fn, checkpoint.variables, jax.ShapeDtypeStruct(first.shape, first.dtype))
     measured = observer.measure(checkpoint.variables, batches)
     gaps = _output_gaps(checkpoint, _full_batches(batches))
+    frozen = checkpoint.network.frozen if checkpoint.network is not None else frozenset[str]()
 
     def measured_layer(name: str) -> LayerLive:
         mean, var = layer_statistics(checkpoint.variables, name)
-        return LayerLive(name, drift(mean, var, measured[name], epsilon=observer.epsilons[name]), gaps[name])
+        off = drift(mean, var, measured[name], epsilon=observer.epsilons[name])
+        return LayerLive(name, off, gaps[name], frozen=name in frozen)
 
     return tuple(map(measured_layer, observer.layers))
 

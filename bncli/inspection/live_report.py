@@ -22,11 +22,13 @@ class LayerLive:
         drift: distance of its running statistics from those of its inputs in eval mode, over training images.
         output_gap: rms difference between its outputs in train and in eval mode, in standard deviations of those in
             train mode.
+        frozen: True if it uses its running statistics in train mode too.
     """
 
     name: str
     drift: Drift
     output_gap: float
+    frozen: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ approximation, and one more run measures the remaining drift.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -86,7 +86,12 @@ def recalibrate(apply_fn: ApplyFn, variables: Variables, batches: Iterable[jax.A
 
 
 def recalibrate_measured(
-    apply_fn: ApplyFn, variables: Variables, batches: Batches, *, max_runs: int | None = None
+    apply_fn: ApplyFn,
+    variables: Variables,
+    batches: Batches,
+    *,
+    max_runs: int | None = None,
+    kept: Collection[str] = (),
 ) -> Recalibration:
     """Recalibrate as ``recalibrate`` does, and measure the drift of each layer before and after.
 
@@ -95,6 +100,7 @@ def recalibrate_measured(
         variables: params and batch_stats.
         batches: inputs, and the number of real ones in each batch; read several times.
         max_runs: largest number of runs; None for as many as an exact result needs.
+        kept: layers that keep their statistics.
 
     Raises:
         UsageError: there are no batches.
@@ -108,8 +114,8 @@ def recalibrate_measured(
     measured = observer.measure(variables, batches)
     before = _drifts(observer, variables, measured)
     current, after, done = variables, before, 0
-    while done < runs and not all(left.is_rounding for left in after.values()):
-        current = with_statistics(current, measured)
+    while done < runs and not all(left.is_rounding for name, left in after.items() if name not in kept):
+        current = with_statistics(current, {name: new for name, new in measured.items() if name not in kept})
         measured = observer.measure(current, batches)
         after = _drifts(observer, current, measured)
         done += 1
@@ -127,7 +133,8 @@ def batch_statistics_of(
     """A function that replaces the statistics in variables by those of ``batches``, measured in one run.
 
     In that run each layer normalizes by its batch, as in training, so no layer waits for the statistics of another.
-    Since each batch is only a sample, the result is less exact than that of ``recalibrate``.
+    Frozen layers keep their statistics. Since each batch is only a sample, the result is less exact than that of
+    ``recalibrate``.
 
     Args:
         network: the network of the variables.
@@ -140,7 +147,14 @@ def batch_statistics_of(
         return network.logits_by_batch_stats(variables, images, mask=None)
 
     observer = Observer(by_batch, variables, jax.ShapeDtypeStruct((2, *image_shape), jnp.float32))
-    return lambda variables: with_statistics(variables, observer.measure(variables, batches))
+
+    def measured(variables: Variables) -> Variables:
+        if network.frozen.issuperset(observer.layers):
+            return variables
+        moments = observer.measure(variables, batches)
+        return with_statistics(variables, {name: new for name, new in moments.items() if name not in network.frozen})
+
+    return measured
 
 
 def with_statistics(variables: Variables, moments: Mapping[str, Moments]) -> Variables:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -58,8 +58,10 @@ class Evaluation:
         batch_size: examples per evaluation step.
         mesh: the devices.
         observe: reads the layers.
-        with_statistics: gives weights the BN statistics that belong to them, from some batches of training images.
+        with_statistics: gives weights of a network the BN statistics that belong to them, from some batches of training
+            images; frozen layers keep theirs.
         precise: True if the best epoch gets such statistics at the end, so that epochs are compared with them.
+        averages: True if moving averages of the weights are scored, which have no statistics of their own.
     """
 
     program: EvalProgram
@@ -67,9 +69,17 @@ class Evaluation:
     batch_size: int
     mesh: jax.sharding.Mesh
     observe: LayerObserver
-    with_statistics: Callable[[Variables], Variables]
+    with_statistics: Callable[[Network, Variables], Variables]
     precise: bool = False
+    averages: bool = False
     _averaged: tuple[ArrayTree, Variables] | None = None  # the last moving average, and the variables made of it
+
+    def follow(self, network: Network) -> None:
+        """Score this network from now on: which BN layers are frozen may change with the epoch."""
+        if network != self.program.network:
+            self.program = self.program._replace(network=network)
+            self.observe = self.observe.following(network)
+            self.__dict__.pop("_eval_step_by_batch", None)
 
     def variables(self, state: TrainState) -> Variables:
         """The variables that a state is scored and saved by: the trained ones or, with EMA, the averaged ones."""
@@ -83,6 +93,10 @@ class Evaluation:
         """The result on the validation split by which epochs are compared, with the statistics that will be used."""
         return self.score(self._measured(variables) if self.precise else variables, split)
 
+    def validate_anew(self, variables: Variables, split: Split) -> EvalResult:
+        """The same with statistics taken anew from training images."""
+        return self.score(self._measured(variables), split)
+
     def score(self, variables: Variables, split: Split) -> EvalResult:
         """The result of the network with these variables on a whole split."""
         return self._score(self.eval_step, variables, split)
@@ -91,10 +105,15 @@ class Evaluation:
         """The same where each BN normalizes by the statistics of the batch."""
         return self._score(self._eval_step_by_batch, variables, split)
 
+    @property
+    def measures(self) -> bool:
+        """True if the validation scores are with measured statistics in every epoch: with EMA and ``--precise-bn``."""
+        return self.precise or self.averages
+
     @cached_property
     def eval_step(self) -> EvalStep:
         """The evaluation step; kept, since a program that cannot be hashed would be compiled anew at each call."""
-        return jitted_eval_step(self.program)
+        return jitted_eval_step(self.program._replace(network=replace(self.program.network, frozen=frozenset())))
 
     @cached_property
     def _eval_step_by_batch(self) -> EvalStep:
@@ -119,6 +138,6 @@ class Evaluation:
 
     def _measured(self, variables: Variables) -> Variables:
         with np.errstate(over="ignore", invalid="ignore"):
-            measured = self.with_statistics(variables)
+            measured = self.with_statistics(self.program.network, variables)
         # Weights on their way to infinity have statistics beyond it, which no save may hold.
         return measured if bool(all_finite(measured)) else variables

@@ -42,7 +42,7 @@ class StepExecution:
     """A training step together with the split that it trains on.
 
     Attributes:
-        programs: the steps in use, by S.
+        programs: the steps in use, by (True if ``--unfreeze-at`` has come, S).
         compile_seconds: time that the run has waited for compilation.
     """
 
@@ -56,7 +56,7 @@ class StepExecution:
         deterministic: bool = False,
     ) -> None:
         """Nothing is compiled or put on the devices before the first run."""
-        self.programs: dict[int, CompiledStep] = {}
+        self.programs: dict[tuple[bool, int], CompiledStep] = {}
         self.compile_seconds = 0.0
         self.mesh = mesh
         self._settings = settings
@@ -77,7 +77,7 @@ class StepExecution:
         that is not kept in the compile cache is left to the first run: programs compiled beside it would not be kept
         either.
         """
-        program = self._program(1)
+        program = self._program(self._settings.at_epoch(0), 1)
         if self._steps_per_dispatch == 1 and is_kept(program.compiler_options):
             pool = ThreadPoolExecutor(1, thread_name_prefix="compile-step")
             self._ahead = pool.submit(compiled_step, program)
@@ -95,11 +95,17 @@ class StepExecution:
             epoch: from 0; it seeds the augmentation.
             group: S batches.
         """
-        if len(group) not in self.programs:
+        settings = self.settings_at(epoch)
+        key = settings.released, len(group)
+        if key not in self.programs:
             start = time.perf_counter()
-            self.programs[len(group)] = self._compiled(len(group))
+            self.programs[key] = self._compiled(settings, len(group))
             self.compile_seconds += time.perf_counter() - start
-        return self.programs[len(group)].run(state, *self.arguments(epoch, group))
+        return self.programs[key].run(state, *self.arguments(epoch, group))
+
+    def settings_at(self, epoch: int) -> StepSettings:
+        """The settings of the step in an epoch, from 0."""
+        return self._settings.at_epoch(epoch)
 
     def arguments(self, epoch: int, group: Sequence[Batch]) -> StepArguments:
         """The step's arguments after the state, on the devices; stacked if the group has more than one batch."""
@@ -136,15 +142,15 @@ class StepExecution:
     def _batches(self, epoch: int) -> Iterator[Batch]:
         return epoch_batches(epoch_order(self._settings.seed, epoch, len(self._split)), self._batch_size)
 
-    def _compiled(self, num_steps: int) -> CompiledStep:
-        if num_steps == 1 and self._ahead is not None:
+    def _compiled(self, settings: StepSettings, num_steps: int) -> CompiledStep:
+        if num_steps == 1 and self._ahead is not None and settings == self._settings.at_epoch(0):
             return self._ahead.result()
-        return compiled_step(self._program(num_steps))
+        return compiled_step(self._program(settings, num_steps))
 
-    def _program(self, num_steps: int) -> StepProgram:
+    def _program(self, settings: StepSettings, num_steps: int) -> StepProgram:
         images, labels = self._split.images, self._split.labels
         return StepProgram(
-            settings=self._settings,
+            settings=settings,
             images=jax.ShapeDtypeStruct(images.shape, images.dtype),
             labels=jax.ShapeDtypeStruct(labels.shape, labels.dtype),
             batch_size=self._batch_size,

@@ -22,6 +22,8 @@ import optax
 from bncli.config.settings import RunConfig
 from bncli.data import Dataset
 from bncli.errors import CheckpointError, TrainingInterruptedError
+from bncli.frameworks.linen import Variables
+from bncli.measure.score import EvalResult
 from bncli.training.evaluation import Evaluation
 from bncli.training.execution import StepExecution
 from bncli.training.progress import (
@@ -31,13 +33,14 @@ from bncli.training.progress import (
     Position,
     RunProgress,
     StepProgress,
+    ValStatistics,
     better,
 )
 from bncli.training.recovery import Recovery
 from bncli.training.saving import RunSaver
 from bncli.training.state import EpochMetrics, TrainState
 from bncli.training.steps import StepMetrics
-from bncli.training.watch import Watch
+from bncli.training.watch import GAP, Watch
 
 # Steps given to the device besides the current one: it never idles, and Ctrl-C is answered soon.
 STEPS_AHEAD = 1
@@ -134,6 +137,7 @@ class Trainer:
     def _train_epoch(self, clock: EpochClock) -> Iterator[StepProgress | Notice]:
         """Do the remaining steps of the current epoch; end early if one of them halts."""
         epoch, done = self.progress.epochs_done, self.progress.steps_into_epoch
+        self.evaluation.follow(self.execution.settings_at(epoch).network)
         in_flight = StepsInFlight()
         for group in self.execution.groups(epoch, start=done):
             if self._should_pause(epoch * self.steps_per_epoch + done):
@@ -203,16 +207,19 @@ class Trainer:
         if metrics.num_examples == 0:
             raise self.recovery.end(self.position, f"epoch {epoch}: all of its steps were skipped")
         variables = self.evaluation.variables(self.state)
-        val = self.evaluation.validate(variables, self.dataset.val)
+        train_loss = float(metrics.loss_sum / metrics.num_examples)
+        train_accuracy = float(metrics.num_correct / metrics.num_examples)
+        val, statistics = self._validate(variables, train_loss=train_loss, train_accuracy=train_accuracy)
         result = EpochResult(
             epoch=epoch,
-            train_loss=float(metrics.loss_sum / metrics.num_examples),
-            train_accuracy=float(metrics.num_correct / metrics.num_examples),
+            train_loss=train_loss,
+            train_accuracy=train_accuracy,
             val_loss=val.loss,
             val_accuracy=val.accuracy,
             lr=float(self.learning_rate(self.position.updates - 1)) * float(self.state.rate_scale),
             seconds=clock.seconds,
             images_per_second=images_per_second,
+            val_statistics=statistics,
         )
         self.train_seconds += result.seconds
         yield from self._report(self.saver.wait())
@@ -223,6 +230,29 @@ class Trainer:
             self.progress.history, lambda: self.evaluation.score_by_batch(variables, self.dataset.val)
         )
         clock.restart()
+
+    def _validate(
+        self, variables: Variables, *, train_loss: float, train_accuracy: float
+    ) -> tuple[EvalResult, ValStatistics | None]:
+        """The validation score, and the BN statistics behind it: those that the epoch would be used with.
+
+        Running statistics that lag behind the weights say nothing about them. Such an epoch is scored with statistics
+        taken anew, which it gets at the end if it is the best.
+        """
+        val = self.evaluation.validate(variables, self.dataset.val)
+        if not self.state.batch_stats:
+            return val, None
+        if not self.watch.may_lag:
+            return val, "measured" if self.evaluation.measures else "running"
+        if self.watch.looks_lagging(
+            train_loss=train_loss, train_accuracy=train_accuracy, val_loss=val.loss, val_accuracy=val.accuracy
+        ):
+            by_batch = self.evaluation.score_by_batch(variables, self.dataset.val)
+            if by_batch.accuracy >= val.accuracy + GAP:
+                anew = self.evaluation.validate_anew(variables, self.dataset.val)
+                if anew.accuracy > val.accuracy and anew.loss < val.loss:
+                    return anew, "measured"
+        return val, "running"
 
     def _begin_next_epoch(self, result: EpochResult) -> None:
         """Add the result to the history, and start the next epoch's sums."""

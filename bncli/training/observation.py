@@ -56,13 +56,25 @@ class LayerObserver:
 
     It observes the outputs of the BN layers or, in a network without BN, of the convolutions and dense layers: in both
     cases the inputs of the nonlinearities.
+
+    Attributes:
+        network: the network.
     """
 
     def __init__(self, network: Network, images: jax.Array) -> None:
         """Observe with normalised ``images`` [B, H, W, C]."""
+        self.network = network
         self._images = images
         self._outputs = _jitted_outputs(network)
         self._has_warned = False
+
+    def following(self, network: Network) -> LayerObserver:
+        """An observer of this network on the same images; this very one if it observes the network already."""
+        if network == self.network:
+            return self
+        other = LayerObserver(network, self._images)
+        other._has_warned = self._has_warned
+        return other
 
     def __call__(self, variables: Variables) -> list[LayerRow]:
         """One row for each layer, in the order of the forward pass; warn once of layers that cannot be observed."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bncli.config.settings import OptimizerConfig
+from bncli.training.tuning import Tuning, by_path, without
 
 # A warm-up takes at most this share of the schedule, so that a run of one epoch is not all warm-up.
 MAX_WARMUP_SHARE = 0.25
@@ -61,15 +62,20 @@ _SCHEDULES: Mapping[str, Callable[[float, int, int], optax.Schedule]] = {
 }
 
 
+def create_release_fn(config: OptimizerConfig, *, steps_per_epoch: int, epochs: int, start: int) -> optax.Schedule:
+    """The factor of the learning rate of arrays that are trained from step ``start`` on: a warm-up of their own.
+
+    It rises in a line over ``warmup_epochs``, or over a quarter of the rest of the schedule if that is shorter.
+    """
+    rest = max(0, steps_per_epoch * epochs - start)
+    warmup = max(1, min(round(config.warmup_epochs * steps_per_epoch), int(rest * MAX_WARMUP_SHARE)))
+    return lambda step: jnp.clip((step - start + 1) / warmup, 0.0, 1.0)
+
+
 def create_optimizer(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
     """Gradient clipping, then SGD with Nesterov momentum and L2, or AdamW."""
     mask = None if config.decay_all else decayed
-
-    def rate(step: jax.Array) -> jax.Array:
-        # Behind a barrier, or XLA computes the schedule, a cosine, in each kernel that updates an array.
-        value: jax.Array = jax.lax.optimization_barrier(jnp.asarray(learning_rate(step)))
-        return value
-
+    rate = _computed_once(learning_rate)
     if config.name == "adamw":
         update = optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)
     else:
@@ -80,6 +86,91 @@ def create_optimizer(config: OptimizerConfig, learning_rate: optax.Schedule) -> 
     if config.clip_norm is None:
         return update
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+def create_tuned_optimizer(
+    config: OptimizerConfig,
+    learning_rate: optax.Schedule,
+    tuning: Tuning,
+    *,
+    released: bool,
+    release: optax.Schedule,
+) -> optax.GradientTransformation:
+    """The optimizer where some arrays are frozen, or learn at a rate of their own.
+
+    Clipping sees the gradients of trained arrays alone. The moments of arrays that are trained later begin when their
+    training does. The structure of the state does not depend on ``released``.
+
+    Args:
+        config: the settings.
+        learning_rate: by step.
+        tuning: the groups of arrays, and the factors of their learning rates.
+        released: True from ``--unfreeze-at`` on.
+        release: factor of the learning rate of arrays that are trained later, by step.
+    """
+    direction = _direction(config)
+    groups = {"trained": direction, "later": direction if released else _waiting(direction), "frozen": _ABSENT}
+    held = tuning.held(released=released)
+    return optax.chain(
+        optax.stateless(lambda gradients, params: without(held, gradients)),
+        optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm),
+        optax.partition(groups, tuning.groups),
+        _by_learning_rates(_computed_once(learning_rate), tuning, release),
+    )
+
+
+_ABSENT = optax.set_to_zero()
+
+
+def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
+    """The update of ``create_optimizer`` before its learning rate."""
+    decay = optax.add_decayed_weights(config.weight_decay, mask=None if config.decay_all else decayed)
+    if config.name == "adamw":
+        return optax.chain(optax.scale_by_adam(), decay)
+    return optax.chain(decay, optax.trace(decay=config.momentum, nesterov=True))
+
+
+def _waiting(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A transformation with the state of ``inner``, which it keeps, and no update."""
+
+    def update(
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        return jax.tree.map(jnp.zeros_like, updates), state
+
+    return optax.GradientTransformation(inner.init, update)
+
+
+def _by_learning_rates(rate: optax.Schedule, tuning: Tuning, release: optax.Schedule) -> optax.GradientTransformation:
+    """Multiply each update by minus its learning rate."""
+    factors = dict(tuning.factors)
+
+    def init(params: optax.Params) -> optax.ScaleByScheduleState:
+        return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: optax.Updates, state: optax.ScaleByScheduleState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.ScaleByScheduleState]:
+        now, rise = rate(state.count), release(state.count)
+
+        def scaled(path: str, leaf: jax.Array) -> jax.Array:
+            own = now * factors.get(path, 1.0) * (rise if path in tuning.later else 1.0)
+            update: jax.Array = -own * leaf
+            return update
+
+        return by_path(scaled, updates), optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _computed_once(learning_rate: optax.Schedule) -> optax.Schedule:
+    """The schedule behind a barrier, or XLA computes it, a cosine, in each kernel that updates an array."""
+
+    def rate(step: jax.Array) -> jax.Array:
+        value: jax.Array = jax.lax.optimization_barrier(jnp.asarray(learning_rate(step)))
+        return value
+
+    return rate
 
 
 def decayed(params: optax.Params) -> optax.Params:

@@ -100,7 +100,7 @@ class StepProgram:
         sharding = batch_sharding(self.mesh, axis=0 if one else 1)
         mask = jax.ShapeDtypeStruct(shape, bool, sharding=sharding) if self.has_padding else None
         return (
-            self._replicated(initial_state(self.settings).shapes),
+            self._replicated(initial_state(self.settings.at_epoch(0)).shapes),
             self._replicated(jax.eval_shape(DeviceSplit, self.images, self.labels)),
             self._replicated(jax.ShapeDtypeStruct((), np.int32)),
             jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding),

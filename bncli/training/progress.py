@@ -6,9 +6,12 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from bncli.training.state import TrainState
+
+# BN's statistics behind a validation score: the running averages, or ones that were measured on training images.
+ValStatistics: TypeAlias = Literal["running", "measured"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class EpochResult:
     lr: float  # of the epoch's last step
     seconds: float  # wall time of steps and validation, without compilation
     images_per_second: float  # of the training steps alone
+    val_statistics: ValStatistics | None = None  # None without BN, and in saves of earlier versions
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from bncli import checkpoint
 from bncli.config.document import CheckpointConfig, DatasetRecord
@@ -18,10 +18,11 @@ from bncli.errors import BncliWarning, CheckpointError, ModelError
 from bncli.frameworks.linen import Network, Variables
 from bncli.measure.batches import ImageBatches
 from bncli.measure.logits import count_classes
-from bncli.measure.population import BATCHES, batch_statistics_of, recalibrate_measured
+from bncli.measure.moments import batch_norm_stats
+from bncli.measure.population import BATCHES, recalibrate_measured
 from bncli.models import build_network, model_file_sha256
 from bncli.process.hardware import versions
-from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, replicated, round_up
+from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, replicated
 from bncli.training.divergence import first_non_finite
 from bncli.training.evaluation import EvalProgram, Evaluation
 from bncli.training.execution import StepExecution
@@ -29,18 +30,16 @@ from bncli.training.loop import Trainer
 from bncli.training.observation import IMAGES as OBSERVED_IMAGES
 from bncli.training.observation import LayerObserver
 from bncli.training.programs import initial_state
-from bncli.training.progress import Position, RunProgress
+from bncli.training.progress import Best, Position, RunProgress
 from bncli.training.recovery import Recovery
 from bncli.training.result import Hashes, PreciseStatistics, Seconds, TrainResult
 from bncli.training.run_log import RunLog
 from bncli.training.saving import RunSaver, restore
 from bncli.training.state import TrainState
-from bncli.training.steps import StepSettings
+from bncli.training.statistics import BatchStatistics
+from bncli.training.steps import Examples, StepSettings
+from bncli.training.tuning import tuning_of
 from bncli.training.watch import Guess, Watch
-
-# After each epoch, the BN statistics of averaged parameters are taken from so many batches of training images: with
-# 128 images each, 2 % of an epoch's time on CIFAR-10. `--precise-bn` takes more at the end.
-MEASURED_BATCHES = 20
 
 
 def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ahead: bool = False) -> Trainer:
@@ -82,7 +81,7 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
         evaluation=evaluation,
         learning_rate=settings.learning_rate(),
         saver=saver,
-        recovery=Recovery(config, execution, saver, make_state, partial(first_non_finite, settings)),
+        recovery=Recovery(config, execution, saver, make_state, _find_cause(settings)),
         watch=_watch(config, dataset, settings),
         position=Position(state, RunProgress()),
     )
@@ -97,6 +96,16 @@ def _warn_of_single_step(batch_size: int, num_examples: int, mesh: jax.sharding.
         warnings.warn(message, BncliWarning, stacklevel=2)
 
 
+def _find_cause(settings: StepSettings) -> Callable[[TrainState, Examples], str]:
+    """A function that names what in a step is not finite."""
+
+    def find(state: TrainState, examples: Examples) -> str:
+        epoch = int(state.step) // settings.steps_per_epoch
+        return first_non_finite(settings.at_epoch(epoch), state, examples)
+
+    return find
+
+
 def _watch(config: RunConfig, dataset: Dataset, settings: StepSettings) -> Watch:
     guess = Guess.of_labels(dataset.train.labels, dataset.val.labels)
     return Watch(config, settings.steps_per_epoch, guess)
@@ -109,7 +118,7 @@ def _step_settings(config: RunConfig, dataset: Dataset) -> StepSettings:
         image_shape=dataset.image_shape,
         precision=config.training.precision,
     )
-    return StepSettings(
+    settings = StepSettings(
         network=network,
         optimizer=config.optimizer,
         steps_per_epoch=steps_per_epoch(len(dataset.train), config.training.batch_size),
@@ -118,7 +127,9 @@ def _step_settings(config: RunConfig, dataset: Dataset) -> StepSettings:
         augmentation=dataset.augmentation if config.data.augment else Augmentation.none(),
         seed=config.training.seed,
         ema_decay=config.training.ema_decay,
+        tuning=tuning_of(config, network, dataset.image_shape),
     )
+    return settings.at_epoch(0)
 
 
 def _evaluation(
@@ -131,8 +142,9 @@ def _evaluation(
         batch_size=config.training.batch_size,
         mesh=mesh,
         observe=LayerObserver(network, _observed_images(settings, dataset, mesh)),
-        with_statistics=_statistics_from_batches(config, dataset, network, state.variables),
+        with_statistics=_batch_statistics(config, dataset, network, state.variables),
         precise=config.training.precise_bn and config.training.ema_decay is None,
+        averages=config.training.ema_decay is not None,
     )
 
 
@@ -142,30 +154,16 @@ def _observed_images(settings: StepSettings, dataset: Dataset, mesh: jax.shardin
     return settings.preprocessor(jax.device_put(dataset.train.images[some], replicated(mesh)))
 
 
-def _statistics_from_batches(
-    config: RunConfig, dataset: Dataset, network: Network, variables: Variables
-) -> Callable[[Variables], Variables]:
-    """A function that gives parameters their own BN statistics, from some batches of training images.
+def _batch_statistics(config: RunConfig, dataset: Dataset, network: Network, variables: Variables) -> BatchStatistics:
+    """The statistics of weights that have none.
 
-    Averaged parameters need it: averaging the batch_stats would not do, since they belong to the weights of each step.
-    And with ``--precise-bn`` the epochs are compared with such statistics, because the best one will have them.
+    Raises:
+        ModelError: a run with EMA, which needs them, has a BN layer in a loop, where they cannot be measured.
     """
-    is_used = config.training.ema_decay is not None or config.training.precise_bn
-    if not is_used or not variables["batch_stats"]:
-        return lambda variables: variables
-    size = min(config.training.batch_size, len(dataset.train))
-    batches = ImageBatches.training(
-        checkpoint_config(config, dataset),
-        dataset,
-        num_batches=MEASURED_BATCHES,
-        batch_size=round_up(size, make_mesh()),
-    )
-    try:
-        return batch_statistics_of(network, dataset.image_shape, variables, batches)
-    except ModelError:
-        if config.training.ema_decay is not None:
-            raise
-        return lambda variables: variables  # `_precise_statistics` says why, at the end
+    statistics = BatchStatistics(checkpoint_config(config, dataset), dataset, variables)
+    if config.training.ema_decay is not None and variables["batch_stats"]:
+        statistics.of(network)
+    return statistics
 
 
 def _check_classes(settings: StepSettings, variables: Variables, dataset: Dataset, *, name: str) -> None:
@@ -182,7 +180,23 @@ def start(trainer: Trainer, *, overwrite: bool) -> None:
     """Prepare the output directory for a new run, and record the run's configuration there."""
     config = checkpoint_config(trainer.config, trainer.dataset)
     checkpoint.create_output(trainer.saver.out, overwrite=overwrite, config=config)
+    _warn_of_frozen_beginnings(trainer)
     trainer.saver.rewind(trainer.position)
+
+
+def _warn_of_frozen_beginnings(trainer: Trainer) -> None:
+    """Warn if BN layers are frozen in which no data has ever been: mean 0 and variance 1 do not normalize."""
+    stats: Variables = jax.device_get(trainer.state.batch_stats)
+    frozen = trainer.execution.settings_at(0).network.frozen
+    untouched = [norm for norm in sorted(frozen) if _is_initial(batch_norm_stats(stats, norm))]
+    if untouched:
+        names = f"{untouched[0]} and {len(untouched) - 1} more" if len(untouched) > 1 else untouched[0]
+        message = f"{names}: frozen with the initial statistics, mean 0 and variance 1, which do not normalize"
+        warnings.warn(message, BncliWarning, stacklevel=3)
+
+
+def _is_initial(stats: Variables) -> bool:
+    return not np.any(stats["mean"]) and bool(np.all(stats["var"] == 1))
 
 
 def resume(trainer: Trainer) -> None:
@@ -228,7 +242,7 @@ def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResu
     """
     best, out = trainer.progress.best, trainer.saver.out
     assert best is not None  # there is at least one epoch
-    precise = _precise_statistics(trainer, best.step) if trainer.config.training.precise_bn else None
+    precise = _precise_statistics(trainer, best) if _wants_precise_statistics(trainer, best) else None
     test = trainer.evaluation.score(checkpoint.load_variables(out, best.step), trainer.dataset.test)
     rates = [row.images_per_second for row in trainer.progress.history[epochs_before:]]
     return TrainResult(
@@ -255,9 +269,20 @@ def _hashes(state: TrainState) -> Hashes:
     )
 
 
-def _precise_statistics(trainer: Trainer, step: int) -> PreciseStatistics | None:
-    """Give a save population statistics; None, with a warning, if they cannot be measured, or if there is no BN."""
-    out, evaluation = trainer.saver.out, trainer.evaluation
+def _wants_precise_statistics(trainer: Trainer, best: Best) -> bool:
+    """True if the user asks for them, or if the best epoch was scored with statistics that its save does not hold."""
+    training = trainer.config.training
+    row = trainer.progress.history[best.epoch - 1]
+    return training.precise_bn or (row.val_statistics == "measured" and training.ema_decay is None)
+
+
+def _precise_statistics(trainer: Trainer, best: Best) -> PreciseStatistics | None:
+    """Give the best save population statistics; None, with a warning, if they cannot be measured.
+
+    None too without BN, and if all BN layers are frozen.
+    """
+    out, evaluation, step = trainer.saver.out, trainer.evaluation, best.step
+    frozen = trainer.execution.settings_at(best.epoch - 1).network.frozen
     variables = checkpoint.load_variables(out, step)
     if not variables.get("batch_stats"):
         return None
@@ -268,9 +293,11 @@ def _precise_statistics(trainer: Trainer, step: int) -> PreciseStatistics | None
         batch_size=trainer.config.training.batch_size,
     )
     try:
-        done = recalibrate_measured(evaluation.program.network.logits, variables, batches)
+        done = recalibrate_measured(evaluation.program.network.logits, variables, batches, kept=frozen)
     except ModelError as error:
         warnings.warn(f"--precise-bn was left out: {error.message}", BncliWarning, stacklevel=2)
+        return None
+    if all(layer.name in frozen for layer in done.layers):
         return None
     checkpoint.save_precise_statistics(out, step, done.variables["batch_stats"])
     val = evaluation.score(done.variables, trainer.dataset.val)

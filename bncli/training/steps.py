@@ -23,8 +23,14 @@ from bncli.data.augment import augment
 from bncli.data.batches import example_keys
 from bncli.frameworks.linen import Network, Variables
 from bncli.measure.eval_step import smoothed_cross_entropy
-from bncli.training.optimizer import create_learning_rate_fn, create_optimizer
+from bncli.training.optimizer import (
+    create_learning_rate_fn,
+    create_optimizer,
+    create_release_fn,
+    create_tuned_optimizer,
+)
 from bncli.training.state import ArrayTree, EpochMetrics, TrainState, dropout_key, moving_average
+from bncli.training.tuning import Tuning, detached, keep
 
 # A dense layer's kernel has two axes, a convolution's four.
 _KERNEL_AXES = 2
@@ -75,16 +81,44 @@ TrainStep: TypeAlias = Callable[
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """Everything besides its arguments that the training step depends on. Equal settings make equal programs."""
+    """Everything besides its arguments that the training step depends on. Equal settings make equal programs.
+
+    Attributes:
+        network: the network, with the BN layers that are frozen at present.
+        optimizer: its settings.
+        steps_per_epoch: batches per epoch.
+        schedule_epochs: length of the learning-rate schedule.
+        preprocessor: from images to the network's input.
+        augmentation: of the training images.
+        seed: of augmentation and dropout.
+        ema_decay: of the moving average of the parameters; None for none.
+        tuning: which arrays are trained, and how fast; None if all are trained alike.
+        released: True from ``--unfreeze-at`` on.
+    """
 
     network: Network
     optimizer: OptimizerConfig
     steps_per_epoch: int
-    schedule_epochs: int  # length of the learning-rate schedule
+    schedule_epochs: int
     preprocessor: Preprocessor
     augmentation: Augmentation
     seed: int
     ema_decay: float | None = None
+    tuning: Tuning | None = None
+    released: bool = False
+
+    def at_epoch(self, epoch: int) -> StepSettings:
+        """The settings of an epoch, from 0."""
+        if self.tuning is None:
+            return self
+        released = self.tuning.is_released(epoch)
+        network = replace(self.network, frozen=self.tuning.norms(released=released))
+        return replace(self, network=network, released=released)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """The paths of the arrays that are not trained at present."""
+        return frozenset() if self.tuning is None else self.tuning.held(released=self.released)
 
     def learning_rate(self) -> optax.Schedule:
         """The learning rate as a function of the step."""
@@ -94,7 +128,17 @@ class StepSettings:
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """The optimizer with its learning-rate schedule."""
-        return create_optimizer(self.optimizer, self.learning_rate())
+        if self.tuning is None:
+            return create_optimizer(self.optimizer, self.learning_rate())
+        release = create_release_fn(
+            self.optimizer,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.schedule_epochs,
+            start=self.steps_per_epoch * (self.tuning.release_epoch or 0),
+        )
+        return create_tuned_optimizer(
+            self.optimizer, self.learning_rate(), self.tuning, released=self.released, release=release
+        )
 
 
 def make_train_step(settings: StepSettings) -> TrainStep:
@@ -137,6 +181,7 @@ def make_train_on(settings: StepSettings) -> TrainOn:
         (loss, (logits, batch_stats)), grads = loss_and_grads(state.params, state, examples)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, jax.tree.map(lambda update: update * state.rate_scale, updates))
+        params = keep(settings.held, params, state.params)
         new_state = replace(
             state,
             step=state.step + 1,
@@ -144,7 +189,7 @@ def make_train_on(settings: StepSettings) -> TrainOn:
             batch_stats=batch_stats,
             opt_state=opt_state,
             metrics=_accumulate(state.metrics, loss, logits, examples),
-            ema=_average_weights(state, params, settings.ema_decay),
+            ema=_average_weights(state, params, settings),
         )
         # Checking these suffices: if they and the old state are finite, so is the new state. `grad**2` covers Adam's
         # second moment.
@@ -162,7 +207,7 @@ def make_loss(settings: StepSettings) -> LossFn:
     def loss(params: ArrayTree, state: TrainState, examples: Examples) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
         images = augment(examples.images, examples.keys, settings.augmentation)
         logits, batch_stats = settings.network.train_logits(
-            {"params": params, "batch_stats": state.batch_stats},
+            {"params": detached(settings.held, params), "batch_stats": state.batch_stats},
             settings.preprocessor(images),
             mask=examples.mask,
             dropout_key=dropout_key(seed_key, state.step),
@@ -203,8 +248,11 @@ def scan_steps(train_step: TrainStep) -> TrainStep:
     return steps
 
 
-def _average_weights(state: TrainState, params: ArrayTree, decay: float | None) -> ArrayTree:
-    return {} if decay is None else moving_average(state.ema, params, step=state.step, decay=decay)
+def _average_weights(state: TrainState, params: ArrayTree, settings: StepSettings) -> ArrayTree:
+    if settings.ema_decay is None:
+        return {}
+    averaged = moving_average(state.ema, params, step=state.step, decay=settings.ema_decay)
+    return keep(settings.held, averaged, params)
 
 
 def _unless_halted(state: TrainState, new_state: TrainState, *, is_finite: jax.Array) -> TrainState:

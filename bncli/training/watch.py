@@ -72,12 +72,28 @@ class Watch:
             score_by_batch: the validation score where BN normalizes by the statistics of each batch; called where it
                 can matter.
         """
-        for sign in (self._exploding, self._stuck):
+        for sign in (self._exploding, self._stuck, self._lagging):
             told = sign(history)
             if told and not sign(history[:-1]):
                 yield Notice(told)
         if len(history) == self.config.training.epochs:
             yield from self._at_the_end(history, score_by_batch)
+
+    def looks_lagging(self, *, train_loss: float, train_accuracy: float, val_loss: float, val_accuracy: float) -> bool:
+        """True if validation is so far behind training that the running statistics may be the cause."""
+        return val_accuracy <= train_accuracy - GAP or val_loss > train_loss + self.guess.loss / 2
+
+    def _lagging(self, history: Sequence[EpochResult]) -> str:
+        """A sign of two epochs in a row, or of the last one: the first epoch of many healthy runs has it too."""
+        running = [row.epoch for row in history if row.val_statistics != "measured"]
+        in_a_row = len(history) - max(running, default=0)
+        enough = 1 if len(history) == self.config.training.epochs else 2
+        if not self.may_lag or in_a_row < enough:
+            return ""
+        return (
+            f"epoch {history[-1].epoch}: {self._lagging_remedy()}. Validation uses statistics taken anew from training "
+            "images, and the best epoch gets them at the end"
+        )
 
     def _exploding(self, history: Sequence[EpochResult]) -> str:
         if not history or not max(history[-1].train_loss, history[-1].val_loss) > EXPLODED * self.guess.loss:
@@ -87,7 +103,7 @@ class Watch:
             f"epoch {row.epoch}: the loss is {_number(row.train_loss)} in training and {_number(row.val_loss)} in "
             f"validation, where guessing has {self.guess.loss:.3g}"
         )
-        if row.train_loss <= EXPLODED * self.guess.loss and self._may_lag:
+        if row.train_loss <= EXPLODED * self.guess.loss and self.may_lag:
             return f"{losses}. {self._lagging_remedy()}"
         return f"{losses}. {self._rate_remedy()}"
 
@@ -104,9 +120,13 @@ class Watch:
 
     def _at_the_end(self, history: Sequence[EpochResult], score_by_batch: Callable[[], EvalResult]) -> Iterator[Notice]:
         last = history[-1]
-        if self._may_lag and (
-            last.val_accuracy <= last.train_accuracy - GAP or last.val_loss > last.train_loss + self.guess.loss / 2
-        ):
+        gap = self.looks_lagging(
+            train_loss=last.train_loss,
+            train_accuracy=last.train_accuracy,
+            val_loss=last.val_loss,
+            val_accuracy=last.val_accuracy,
+        )
+        if self.may_lag and gap and last.val_statistics != "measured":
             by_batch = score_by_batch()
             if by_batch.accuracy >= last.val_accuracy + GAP:
                 yield Notice(
@@ -122,10 +142,10 @@ class Watch:
             )
 
     @property
-    def _may_lag(self) -> bool:
-        """True if the validation split is scored with running averages."""
-        training = self.config.training
-        return self.config.model.bn and not training.precise_bn and training.ema_decay is None
+    def may_lag(self) -> bool:
+        """True if the validation split is scored with running averages that training moves."""
+        training, frozen = self.config.training, self.config.finetune.freeze_bn is not None
+        return self.config.model.bn and not training.precise_bn and training.ema_decay is None and not frozen
 
     def _lagging_remedy(self) -> str:
         momentum = self.config.model.bn_momentum

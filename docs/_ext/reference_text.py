@@ -24,6 +24,8 @@ Command = Any
 FIRST_PANEL = "Options"
 # Bounds that no user meets: those of the integers in which sizes, counts and seeds are kept.
 TECHNICAL_BOUNDS = (f"< {2**16}", f"< {2**31}", f"< {2**32}")
+# Commands whose options are settings of a run.
+OF_SETTINGS = ("train", "lr-find")
 TYPE_NAMES: Mapping[object, str] = {int: "integer", float: "number", str: "text", Path: "path"}
 
 
@@ -87,7 +89,7 @@ def _option(param: Parameter, command: Command) -> str:
     names = ", ".join(f"{name} {value}".strip() for name in [*param.opts, *param.secondary_opts])
     default = option_default(param)
     text = _prose(param.help or "") + (f" Default: `{default}`." if default else "")
-    if command.name == "train" and param.name in by_parameter():
+    if command.name in OF_SETTINGS and param.name in by_parameter():
         text += f"\n\n{_place_in_files(by_parameter()[param.name])}"
     return f"````{{option}} {names}\n\n{text}\n````"
 
@@ -102,7 +104,7 @@ def option_value(param: Parameter, command: Command) -> str:
     """The values an option takes; empty for a flag."""
     if param.is_flag:
         return ""
-    if command.name == "train" and param.name in by_parameter():
+    if command.name in OF_SETTINGS and param.name in by_parameter():
         return value_of_setting(by_parameter()[param.name])
     declared = get_params_from_function(command.callback)[param.name]
     chosen = getattr(declared.default, "metavar", None)

@@ -32,7 +32,7 @@ def test_a_setting_is_one_option_of_train_with_its_default(option):
     (found,) = (parameter for parameter in TRAIN.params if parameter.name == option.parameter)
     assert f"--{option.flag}" in found.opts
     assert (f"--no-{option.flag}" in found.secondary_opts) == (option.type is bool)
-    assert found.default == (None if option.default == {} else option.default)
+    assert found.default == (None if option.default in ({}, ()) else option.default)
     assert found.help == option.setting.help
     assert option.setting.panel in PANELS
 

@@ -31,13 +31,22 @@ def values_of(option):
         values = st.from_regex(r"\A[1-9][0-9]{0,5}s?\Z")
     elif option.field == "pixel_range":
         values = st.just("auto") | st.from_regex(r"\A-?[0-9]{1,5}:[0-9]{1,5}\.[0-9]{1,5}\Z")
+    elif option.is_repeatable:
+        values = st.lists(PLAIN[str]).map(tuple)
     else:
         values = PLAIN[option.type]
     return st.none() | values if option.optional else values
 
 
-CONFIGS = st.fixed_dictionaries({option.key: values_of(option) for option in options()}).map(
-    lambda values: validated(RunConfig, **sections_of((by_key()[key], value) for key, value in values.items()))
+def consistent(values):
+    """The values without an epoch of unfreezing where nothing is frozen."""
+    return values if values["finetune.freeze"] else values | {"finetune.unfreeze_at": None}
+
+
+CONFIGS = (
+    st.fixed_dictionaries({option.key: values_of(option) for option in options()})
+    .map(consistent)
+    .map(lambda values: validated(RunConfig, **sections_of((by_key()[key], value) for key, value in values.items())))
 )
 
 
@@ -54,7 +63,7 @@ def test_what_is_written_is_read_back(tmp_path, config):
 
 def test_the_file_has_the_sections_of_config_json():
     document = tomllib.loads(run_file_text(RunConfig()))
-    assert list(document) == ["recipe", "model", "data", "optimizer", "training"]
+    assert list(document) == ["recipe", "model", "data", "optimizer", "training", "finetune"]
     assert document["training"]["epochs"] == 20
     assert document["optimizer"]["clip_norm"] == 0  # not clipped, whatever a recipe says
     assert "dropout" not in document["model"]
@@ -87,6 +96,7 @@ def test_the_file_has_the_sections_of_config_json():
         ),
         ("training.epochs = 0\n", "line 1: training.epochs", "≥ 1"),
         ("[model]\nbn_epsilon = inf\n", "line 2: model.bn_epsilon: Input should be a finite number", "variance"),
+        ("[finetune]\nfreeze = 'Conv_0'\n", "line 2: finetune.freeze: Input should be a valid tuple", "glob"),
         ("recipe = 3\n", "line 1: recipe must be a text", "--print-config"),
     ],
 )

@@ -17,6 +17,9 @@ ROW = re.compile(r"^\| `(?P<path>[^`]+)` \| (?P<types>[a-z ]+?) \|", re.MULTILIN
 DOCUMENTS = (
     ("train", "--epochs", "2", "--ema-decay", "0.9", "--precise-bn", *TINY),
     ("train", "--epochs", "2", "--bn-momentum", "0.999", "--out", "poor", *TINY),
+    ("lr-find", "--steps", "10", *TINY),
+    ("lr-find", "--steps", "10", "--lowest", "1e-9", "--highest", "1e-8", *TINY),
+    ("sweep", "sweep.toml", "--quiet"),
     ("fold", "ckpt", "out", "--export", "safetensors,stablehlo"),
     ("fold", "ckpt", "small", "--export", "onnx", "--quantize", "int8"),
     ("report", "ckpt", "--out", "page.html"),
@@ -34,6 +37,13 @@ DOCUMENTS = (
     ("verify", "ckpt"),
     ("data", "list"),
 )
+# The first trial is fine, the second fails.
+SWEEP = """
+sweep = { sampler = "grid" }
+model = { name = "mlp", args = { features = [8] } }
+training = { epochs = 1 }
+space.optimizer.learning_rate = [0.05, 1e30]
+"""
 
 
 def tables() -> Mapping[str, Mapping[str, set[str]]]:
@@ -104,6 +114,7 @@ def documents(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("documents"))
         Image.new("L", (8, 8)).save("digit.png")
+        Path("sweep.toml").write_text(SWEEP, encoding="utf-8")
         for words in DOCUMENTS:
             printed = document(*words)
             found.setdefault(printed["schema"], []).append(printed)

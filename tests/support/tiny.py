@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from bncli.config.settings import DataConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
+from bncli.config.settings import (
+    DataConfig,
+    FineTuneConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from bncli.data import Augmentation, Dataset, Split
 from bncli.data.dataset import RawDataset, build_dataset
 from bncli.training import run
@@ -50,7 +57,12 @@ Section = dict[str, Any] | None
 
 
 def run_config(
-    *, model: Section = None, data: Section = None, optimizer: Section = None, training: Section = None
+    *,
+    model: Section = None,
+    data: Section = None,
+    optimizer: Section = None,
+    training: Section = None,
+    finetune: Section = None,
 ) -> RunConfig:
     """Two epochs of an ``mlp`` with one hidden layer, which compiles quickly, with changes section by section."""
     return RunConfig(
@@ -58,6 +70,7 @@ def run_config(
         data=DataConfig(**(data or {})),
         optimizer=OptimizerConfig(**OPTIMIZER | (optimizer or {})),
         training=TrainingConfig(**TRAINING | (training or {})),
+        finetune=FineTuneConfig(**(finetune or {})),
     )
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny import run_config
+from support.tiny import CNN, run_config, train
 
+from bncli import checkpoint
+from bncli.jobs.evaluate import evaluate_checkpoint
 from bncli.measure.score import summarize
 from bncli.training import run
 from bncli.training.progress import EpochResult, Notice
@@ -18,7 +20,7 @@ from bncli.training.watch import Guess, Watch
 GUESS = Guess(loss=math.log(5), accuracy=0.2, num_val=100)
 
 
-def rows(*losses, train_accuracy=0.2, val_accuracy=0.2):
+def rows(*losses, train_accuracy=0.2, val_accuracy=0.2, val_statistics="running"):
     """A history with these (training, validation) losses."""
     return [
         EpochResult(
@@ -30,6 +32,7 @@ def rows(*losses, train_accuracy=0.2, val_accuracy=0.2):
             lr=0.1,
             seconds=1.0,
             images_per_second=1.0,
+            val_statistics=val_statistics,
         )
         for number, (train_loss, val_loss) in enumerate(losses, 1)
     ]
@@ -95,6 +98,18 @@ def test_broken_statistics_are_told_at_the_end_with_what_mends_them():
     assert told(history, epochs=2) == []
 
 
+def test_statistics_that_lag_for_two_epochs_are_told_once_and_for_one_if_it_is_the_last():
+    history = rows((0.1, 0.2), (0.1, 0.2), (0.1, 0.2), train_accuracy=1.0, val_accuracy=0.9, val_statistics="measured")
+    (message,) = told(history[:2], model={"bn_momentum": 0.99})
+    assert "momentum is 0.99 at 20 steps an epoch" in message
+    assert "taken anew" in message
+    assert told(history[:1]) == told(history) == []
+    assert len(told(history[:1], epochs=1)) == 1
+    assert told(history[:2], training={"precise_bn": True}) == []
+    healthy = rows((0.1, 0.2), train_accuracy=1.0, val_accuracy=0.9)
+    assert told([*history[:1], *healthy]) == []
+
+
 def test_a_run_that_never_beats_guessing_is_told_so_at_the_end():
     (message,) = told(rows((0.5, 1.7), (0.3, 1.8)), epochs=2, score_by_batch=by_batch(0.2))
     assert "no epoch is better on the validation images than guessing (0.2000)" in message
@@ -125,6 +140,42 @@ def test_shuffled_labels_and_a_hopeless_learning_rate_are_told_in_a_real_run(dat
     run.start(trainer, overwrite=False)
     messages = [event.message for event in trainer.epochs() if isinstance(event, Notice)]
     assert any("--learning-rate 10 is too high" in message for message in messages)
+
+
+def test_the_best_epoch_is_the_one_with_the_best_weights_though_running_statistics_lag(dataset, tmp_path):
+    """At momentum 0.9999, a dozen steps leave the statistics that were planted: with those, every epoch guesses."""
+    config = run_config(
+        model=CNN | {"bn_momentum": 0.9999}, data={"augment": False}, training={"epochs": 4, "batch_size": 28}
+    )
+    trainer = run.create_trainer(config, dataset, tmp_path / "ckpt")
+    run.start(trainer, overwrite=False)
+    broken = jax.tree.map(lambda array: array + 100, trainer.state.batch_stats)
+    trainer.position = replace(trainer.position, state=replace(trainer.state, batch_stats=broken))
+    events = list(trainer.epochs())
+    result = run.finish(trainer, started=0.0, epochs_before=0)
+    assert sum("lag behind" in event.message for event in events if isinstance(event, Notice)) == 1
+    assert result.history[-1].val_statistics == "measured"
+    assert result.best.val_accuracy > 0.9
+    assert result.precise is not None
+    assert result.test.accuracy > 0.9
+    saved = checkpoint.load(result.out)
+    assert saved.has_population_statistics
+    scored = evaluate_checkpoint(saved, dataset.test, class_names=dataset.class_names, stats="running", batch_size=8)
+    assert scored.accuracy == result.test.accuracy
+
+
+@pytest.mark.parametrize(
+    ("training", "model", "statistics"),
+    [
+        ({}, {}, "running"),
+        ({"ema_decay": 0.9}, {}, "measured"),
+        ({"precise_bn": True}, {}, "measured"),
+        ({}, {"bn": False}, None),
+    ],
+)
+def test_an_epoch_says_which_statistics_its_validation_used(dataset, tmp_path, training, model, statistics):
+    result = train(run_config(training=training, model=model), dataset, tmp_path / "ckpt")
+    assert {row.val_statistics for row in result.history[1:]} == {statistics}
 
 
 @pytest.mark.parametrize("precise_bn", [True, False])

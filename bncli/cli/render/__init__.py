@@ -10,6 +10,7 @@ from bncli.cli.render.doctor import DoctorReport, doctor_json, doctor_text
 from bncli.cli.render.emit import emit, emit_json
 from bncli.cli.render.evaluate import EvalReport, eval_json, eval_text
 from bncli.cli.render.fold import fold_json, fold_text
+from bncli.cli.render.lr_find import lr_find_json, lr_find_page, lr_find_svg, lr_find_text
 from bncli.cli.render.predict import PredictReport, predict_json, predict_text
 from bncli.cli.render.recalibrate import recalibrate_json, recalibrate_text
 from bncli.cli.render.report import ReportResult, comparison_html, report_html, report_json, report_text
@@ -22,6 +23,7 @@ from bncli.cli.render.stats import (
     stats_json,
     stats_text,
 )
+from bncli.cli.render.sweep import sweep_json, sweep_page, sweep_text
 from bncli.cli.render.train import recipe_line, run_lines, train_json, train_text
 from bncli.cli.render.verify import verify_json, verify_text
 
@@ -48,6 +50,10 @@ __all__ = [
     "fetched_json",
     "fold_json",
     "fold_text",
+    "lr_find_json",
+    "lr_find_page",
+    "lr_find_svg",
+    "lr_find_text",
     "predict_json",
     "predict_text",
     "recalibrate_json",
@@ -61,6 +67,9 @@ __all__ = [
     "stats_html",
     "stats_json",
     "stats_text",
+    "sweep_json",
+    "sweep_page",
+    "sweep_text",
     "train_json",
     "train_text",
     "verify_json",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +39,17 @@ def read(path: Path, asked: Asked) -> Contents:
         checkpoint.variables, settings=_settings(checkpoint), relu_follows=relu_follows, asked=asked
     )
     kept, refused = _fold_verdict(checkpoint, contents.layers)
-    return Contents("bncli", _with_history(checkpoint, contents.layers, kept), (*contents.notes, *refused))
+    layers = _with_history(checkpoint, contents.layers, kept)
+    return Contents("bncli", layers, (*contents.notes, *_frozen_note(layers), *refused))
+
+
+def _frozen_note(layers: Sequence[BatchNormArrays]) -> tuple[str, ...]:
+    """A note on frozen layers, to which the rules about running averages do not apply."""
+    number = sum(layer.frozen for layer in layers)
+    if not number:
+        return ()
+    some = "all" if number == len(layers) else f"{number} of {len(layers)}"
+    return (f"{some} BN layers were frozen: training used their statistics as they are, and did not move them",)
 
 
 def _with_history(
@@ -50,10 +60,18 @@ def _with_history(
     Each training step updates each BN layer once.
     """
     measured = checkpoint.has_population_statistics
-    updates = None if measured else checkpoint.step
-    return tuple(
-        replace(layer, updates=updates, measured=measured, kept=kept.get(_unstacked(layer.name))) for layer in layers
-    )
+    assert checkpoint.network is not None  # a trained checkpoint has its network
+    frozen = checkpoint.network.frozen
+    # Averages of layers that were frozen for a while did not begin at the initial values.
+    counts = not measured and checkpoint.config.run.finetune.unfreeze_at is None
+
+    def with_history(layer: BatchNormArrays) -> BatchNormArrays:
+        module = _unstacked(layer.name)
+        is_frozen = module in frozen and not measured
+        updates = checkpoint.step if counts and not is_frozen else None
+        return replace(layer, updates=updates, measured=measured, frozen=is_frozen, kept=kept.get(module))
+
+    return tuple(map(with_history, layers))
 
 
 def _unstacked(name: str) -> str:

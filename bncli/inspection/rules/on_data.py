@@ -18,8 +18,8 @@ ACCURACY_GAP = 0.05
 
 
 def stale(report: LiveReport) -> list[LayerLive]:
-    """Layers whose running statistics do not match their inputs."""
-    return [layer for layer in report.layers if _is_stale(layer.drift)]
+    """Layers whose running statistics do not match their inputs, though training normalized by those."""
+    return [layer for layer in report.layers if not layer.frozen and _is_stale(layer.drift)]
 
 
 def stale_message(report: LiveReport, layer: LayerLive) -> str:

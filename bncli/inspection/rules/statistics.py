@@ -69,6 +69,8 @@ def never_updated(layer: BatchNormArrays) -> Flags:
     initialisation, leaves the mean at exactly 0 and multiplies the variance by the momentum. Zeros everywhere are what
     a conversion leaves of arrays that it did not fill in.
     """
+    if layer.frozen:  # training used these very values
+        return False
     return zero_updates(layer) is not None or is_erased(layer)
 
 
@@ -142,8 +144,8 @@ def not_converged_message(layer: BatchNormArrays, channels: Channels) -> str:
 
 
 def foreign_momentum(layer: BatchNormArrays) -> Flags:
-    """True if the momentum makes sense in PyTorch's convention only."""
-    return not layer.measured and layer.momentum is not None and layer.momentum < MIN_MOMENTUM
+    """True if the momentum makes sense in PyTorch's convention only, and has been used."""
+    return not layer.measured and not layer.frozen and layer.momentum is not None and layer.momentum < MIN_MOMENTUM
 
 
 def foreign_momentum_message(layer: BatchNormArrays, channels: Channels) -> str:
