@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -227,16 +227,27 @@ def _with_numbers(progress: RunProgress) -> RunProgress:
         TypeError: a value is no number.
         ValueError: the epochs do not ascend.
     """
-    rows = tuple(
-        EpochResult(int(row.epoch), **{name: float(value) for name, value in asdict(row).items() if name != "epoch"})
-        for row in progress.history
-    )
+    rows = tuple(map(_row_with_numbers, progress.history))
     if [row.epoch for row in rows] != list(range(1, len(rows) + 1)):
         raise ValueError("the epochs do not ascend")
     best = progress.best
     if best is not None:
         best = Best(int(best.epoch), int(best.step), float(best.val_accuracy), float(best.val_loss))
     return replace(progress, history=rows, best=best)
+
+
+def _row_with_numbers(row: EpochResult) -> EpochResult:
+    return EpochResult(
+        epoch=int(row.epoch),
+        train_loss=float(row.train_loss),
+        train_accuracy=float(row.train_accuracy),
+        val_loss=float(row.val_loss),
+        val_accuracy=float(row.val_accuracy),
+        lr=float(row.lr),
+        seconds=float(row.seconds),
+        images_per_second=float(row.images_per_second),
+        val_statistics=row.val_statistics,
+    )
 
 
 def _stats(checkpoint: Checkpoint, model: str | None) -> StatsReport:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from bncli.cli.render.figure import Axis, Frame, figure, page
-from bncli.cli.render.stats.html.markup import Html
+from bncli.cli.render.html.markup import Html
 from bncli.cli.render.tables import plain_table
 from bncli.cli.render.words import counted, marked
 

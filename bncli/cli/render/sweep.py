@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from bncli.cli.render.figure import Axis, Frame, figure, page, table
-from bncli.cli.render.stats.html.markup import Html, element
+from bncli.cli.render.html.markup import Html, element
 from bncli.cli.render.tables import plain_table
 from bncli.cli.render.words import counted, marked, short
 from bncli.cli.untrusted import visible
