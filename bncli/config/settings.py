@@ -316,7 +316,7 @@ class TrainingConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneConfig(Section):
-    """Which arrays are frozen, and how fast each layer learns."""
+    """The arrays that are frozen, and the speed at which each layer learns."""
 
     freeze: Annotated[
         tuple[str, ...],

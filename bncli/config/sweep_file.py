@@ -136,7 +136,7 @@ class SweepFile:
         return self.search.trials or TRIALS
 
     def definition(self) -> Document:
-        """What makes two studies the same one: everything but the number of trials."""
+        """The identity of a study: everything but the number of its trials."""
         search = {key: value for key, value in asdict(self.search).items() if key != "trials"}
         fixed = {option.key: value for option, value in self.fixed.values.items()}
         space = {option.key: asdict(values) for option, values in self.space.items()}

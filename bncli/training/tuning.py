@@ -25,7 +25,7 @@ Tree = TypeVar("Tree")
 
 @dataclass(frozen=True)
 class Tuning:
-    """What of a network is trained when, and how fast.
+    """The arrays of a network that each epoch trains, and the factors of their learning rates.
 
     Attributes:
         frozen: paths of the arrays that are never trained.

@@ -29,6 +29,8 @@ def values_of(option):
         values = st.dictionaries(st.text(min_size=1), st.integers() | st.lists(st.integers()) | st.booleans())
     elif option.field == "save_every":
         values = st.from_regex(r"\A[1-9][0-9]{0,5}s?\Z")
+    elif option.field == "log":
+        values = st.sampled_from(["csv", "none", "tensorboard,wandb"])
     elif option.field == "pixel_range":
         values = st.just("auto") | st.from_regex(r"\A-?[0-9]{1,5}:[0-9]{1,5}\.[0-9]{1,5}\Z")
     elif option.is_repeatable:
