@@ -45,6 +45,13 @@ def fold(
             show_default=False,
         ),
     ] = None,
+    prune_dead: Annotated[
+        bool,
+        typer.Option(
+            "--prune-dead",
+            help="Remove channels that provably pass nothing on, and the weights around them.",
+        ),
+    ] = False,
     quantize: Annotated[
         QuantizeFormat | None,
         typer.Option(
@@ -138,6 +145,7 @@ def fold(
         exclude=tuple(exclude or ()),
         tolerance=tolerance,
         exports=tuple(exports),
+        prune_dead=prune_dead,
         quantize=quantize is not None,
         min_accuracy=min_accuracy,
     )

@@ -13,6 +13,7 @@ rewrite    edits: what a fold changes; materialize: the new arrays; program: how
 report     rows: the outcome for each BN layer; reasons: the sentences in it
 fold       the public function; folded: what it returns; checks: networks that must not be folded
 verify     two networks compared; proof: the comparison that every fold brings along
+prune      channels that pass nothing on, removed from the folded network
 export     the folded network as ONNX, safetensors, StableHLO
 ========== ==========================================================================================
 """

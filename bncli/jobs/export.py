@@ -22,6 +22,7 @@ from bncli.config.document import CheckpointConfig
 from bncli.errors import FoldError
 from bncli.folding import Folded, Verification
 from bncli.folding.export import stablehlo
+from bncli.folding.prune.prune import PrunedNetwork
 
 Network: TypeAlias = Callable[[jax.Array], jax.Array | np.ndarray]  # normalized images [B, H, W, C] -> logits [B, K]
 
@@ -74,7 +75,7 @@ class Source:
         config: the folded checkpoint's configuration, for formats that can carry it.
     """
 
-    folded: Folded
+    folded: Folded | PrunedNetwork
     forward: jax.export.Exported
     images: jax.ShapeDtypeStruct
     config: CheckpointConfig

@@ -23,6 +23,7 @@ from bncli.errors import BncliError, CheckFailedError, CheckpointError, FoldErro
 from bncli.folding import Folded, NothingToFoldWarning, Verification, fold
 from bncli.folding.export.stablehlo import lower
 from bncli.folding.proof.prove import settled
+from bncli.folding.prune.prune import PrunedNetwork, PruneReport, prune
 from bncli.folding.verify import TOLERANCES, Comparison, compare, outcome
 from bncli.jobs.export import Export, ExportReport, Network, Source, check_installed, make_export
 from bncli.jobs.fold_report import FoldResult, Latency, fold_document
@@ -34,6 +35,8 @@ VERIFY_EXAMPLES = 1024
 VERIFY_BATCH = 64
 # Examples in each of the two batches for which values inside both networks are compared.
 INSIDE_BATCH = 8
+# Rounding of normalized pixels, relative to the largest: that of bfloat16, and more than that of float32.
+_INPUT_ROUNDING = 2.0**-7
 # Interleaved rounds of the latency at batch 1; the median of each side is reported.
 LATENCY_ROUNDS = 50
 
@@ -47,6 +50,7 @@ class FoldOptions:
         exclude: name patterns of BN layers to keep.
         tolerance: largest relative error of a logit; None takes the rounding error of the network's precision.
         exports: formats to write beside the checkpoint, each verified like the folded network itself.
+        prune_dead: True to remove the channels that pass nothing on.
         quantize: True to write the ONNX export in 8-bit integers too.
         min_accuracy: the least validation accuracy of the quantized network; None for none.
     """
@@ -55,6 +59,7 @@ class FoldOptions:
     exclude: tuple[str, ...] = ()
     tolerance: float | None = None
     exports: tuple[ExportFormat, ...] = ()
+    prune_dead: bool = False
     quantize: bool = False
     min_accuracy: float | None = None
 
@@ -97,23 +102,22 @@ def fold_checkpoint(
             remedy="Fold the checkpoint it was folded from, or use this one as it is.",
         )
     dataset = _dataset(original, data_dir)
-    if options.quantize and not isinstance(dataset, Dataset):
-        raise _not_quantizable(path, dataset)
+    _check_quantizable(path, options, dataset)
     start = time.perf_counter()
     folded, forward = _fold_and_lower(original, options)
+    pruned = _pruned(original, folded, forward) if options.prune_dead else _Pruning(folded, forward, None)
+    network, forward = pruned.network, pruned.forward
     seconds = time.perf_counter() - start
     program = bytes(forward.serialize())
     _trust(program, original.path)
     images, examples = _verification_images(original, dataset)
-    sides = _Sides.compile(original, folded, forward)
+    sides = _Sides.compile(original, network, forward)
     proof = _Proof(path, sides.original, original, images, examples, options.tolerance)
     verification = proof.of_folded(sides.folded, folded)
     config = _folded_config(original, path, folded)
-    source = Source(folded, forward, _symbolic_images(original), config)
+    source = Source(network, forward, _symbolic_images(original), config)
     made = [make_export(export_format, source) for export_format in dict.fromkeys(options.exports)]
-    quantized = None
-    if options.quantize and isinstance(dataset, Dataset):
-        quantized = _quantized(original, dataset, made, options)
+    quantized = _quantized(original, dataset, made, options)
     result = FoldResult(
         checkpoint=path,
         step=original.step,
@@ -124,6 +128,7 @@ def fold_checkpoint(
         latency=_latency(sides, original.preprocessor(images[:1])),
         seconds=seconds,
         exports=tuple(_proved(export, proof) for export in made),
+        pruned=pruned.report,
         quantized=quantized.report if quantized else None,
         notes=original.notes,
     )
@@ -143,17 +148,22 @@ def _dataset(original: Checkpoint, data_dir: Path | None) -> Dataset | BncliErro
         return error
 
 
-def _not_quantizable(path: Path, error: BncliError) -> FoldError:
-    return FoldError(
-        f"--quantize int8 measures ranges and accuracy on the data of {path}, which are not available: {error.message}",
-        remedy=error.remedy,
-    )
+def _check_quantizable(path: Path, options: FoldOptions, dataset: Dataset | BncliError) -> None:
+    """Raise FoldError if the network is to be quantized and its data are not available."""
+    if options.quantize and isinstance(dataset, BncliError):
+        raise FoldError(
+            f"--quantize int8 measures ranges and accuracy on the data of {path}, which are not available: "
+            f"{dataset.message}",
+            remedy=dataset.remedy,
+        )
 
 
 def _quantized(
-    original: Checkpoint, dataset: Dataset, exports: Sequence[Export], options: FoldOptions
+    original: Checkpoint, dataset: Dataset | BncliError, exports: Sequence[Export], options: FoldOptions
 ) -> Quantized | None:
-    """The quantized form of the ONNX export."""
+    """The quantized form of the ONNX export, if it is asked for."""
+    if not options.quantize or isinstance(dataset, BncliError):
+        return None
     for export in exports:
         if export.format == "onnx":
             return quantize_int8(original, dataset, export.content, min_accuracy=options.min_accuracy)
@@ -196,6 +206,37 @@ def _fold_and_lower(original: Checkpoint, options: FoldOptions) -> tuple[Folded,
                 f"the model of {original.path} cannot be exported for any batch size: {error}",
                 remedy="Fold it in Python with bncli.fold, for the batch size you need.",
             ) from error
+
+
+@dataclass(frozen=True)
+class _Pruning:
+    """The network to write, its forward pass, and the report of the search for dead channels if there was one."""
+
+    network: Folded | PrunedNetwork
+    forward: jax.export.Exported
+    report: PruneReport | None
+
+
+def _pruned(original: Checkpoint, folded: Folded, forward: jax.export.Exported) -> _Pruning:
+    """The folded network without the channels that pass nothing on for any image."""
+    settings = original.preprocessor.settings
+    mean, std = np.array(settings.mean), np.array(settings.std)
+    low, high = (0 - mean) / std, (1 - mean) / std
+    slack = _INPUT_ROUNDING * np.maximum(np.abs(low), np.abs(high))
+    found = prune(folded, low - slack, high + slack)
+    if found.network is not folded:
+        forward = _lowered_pruned(original, found.network)
+    return _Pruning(found.network, forward, found.report)
+
+
+def _lowered_pruned(original: Checkpoint, network: Folded | PrunedNetwork) -> jax.export.Exported:
+    try:
+        return lower(pad_small_images(network.apply), network.variables, _symbolic_images(original))
+    except Exception as error:  # raised by JAX or by the network, so it may be of any type
+        raise FoldError(
+            f"the model of {original.path} cannot be exported without its dead channels for any batch size: {error}",
+            remedy="Fold it without --prune-dead.",
+        ) from error
 
 
 def _symbolic_images(original: Checkpoint) -> jax.ShapeDtypeStruct:
@@ -291,7 +332,7 @@ class _Sides:
     folded: Callable[[jax.Array], jax.Array]
 
     @classmethod
-    def compile(cls, original: Checkpoint, folded: Folded, forward: jax.export.Exported) -> _Sides:
+    def compile(cls, original: Checkpoint, folded: Folded | PrunedNetwork, forward: jax.export.Exported) -> _Sides:
         variables = jax.device_put((original.variables, folded.variables))
         before, after = jax.jit(pad_small_images(original.apply_fn)), jax.jit(forward.call)
         return cls(lambda images: before(variables[0], images), lambda images: after(variables[1], images))

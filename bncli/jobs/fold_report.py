@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bncli.folding import FoldReport, Verification
+from bncli.folding.prune.prune import PruneReport
 from bncli.jobs.export import ExportReport
 from bncli.jobs.quantize import QuantizeReport
 
@@ -32,6 +33,7 @@ class FoldResult:
         latency: the latency of both networks.
         seconds: time for folding and lowering, without verification.
         exports: files for other programs.
+        pruned: the channels removed; None if that was not asked for.
         quantized: the quantized network beside the one in float32; None if it was not asked for.
         notes: assumptions about a checkpoint that bncli did not write.
         files: written files, relative to ``out``.
@@ -46,6 +48,7 @@ class FoldResult:
     latency: Latency
     seconds: float
     exports: tuple[ExportReport, ...]
+    pruned: PruneReport | None = None
     quantized: QuantizeReport | None = None
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
@@ -65,7 +68,18 @@ def fold_document(result: FoldResult) -> dict[str, object]:
         "latency_ms": asdict(result.latency),
         "seconds": result.seconds,
         "exports": [asdict(export) for export in result.exports],
+        "pruned": None if result.pruned is None else pruned_document(result.pruned),
         "quantized": None if result.quantized is None else asdict(result.quantized),
         "notes": list(result.notes),
         "files": list(result.files),
+    }
+
+
+def pruned_document(report: PruneReport) -> dict[str, object]:
+    """Return the field ``pruned`` of the document."""
+    before, after = report.parameters
+    return {
+        "removed": report.removed,
+        "parameters": {"before": before, "after": after},
+        "layers": [{**asdict(row), "layers": list(row.layers), "removed": list(row.removed)} for row in report.layers],
     }

@@ -84,6 +84,12 @@ def test_the_terminal_shows_accuracy_and_speed_beside_float32(ckpt, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_search_for_dead_channels_says_what_it_found(ckpt, tmp_path):
+    text = succeed("fold", ckpt, tmp_path / "out", "--prune-dead", "--export", "onnx", "--dry-run", "--quiet")
+    assert "dead channel" in text or "no channel removed" in text
+    assert "verified" in text
+
+
 def test_bncli_load_runs_the_quantized_network(quantized):
     opened = bncli.load(quantized[0] / "model.int8.onnx")
     assert opened.logits(np.zeros((3, 8, 8, 1), np.uint8)).shape == (3, 10)

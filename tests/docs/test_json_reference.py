@@ -21,7 +21,7 @@ DOCUMENTS = (
     ("lr-find", "--steps", "10", "--lowest", "1e-9", "--highest", "1e-8", *TINY),
     ("sweep", "sweep.toml", "--quiet"),
     ("fold", "ckpt", "out", "--export", "safetensors,stablehlo"),
-    ("fold", "ckpt", "small", "--export", "onnx", "--quantize", "int8"),
+    ("fold", "ckpt", "small", "--export", "onnx", "--quantize", "int8", "--prune-dead"),
     ("report", "ckpt", "--out", "page.html"),
     ("report", "out", "ckpt", "--out", "pages.html"),
     ("eval", "ckpt"),
@@ -109,6 +109,8 @@ def documents(tmp_path_factory):
     from PIL import Image
 
     from bncli.cli.render import Fetched, fetched_json
+    from bncli.folding.prune.prune import PrunedLayers, PruneReport
+    from bncli.jobs.fold_report import pruned_document
 
     found: dict[str, list[object]] = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -118,6 +120,9 @@ def documents(tmp_path_factory):
         for words in DOCUMENTS:
             printed = document(*words)
             found.setdefault(printed["schema"], []).append(printed)
+        row = PrunedLayers(("Conv_0",), 8, (1,), zero=1, unread=0, constant=1, kept=0, reason="")
+        dead = pruned_document(PruneReport((row,), (100, 90)))  # no network of a few epochs has a dead channel
+        found["bncli.fold/1"].append({**found["bncli.fold/1"][0], "pruned": json.loads(json.dumps(dead))})
         failed = json.loads(invoke("predict", "ckpt", "digit.png", "missing.png", "--json").stdout)
         found[failed["schema"]].append(failed)
     fetched = fetched_json(Fetched("mnist", Path("mnist")))  # without its download

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import jax.export
@@ -19,7 +20,7 @@ from bncli.config.settings import ModelConfig
 from bncli.data import Augmentation
 from bncli.data.dataset import RawDataset, build_dataset
 from bncli.errors import FoldError
-from bncli.jobs.fold import fold_checkpoint
+from bncli.jobs.fold import FoldOptions, fold_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +171,39 @@ def test_another_programs_checkpoint_becomes_one_like_any_other(save, tmp_path):
     np.testing.assert_allclose(
         folded.apply_fn(folded.variables, images), original.apply_fn(original.variables, images), rtol=1e-4, atol=1e-5
     )
+
+
+def test_dead_channels_leave_the_checkpoint_and_its_exports(trained, tmp_path):
+    original = bncli.load(trained.out)
+    variables = jax.tree.map(np.array, original.variables)
+    variables["params"]["BatchNorm_0"]["scale"][1] = 0
+    variables["params"]["BatchNorm_0"]["bias"][1] = -0.5
+    planted = replace(original, variables=variables)
+    plain = fold_checkpoint(planted, tmp_path / "plain")
+    result = fold_checkpoint(
+        planted, tmp_path / "out", FoldOptions(prune_dead=True, exports=("stablehlo", "safetensors"))
+    )
+    assert result.pruned is not None
+    (row,) = result.pruned.layers
+    assert (row.layers, row.removed, row.zero) == (("Conv_0",), (1,), 1)
+    assert result.verification.passed
+    assert all(export.verification is None or export.verification.passed for export in result.exports)
+    assert plain.pruned is None
+    before, after = bncli.load(tmp_path / "plain"), bncli.load(tmp_path / "out")
+    assert before.variables["params"]["Conv_0"]["kernel"].shape[-1] == 4
+    assert after.variables["params"]["Conv_0"]["kernel"].shape[-1] == 3
+    for number in (1, 5):
+        images = np.random.default_rng(number).integers(0, 256, (number, 8, 8, 1), dtype=np.uint8)
+        np.testing.assert_allclose(after.logits(images), before.logits(images), rtol=1e-4, atol=1e-5)
+    document = json.loads((tmp_path / "out" / "fold_report.json").read_text())["pruned"]
+    assert document["removed"] == 1
+    assert document["parameters"]["after"] < document["parameters"]["before"]
+
+
+def test_without_a_dead_channel_pruning_says_so_and_changes_nothing(trained, tmp_path):
+    original = bncli.load(trained.out)
+    plain = fold_checkpoint(original, tmp_path / "plain")
+    pruned = fold_checkpoint(original, tmp_path / "out", FoldOptions(prune_dead=True))
+    assert pruned.pruned is not None
+    assert pruned.pruned.removed == 0
+    assert plain.verification == pruned.verification

@@ -13,6 +13,7 @@ from bncli.cli.render.words import counted, marked
 
 if TYPE_CHECKING:
     from bncli.folding import FoldReport, NormReport
+    from bncli.folding.prune.prune import PrunedLayers, PruneReport
     from bncli.jobs.export import ExportReport
     from bncli.jobs.fold_report import FoldResult
     from bncli.jobs.quantize import QuantizeReport
@@ -33,6 +34,7 @@ def fold_text(result: FoldResult) -> RenderableType:
     lines = (
         *map(marked, result.notes),
         f"[bold]{report.folded} folded, {report.kept} kept[/] in {result.seconds:.2f} s",
+        *(_pruned_lines(result.pruned) if result.pruned else ()),
         *_verification_lines(result),
         *map(_export_line, result.exports),
         *(_quantized_lines(result.quantized) if result.quantized else ()),
@@ -60,6 +62,29 @@ def _export_line(export: ExportReport) -> str:
     if proof is not None and not proof.passed:
         error += f" (not proved: {marked(proof.note or '')})"
     return f"  {export.file}: {export.size / 1e6:.2f} MB{error}"
+
+
+def _pruned_lines(report: PruneReport) -> tuple[str, ...]:
+    before, after = report.parameters
+    if not report.layers:
+        return ("no dead channels: for some image within the range of pixels, each may pass something on",)
+    head = (
+        f"{counted(report.removed, 'dead channel')} removed: {before:,} parameters before, {after:,} after"
+        if report.removed
+        else "no channel removed"
+    )
+    return (head, *map(_pruned_line, report.layers))
+
+
+def _pruned_line(row: PrunedLayers) -> str:
+    parts = [
+        f"{row.zero} always 0 where they are read" if row.zero else "",
+        f"{row.unread} read with the weight 0 alone" if row.unread else "",
+        f"{row.kept} dead but kept, because {row.reason}" if row.kept else "",
+        f"{row.constant} kept, because they pass a constant on" if row.constant else "",
+    ]
+    what = f"{', '.join(row.layers)}, of {counted(row.channels, 'channel')}"
+    return f"  {marked(what)}: {marked('; '.join(filter(None, parts)))}"
 
 
 def _quantized_lines(report: QuantizeReport) -> tuple[str, ...]:
