@@ -27,6 +27,7 @@ FindingCode = Literal[
     "stale-statistics",
     "train-eval-gap",
     "train-mode",
+    "undebiased-variance",
 ]
 FreezeBn = Literal["statistics", "all"]
 Init = Literal["he", "glorot", "lecun", "orthogonal", "normal"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import jax
 
@@ -62,7 +61,7 @@ class Folded:
         return run(self.program, graph, dict(flatten(variables)), x)
 
     @cached_property
-    def module(self) -> Any:  # noqa: ANN401 — a module of the user's framework, which this room does not know
+    def module(self) -> Pytree:
         """The user's own module with an identity in the place of each folded BN, and the new weights.
 
         Raises:

@@ -10,7 +10,6 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 
@@ -67,7 +66,7 @@ def framework_of(network: object) -> Framework | None:
 
 def bound(
     framework: Framework | None, call: str, last: str, positional: Sequence[object], named: Mapping[str, object]
-) -> dict[str, Any]:
+) -> dict[str, Pytree]:
     """The arguments of a call by name.
 
     Args:
@@ -94,7 +93,7 @@ def bound(
     return given
 
 
-def adapted(network: object, framework: Framework, given: Mapping[str, Any], *, eval_mode: bool = False) -> Adapted:
+def adapted(network: object, framework: Framework, given: Mapping[str, Pytree], *, eval_mode: bool = False) -> Adapted:
     """The network as a pure function.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -35,6 +35,7 @@ class Adapted:
         norms: BN layer -> its settings.
         again: the same for another object of the framework: one without BN.
         updates: BN layer -> the number of updates of its statistics, where the framework counts them.
+        excess: BN layer -> the amount by which its variance is too large in eval mode, where that is known.
         train_mode: the BN layers that normalise by the batch in the mode that the user left the network in.
         with_statistics: the user's object with new statistics.
         module: the user's module for a folded network; None if the framework has no such thing.
@@ -45,8 +46,9 @@ class Adapted:
     variables: Variables = field(repr=False)
     norms: Mapping[str, BatchNormSettings]
     with_statistics: Callable[[NewStatistics], object] = field(repr=False)
-    again: Callable[[Any], Adapted] = field(repr=False)
+    again: Callable[[Pytree], Adapted] = field(repr=False)
     updates: Mapping[str, int] = field(default_factory=dict)
+    excess: Mapping[str, float] = field(default_factory=dict)
     train_mode: tuple[str, ...] = ()
     module: Callable[[Folded], object] | None = field(default=None, repr=False)
 

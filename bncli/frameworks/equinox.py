@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
@@ -67,13 +67,20 @@ class _Norm:
         return 1.0 if self.counter is None else float(1 - self.layer.momentum ** max(int(self.counter), 1))
 
     @property
+    def excess(self) -> float:
+        """mⁿ/(1 − mⁿ): what is left of the hidden variance's start, 1, after the division."""
+        return 0.0 if self.is_new else (1 - self.debiasing) / self.debiasing
+
+    @property
     def is_new(self) -> bool:
         """True if no update was ever made, so that eval mode divides by zero."""
         return self.counter is not None and not int(self.counter)
 
     @property
     def statistics(self) -> dict[str, jax.Array]:
-        """Mean and variance as eval mode uses them."""
+        """Mean and variance as eval mode uses them; the start values, 0 and 1, before the first update."""
+        if self.is_new:
+            return {MEAN: self.mean, VAR: self.var}
         return {MEAN: self.mean / self.debiasing, VAR: self.var / self.debiasing}
 
 
@@ -121,7 +128,7 @@ def adapt(model: eqx.Module, state: eqx.nn.State | None, *, eval_mode: bool = Fa
         },
         with_statistics=lambda new: _with_statistics(state, norms, new),
         again=lambda other: adapt(other, state),
-        updates={name: int(norm.counter) for name, norm in norms.items() if norm.counter is not None},
+        excess={name: norm.excess for name, norm in norms.items() if norm.counter is not None},
         train_mode=tuple(name for name, norm in norms.items() if not norm.layer.inference),
         module=lambda folded: _without_norms(model, norms, folded),
     )
@@ -145,7 +152,7 @@ def _norms(model: eqx.Module, state: eqx.nn.State | None) -> dict[str, _Norm]:
 
 def _norm(layer: eqx.nn.BatchNorm, state: eqx.nn.State) -> _Norm:
     """The layer with its states; releases before 0.13 have one mode, "ema"."""
-    fields: Mapping[str, Any] = vars(layer)
+    fields: Mapping[str, Pytree] = vars(layer)
     if fields.get("mode") == "batch":
         mean, var = state.get(fields["batch_state_index"])
         return _Norm(layer, mean, var, state.get(fields["batch_counter"]), None)

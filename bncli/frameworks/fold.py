@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from bncli.errors import FoldError
 from bncli.folding import Folded
@@ -18,7 +17,7 @@ from bncli.frameworks.adapted import Adapted
 
 
 def fold(
-    network: Any,  # noqa: ANN401 — of any framework, none of which may be imported here
+    network: Pytree,
     *arguments: Pytree,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),

@@ -53,7 +53,7 @@ def adapt(model: keras.Model) -> Adapted:
         return outputs
 
     return Adapted(
-        framework="keras",
+        framework="keras-model",
         apply_fn=apply_fn,
         variables=filed({paths[id(variable)]: variable.value for variable in (*trainable, *others)}),
         norms={name: BatchNormSettings(float(layer.epsilon), float(layer.momentum)) for name, layer in norms.items()},
@@ -86,9 +86,8 @@ def _layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
         if id(found) not in seen:
             seen.add(id(found))
             yield found
-            stack.extend(
-                found._flatten_layers(include_self=False, recursive=False)
-            )  # `layers` lists those of models only
+            # Private, because `layers` lists the inner layers of models only.
+            stack.extend(reversed(list(found._flatten_layers(include_self=False, recursive=False))))
 
 
 def _layer_name(layer: keras.layers.Layer, model: keras.Model) -> str:

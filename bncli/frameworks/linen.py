@@ -23,6 +23,7 @@ from flax.core import tracers
 from flax.linen.module import InterceptorContext
 
 from bncli.errors import ModelError
+from bncli.folding.trace.graph import Pytree
 from bncli.process.flags import once_compiler_options
 
 Variables: TypeAlias = Mapping[str, Any]  # {"params": …, "batch_stats": …}, or a part of it: a tree of arrays
@@ -111,7 +112,7 @@ class Network:
         result: jax.Array = logits.astype(jnp.float32)
         return result
 
-    def outputs(self, variables: Variables, *inputs: Any) -> Any:  # noqa: ANN401 — whatever the module takes and returns
+    def outputs(self, variables: Variables, *inputs: Pytree) -> Pytree:
         """The module's outputs in eval mode, as it returns them."""
         return self.module.apply(variables, *inputs, **self._mode(False))
 

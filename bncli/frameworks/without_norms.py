@@ -1,4 +1,4 @@
-"""What a user's module without BN holds: the arrays of a folded network by module, and the layers it keeps."""
+"""The contents of a user's module without BN: the arrays of a folded network by module, and the layers it keeps."""
 
 from __future__ import annotations
 

@@ -108,6 +108,17 @@ RULES: tuple[Rule | NetworkRule, ...] = (
         remedy="{recalibrate}. Next time train longer{or_momentum}.",
     ),
     Rule(
+        code="undebiased-variance",
+        severities=("warning",),
+        when=f"mⁿ/(1 − mⁿ) > {100 * statistics.MAX_RESIDUAL:g} % of var + ε, after n updates at momentum m",
+        why='Equinox\'s mode="batch" divides the hidden variance by 1 − mⁿ, which starts at 1, not at 0: after '
+        "100 updates at 0.99 the variance is too large by 0.58",
+        unless=(*BROKEN, "never-updated"),
+        affected=statistics.undebiased,
+        message=statistics.undebiased_message,
+        remedy="{recalibrate}. Next time train longer{or_momentum}.",
+    ),
+    Rule(
         code="momentum-convention",
         severities=("warning",),
         when=f"momentum < {statistics.MIN_MOMENTUM:g}, as the weight of the old value",

@@ -35,6 +35,8 @@ class BatchNormArrays:
         measured: True if mean and var were measured over data after training, and are not running averages.
         train_mode: True if the file normalises by the batch in this layer, and ignores its statistics.
         frozen: True if training used and kept the statistics, as inference does.
+        excess: the amount by which the running variance is too large, because its start was not removed as it should
+            be: Equinox's ``mode="batch"``.
         kept: why a fold would keep the layer; None if it would not, or if that is unknown.
     """
 
@@ -52,6 +54,7 @@ class BatchNormArrays:
     measured: bool = False
     train_mode: bool = False
     frozen: bool = False
+    excess: float = 0.0
     kept: str | None = None
 
     @property

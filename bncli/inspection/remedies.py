@@ -42,6 +42,29 @@ _BNCLI = _FLAX | {
     "momentum": "--bn-momentum {keep:g}",
     "recalibrate": "bncli recalibrate {path} OUT",
 }
+_NNX = _FLAX | {
+    "epsilon": "epsilon of nnx.BatchNorm",
+    "momentum": "nnx.BatchNorm(momentum={keep:g})",
+    "one_pass": "set nnx.BatchNorm(use_fast_variance=False)",
+    "recalibrate": "module = bncli.recalibrate(module, batches)",
+    "synchronise": "use nnx.BatchNorm(axis_name=…)",
+    "update": "train after model.train(), and save nnx.state(model) with its BatchStat variables",
+}
+_EQUINOX = _ANYWHERE | {
+    "epsilon": "eps of eqx.nn.BatchNorm",
+    "momentum": "eqx.nn.BatchNorm(momentum={keep:g})",
+    "recalibrate": "state = bncli.recalibrate(model, batches, state=state)",
+    "synchronise": "give eqx.nn.BatchNorm the axis_name of all devices",
+    "update": "keep the state that the model returns, and save it with the model",
+}
+_HAIKU = _ANYWHERE | {
+    "epsilon": "eps of hk.BatchNorm",
+    "momentum": "hk.BatchNorm(decay_rate={keep:g})",
+    "recalibrate": "state = bncli.recalibrate(transformed, params, state, batches)",
+    "synchronise": "use hk.BatchNorm(cross_replica_axis=…)",
+    "update": "call with is_training=True, and keep and save the state that apply returns",
+}
+_KERAS_LIVE = {"recalibrate": "bncli.recalibrate(model, batches)"}
 _KERAS = _ANYWHERE | {
     "epsilon": "epsilon of BatchNormalization",
     "momentum": "BatchNormalization(momentum={keep:g})",
@@ -59,9 +82,13 @@ _PYTORCH = _ANYWHERE | {
 # format of a report -> its phrases; other formats use those that hold anywhere.
 PHRASES: Mapping[str, Phrases] = {
     "bncli": _BNCLI,
+    "equinox": _EQUINOX,
     "flax-msgpack": _FLAX,
     "flax-variables": _FLAX,
+    "haiku": _HAIKU,
     "keras": _KERAS,
+    "keras-model": _KERAS | _KERAS_LIVE,
+    "nnx": _NNX,
     "orbax": _FLAX,
     "pytorch": _PYTORCH,
 }

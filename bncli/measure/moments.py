@@ -9,7 +9,7 @@ Letters: B batch size, C channels of one layer, N examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from bncli.errors import ModelError
 from bncli.folding.trace.graph import trace
@@ -94,6 +95,22 @@ def layer_statistics(variables: Variables, name: str) -> tuple[np.ndarray, np.nd
     return np.asarray(stats["mean"]).reshape(-1), np.asarray(stats["var"]).reshape(-1)
 
 
+def with_statistics(variables: Variables, moments: Mapping[str, Moments]) -> Variables:
+    """The variables with these means and variances as running statistics, in their original dtypes."""
+    stats = traverse_util.flatten_dict(variables["batch_stats"])
+    for name, found in moments.items():
+        layer = tuple(name.split("/")) if name else ()
+        for statistic, new in (("mean", found.mean), ("var", found.var)):
+            stats[*layer, statistic] = like(stats[*layer, statistic], new)
+    return {**variables, "batch_stats": traverse_util.unflatten_dict(stats)}
+
+
+def like(old: jax.Array | np.ndarray, new: np.ndarray) -> jax.Array | np.ndarray:
+    """The new numbers in the shape and the dtype of the old ones."""
+    array = new.reshape(np.shape(old)).astype(old.dtype)
+    return jnp.asarray(array) if isinstance(old, jax.Array) else array
+
+
 class Pool:
     """Pools the moments of single examples.
 
@@ -145,7 +162,7 @@ class Observer:
         """
         self._apply_fn = apply_fn
         self._values_per_example: dict[str, list[int]] = {}
-        self.epsilons = _epsilons(apply_fn, variables, example)
+        self.epsilons = epsilons_of(apply_fn, variables, example)
         self.layers = tuple(self.epsilons)
         self.levels = self._find_levels(variables, example)
         self._moments = jax.jit(pad_small_images(self._example_moments))
@@ -163,6 +180,14 @@ class Observer:
                 for (mean, deviations), count in zip(calls, self._values_per_example[name], strict=True):
                     pools[name].add(np.asarray(mean)[:num_real], np.asarray(deviations)[:num_real], count=count)
         return {name: pool.moments for name, pool in pools.items()}
+
+    def statistics(self, variables: Variables, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """The layer's running mean and variance, [C] each."""
+        return layer_statistics(variables, layer)
+
+    def replaced(self, variables: Variables, moments: Mapping[str, Moments]) -> Variables:
+        """The variables with these means and variances as running statistics."""
+        return with_statistics(variables, moments)
 
     def _find_levels(self, variables: Variables, example: Example) -> list[list[str]]:
         if not self.layers:
@@ -189,8 +214,11 @@ def inputs_of_batch_norms(apply_fn: ApplyFn, variables: Variables, x: jax.Array)
     return record_batch_norms(apply_fn, variables, x, lambda norm, inputs, outputs: _by_example(inputs, norm, len(x)))
 
 
-def _epsilons(apply_fn: ApplyFn, variables: Variables, example: Example) -> dict[str, float]:
-    """ε by layer, in the order of the calls; the dict that a function under ``jit`` returns would lose that order."""
+def epsilons_of(apply_fn: ApplyFn, variables: Variables, example: Example) -> dict[str, float]:
+    """ε of each linen BN layer that the function calls, in the order of the calls.
+
+    The dict that a function under ``jit`` returns would lose that order.
+    """
     found: dict[str, float] = {}
 
     def note(variables: Variables, x: jax.Array) -> None:

@@ -10,26 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from bncli.errors import UsageError
+from bncli.folding.proof.examples import count
+from bncli.folding.trace.arguments import described
+from bncli.folding.trace.graph import Pytree
+from bncli.frameworks.adapt import adapted, bound, framework_of
 from bncli.frameworks.linen import Network, Variables
-from bncli.measure.moments import (
-    ApplyFn,
-    Drift,
-    Moments,
-    Observer,
-    drift,
-    layer_statistics,
-)
+from bncli.measure.moments import ApplyFn, Drift, Moments, Observer, drift, epsilons_of, with_statistics
+from bncli.measure.traced import TracedObserver
 
 # Inputs [B, ...], and the number of real ones; the inputs after those are padding.
-Batches: TypeAlias = Iterable[tuple[jax.Array, int]]
+Batches: TypeAlias = Iterable[tuple[Pytree, int]]
 
 # By default 200 batches: a mean estimated over 12,800 examples is off by 1 % of a standard deviation.
 BATCHES = 200
@@ -62,27 +59,45 @@ class Recalibration:
     runs: int
 
 
-def recalibrate(apply_fn: ApplyFn, variables: Variables, batches: Iterable[jax.Array | np.ndarray]) -> Variables:
+def recalibrate(network: Pytree, *arguments: Pytree, **named: Pytree) -> Pytree:
     """Replace each BN layer's running statistics by those of its inputs over all batches.
 
+    ================================================== ===========================================================
+    ``recalibrate(apply_fn, variables, batches)``      new variables, for any function ``apply_fn(variables, x)``
+    ``recalibrate(module, variables, batches)``        new variables of a linen module
+    ``recalibrate(module, batches)``                   a new NNX module
+    ``recalibrate(model, batches, state=state)``       a new state of an Equinox model
+    ``recalibrate(transformed, params, state, batches)`` a new state of a function transformed by Haiku
+    ``recalibrate(model, batches)``                    the same Keras model: it holds its statistics
+    ================================================== ===========================================================
+
     This also gives averaged weights (EMA, SWA), which have no statistics of their own, the right ones: pass them as
-    ``params``.
+    ``params``. Networks of a framework are called in eval mode, whatever mode they are in; a function must be in it.
 
     Args:
-        apply_fn: ``(variables, x) -> outputs`` of a linen module in inference mode.
-        variables: {"params": …, "batch_stats": …}.
-        batches: inputs [B, ...] of any batch size; read several times, so pass a list, not a generator.
-
-    Returns:
-        The variables with the new batch_stats.
+        network: a function or a network.
+        arguments: its arrays, where it does not hold them, and the batches, as in the table. Batches are inputs
+            [B, ...] of any batch size. They are read several times, so pass a list, not a generator.
+        named: the same by name.
 
     Raises:
-        UsageError: ``batches`` is empty or can be read only once.
+        UsageError: ``batches`` is empty or can be read only once, or an argument is missing.
         ModelError: the network has no BN layer, or one in a loop.
     """
-    if iter(batches) is batches:
+    framework = framework_of(network)
+    given = bound(framework, "recalibrate", "batches", arguments, named)
+    if iter(given["batches"]) is given["batches"]:
         raise UsageError("batches can be read only once", remedy="Pass a list: the data are read once per layer.")
-    return recalibrate_measured(apply_fn, variables, _Whole(batches)).variables
+    batches = _Whole(given["batches"])
+    if framework is None:
+        return recalibrate_measured(network, given["variables"], batches).variables
+    user = adapted(network, framework, given, eval_mode=True)
+    first = _first(batches)
+    if epsilons_of(user.apply_fn, user.variables, first):
+        return recalibrate_measured(user.apply_fn, user.variables, batches).variables
+    observer = TracedObserver(user.apply_fn, user.variables, first)
+    done = _recalibrated(observer, user.variables, batches)
+    return user.with_statistics({layer: observer.statistics(done.variables, layer) for layer in observer.layers})
 
 
 def recalibrate_measured(
@@ -96,8 +111,8 @@ def recalibrate_measured(
     """Recalibrate as ``recalibrate`` does, and measure the drift of each layer before and after.
 
     Args:
-        apply_fn: the network in inference mode.
-        variables: params and batch_stats.
+        apply_fn: the network in inference mode, of linen modules or any other function.
+        variables: its arrays.
         batches: inputs, and the number of real ones in each batch; read several times.
         max_runs: largest number of runs; None for as many as an exact result needs.
         kept: layers that keep their statistics.
@@ -106,16 +121,60 @@ def recalibrate_measured(
         UsageError: there are no batches.
         ModelError: the network has no BN layer, or one in a loop.
     """
+    first = _first(batches)
+    observes = Observer if _is_linen(apply_fn, variables, first) else TracedObserver
+    return _recalibrated(observes(apply_fn, variables, first), variables, batches, max_runs=max_runs, kept=kept)
+
+
+class Measuring(Protocol):
+    """An observer of the BN layers of a network, as ``Observer`` and ``TracedObserver`` are."""
+
+    layers: tuple[str, ...]
+    levels: list[list[str]]
+    epsilons: dict[str, float]
+
+    def measure(self, variables: Pytree, batches: Batches) -> dict[str, Moments]:
+        """The moments of each layer's inputs."""
+
+    def statistics(self, variables: Pytree, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        """The layer's running mean and variance."""
+
+    def replaced(self, variables: Pytree, moments: Mapping[str, Moments]) -> Pytree:
+        """The variables with these running statistics."""
+
+
+def _first(batches: Batches) -> Pytree:
+    """The description of the first batch.
+
+    Raises:
+        UsageError: there is none.
+    """
     first = next(iter(batches), None)
     if first is None:
         raise UsageError("there are no batches to measure", remedy="Pass at least one.")
-    observer = Observer(apply_fn, variables, jax.ShapeDtypeStruct(first[0].shape, first[0].dtype))
+    return described(first[0], "input")
+
+
+def _is_linen(apply_fn: ApplyFn, variables: Pytree, example: Pytree) -> bool:
+    """True if the function calls linen modules with BN, or has no statistics that its trace could show."""
+    is_dict = isinstance(variables, Mapping) and "batch_stats" in variables
+    return is_dict and bool(epsilons_of(apply_fn, variables, example))
+
+
+def _recalibrated(
+    observer: Measuring,
+    variables: Pytree,
+    batches: Batches,
+    *,
+    max_runs: int | None = None,
+    kept: Collection[str] = (),
+) -> Recalibration:
     runs = len(observer.levels) if max_runs is None else min(max_runs, len(observer.levels))
     measured = observer.measure(variables, batches)
     before = _drifts(observer, variables, measured)
     current, after, done = variables, before, 0
     while done < runs and not all(left.is_rounding for name, left in after.items() if name not in kept):
-        current = with_statistics(current, {name: new for name, new in measured.items() if name not in kept})
+        current = observer.replaced(current, {name: new for name, new in measured.items() if name not in kept})
         measured = observer.measure(current, batches)
         after = _drifts(observer, current, measured)
         done += 1
@@ -157,24 +216,9 @@ def batch_statistics_of(
     return measured
 
 
-def with_statistics(variables: Variables, moments: Mapping[str, Moments]) -> Variables:
-    """The variables with these means and variances as running statistics, in their original dtypes."""
-    stats = traverse_util.flatten_dict(variables["batch_stats"])
-    for name, found in moments.items():
-        layer = tuple(name.split("/")) if name else ()
-        for statistic, new in (("mean", found.mean), ("var", found.var)):
-            stats[*layer, statistic] = _like(stats[*layer, statistic], new)
-    return {**variables, "batch_stats": traverse_util.unflatten_dict(stats)}
-
-
-def _like(old: jax.Array | np.ndarray, new: np.ndarray) -> jax.Array | np.ndarray:
-    array = new.reshape(np.shape(old)).astype(old.dtype)
-    return jnp.asarray(array) if isinstance(old, jax.Array) else array
-
-
-def _drifts(observer: Observer, variables: Variables, measured: Mapping[str, Moments]) -> dict[str, Drift]:
+def _drifts(observer: Measuring, variables: Pytree, measured: Mapping[str, Moments]) -> dict[str, Drift]:
     return {
-        name: drift(*layer_statistics(variables, name), measured[name], epsilon=observer.epsilons[name])
+        name: drift(*observer.statistics(variables, name), measured[name], epsilon=observer.epsilons[name])
         for name in observer.layers
     }
 
@@ -182,8 +226,8 @@ def _drifts(observer: Observer, variables: Variables, measured: Mapping[str, Mom
 class _Whole:
     """Batches without padding."""
 
-    def __init__(self, batches: Iterable[jax.Array | np.ndarray]) -> None:
+    def __init__(self, batches: Iterable[Pytree]) -> None:
         self._batches = batches
 
-    def __iter__(self) -> Iterator[tuple[jax.Array, int]]:
-        return ((jnp.asarray(x), len(x)) for x in self._batches)
+    def __iter__(self) -> Iterator[tuple[Pytree, int]]:
+        return ((jax.tree.map(jnp.asarray, x), count(x)) for x in self._batches)

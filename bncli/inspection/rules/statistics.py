@@ -111,6 +111,20 @@ def never_updated_message(layer: BatchNormArrays, channels: Channels) -> str:
     )
 
 
+def undebiased(layer: BatchNormArrays) -> Flags:
+    """Channels whose variance is too large by more than a hundredth of what it should be."""
+    return np.asarray(layer.excess > np.maximum(MAX_RESIDUAL * (layer.var - layer.excess + layer.epsilon), 0))
+
+
+def undebiased_message(layer: BatchNormArrays, channels: Channels) -> str:
+    """The amount, and the variance without it."""
+    right = np.median(at(layer.var, channels)) - layer.excess
+    return (
+        f"{of_channels(layer, channels)}: the running variance is too large by {layer.excess:.3g}, the rest of its"
+        f" start at 1, where {max(right, 0):.3g} is right in the median channel"
+    )
+
+
 def residual(layer: BatchNormArrays) -> float | None:
     """momentum^updates, the share of the initial value left in running averages; None if unknown or not averages.
 
