@@ -5,6 +5,7 @@ The rooms of the package, from the top. Imports point downwards only::
     cli/         the commands: the only place that imports typer and rich, and the only one that prints
     jobs/        the work of each command, without a terminal: fold, export, evaluate, predict, recalibrate, bench
     training/    the training state, optimizer and step, and the loop that drives them
+    weights/     weights of other libraries and checkpoints, to start from: names, layouts, preprocessing
     inspection/  BN layers in numbers, and the findings about them
     checkpoint/  saving, restoring and verifying: the only importer of orbax
     measure/     the score of a network on a split, the moments of its BN inputs, population statistics

@@ -29,6 +29,7 @@ ROOMS = (
     "measure",
     "checkpoint",
     "inspection",
+    "weights",
     "training",
     "jobs",
     "cli",
@@ -42,6 +43,7 @@ GUESTS = ("equinox", "haiku", "keras")
 DOORS = {
     "equinox": {"frameworks/equinox.py"},
     "h5py": {"inspection/readers/hdf5.py"},
+    "huggingface_hub": {"weights/hub.py"},
     "jax.extend": {"checkpoint/program.py", "folding/trace/graph.py"},
     "jax.extend.core": {"folding/trace/graph.py"},
     "haiku": {"frameworks/haiku.py"},
@@ -176,7 +178,7 @@ def test_each_dependency_has_one_door(path: Path) -> None:
 
 def test_every_imported_distribution_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = ("keras", "mlflow", "onnx", "sweep", "tensorboard", "trackio", "wandb")
+    extras = ("hub", "keras", "mlflow", "onnx", "sweep", "tensorboard", "trackio", "wandb")
     stated = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     declared = {_distribution(line) for line in stated}
     packages = importlib.metadata.packages_distributions()

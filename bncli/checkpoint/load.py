@@ -179,7 +179,7 @@ def _require_input_memory(origin: Path, config: CheckpointConfig) -> None:
 
 def _require_logits(folded: Checkpoint) -> None:
     """Raise CheckpointError unless the program of a folded checkpoint makes logits of its arrays; nothing is run."""
-    path, dataset = folded.path / FORWARD, folded.config.dataset
+    path, classes = folded.path / FORWARD, folded.config.num_classes
     images = folded.preprocessor.input_spec(2)
     try:
         made = jax.eval_shape(folded.apply_fn, folded.variables, images)
@@ -188,7 +188,6 @@ def _require_logits(folded: Checkpoint) -> None:
         raise CheckpointError(
             f"{path} cannot be applied to the arrays saved with it: {reason}", remedy=_FOLD_AGAIN
         ) from error
-    classes = None if dataset is None else len(dataset.class_names)
     if not (
         isinstance(made, jax.ShapeDtypeStruct)
         and jnp.issubdtype(made.dtype, jnp.floating)
@@ -231,11 +230,11 @@ def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Ne
 
 def _built(config: CheckpointConfig, named: ModelConfig, *, sha256: str | None) -> Network:
     """The network; the user's own code must have this SHA-256, unless it is None."""
-    if config.dataset is None:
+    if config.num_classes is None:
         return build_own_network(named.name, named.args, sha256=sha256)
     return build_network(
         named,
-        num_classes=len(config.dataset.class_names),
+        num_classes=config.num_classes,
         image_shape=config.preprocessing.image_shape,
         precision=config.run.training.precision,
         sha256=sha256,

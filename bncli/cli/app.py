@@ -72,6 +72,10 @@ COMMANDS = {
         "fold:fold",
         "Merge BN into its neighbours, prove on data that nothing changed, and write a checkpoint without BN.",
     ),
+    "convert": Place(
+        "convert:convert",
+        "Make a checkpoint of the weights of torchvision or timm, for every other command to take.",
+    ),
     "recalibrate": Place(
         "recalibrate:recalibrate",
         'Replace running averages by the true statistics of the training images ("precise BN").',

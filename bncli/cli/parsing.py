@@ -41,6 +41,11 @@ def absolute_source(source: str) -> str:
     return str(_expanded(source).resolve()) if is_own_data(source) else source
 
 
+def absolute_weights(source: str) -> str:
+    """The absolute form of a path of weights; ``hf://ORG/NAME`` stays as it is."""
+    return source if "://" in source else str(_expanded(source).resolve())
+
+
 def is_own_data(source: str) -> bool:
     """True if ``--data`` is a folder or file, and not the name of a known data set."""
     if not _expanded(source).exists():

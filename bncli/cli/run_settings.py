@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from bncli.cli.parsing import absolute_model_name, absolute_source, is_own_data, model_arguments
+from bncli.cli.parsing import (
+    absolute_model_name,
+    absolute_source,
+    absolute_weights,
+    is_own_data,
+    model_arguments,
+)
 from bncli.config.file_names import displayed
 from bncli.config.options import by_key, by_parameter, options, sections_of
 from bncli.errors import CheckpointError, ConfigError, UsageError
@@ -30,18 +36,29 @@ class NewRun:
         asked: those that the user chose.
         from_recipe: those that its recipe decided.
         follows_data: True if its recipe depends on the data, which are not read yet; see ``fitted``.
+        recipe: the recipe; None if there is none, or if it depends on the data.
+        from_weights: those that its pretrained weights decided, which ``asked`` has too.
     """
 
     config: RunConfig
     asked: Values = field(default_factory=dict, repr=False)
     from_recipe: Values = field(default_factory=dict)
     follows_data: bool = False
+    recipe: Recipe | None = None
+    from_weights: Values = field(default_factory=dict)
+
+    def with_weights(self, decided: Values) -> NewRun:
+        """The run with the settings that its weights decide, above those of its recipe."""
+        asked = {**self.asked, **decided}
+        return replace(_resolved(asked, self.recipe, follows_data=self.follows_data), from_weights=decided)
 
     def fitted(self, num_train: int) -> NewRun:
         """The run for this number of training images."""
         from bncli.config.recipes import own_data
 
-        return _with_recipe(self.asked, own_data(num_train)) if self.follows_data else self
+        if not self.follows_data:
+            return self
+        return replace(_with_recipe(self.asked, own_data(num_train)), from_weights=self.from_weights)
 
 
 def new_run(ctx: typer.Context) -> NewRun:
@@ -58,9 +75,15 @@ def new_run(ctx: typer.Context) -> NewRun:
     name = ctx.params["recipe"] or (file.recipe if file else None)
     data = str({**defaults(), **asked}[by_parameter()["data"]])
     recipe = named_recipe(name, data=data)
-    if name == AUTO or (name is None and is_own_data(data)):
-        return NewRun(_validated({**defaults(), **asked}), asked, follows_data=True)
-    return NewRun(_validated({**defaults(), **asked}), asked) if recipe is None else _with_recipe(asked, recipe)
+    return _resolved(asked, recipe, follows_data=name == AUTO or (name is None and is_own_data(data)))
+
+
+def _resolved(asked: Values, recipe: Recipe | None, *, follows_data: bool) -> NewRun:
+    from bncli.config.recipes import defaults
+
+    if recipe is not None and not follows_data:
+        return _with_recipe(asked, recipe)
+    return NewRun(_validated({**defaults(), **asked}), asked, follows_data=follows_data)
 
 
 def _with_recipe(asked: Values, recipe: Recipe) -> NewRun:
@@ -68,7 +91,7 @@ def _with_recipe(asked: Values, recipe: Recipe) -> NewRun:
     from bncli.config.recipes import defaults, recommended
 
     chosen = recommended(recipe, asked)
-    return NewRun(_validated({**defaults(), **chosen, **asked}), asked, chosen)
+    return NewRun(_validated({**defaults(), **chosen, **asked}), asked, chosen, recipe=recipe)
 
 
 def resumed_run(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:
@@ -139,7 +162,8 @@ def field_value(parameter: str, value: object) -> object:
 
 def _absolute(parameter: str, value: object) -> object:
     """The value with its path made absolute, if it is one, so that the run can be continued from any directory."""
-    absolute = {"data": absolute_source, "model": absolute_model_name}.get(parameter)
+    paths = {"data": absolute_source, "model": absolute_model_name, "weights": absolute_weights}
+    absolute = paths.get(parameter)
     if not isinstance(value, str):
         return value
     return displayed(absolute(value) if absolute is not None else value)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bncli.config.settings import RunConfig
     from bncli.jobs.loggers.run_loggers import RunLoggers
     from bncli.training.loop import Trainer
+    from bncli.weights import Pretrained
 
 
 @with_settings
@@ -80,7 +81,7 @@ def train(
     if resume:
         asked = NewRun(resumed_run(ctx, out, quiet=quiet))
     if print_config:
-        _print(_fitted(asked, quiet=quiet).config)
+        _print(_fitted(asked, out, resume=resume, quiet=quiet).config)
         return
     from bncli import checkpoint
     from bncli.cli import render
@@ -119,13 +120,32 @@ def _print(settings: RunConfig) -> None:
     write_result(run_file_text(settings))
 
 
-def _fitted(asked: NewRun, *, quiet: bool) -> NewRun:
-    """The run, fitted to its data if its recipe depends on them."""
+def _fitted(asked: NewRun, out: Path, *, resume: bool, quiet: bool) -> NewRun:
+    """The run with what its weights decide, fitted to its data if its recipe depends on them."""
     from bncli.cli import session
 
+    asked, _ = _with_weights(asked, out, resume=resume, quiet=quiet)
     if not asked.follows_data:
         return asked
     return asked.fitted(len(session.training_data(asked.config, quiet=quiet).train))
+
+
+def _with_weights(asked: NewRun, out: Path, *, resume: bool, quiet: bool) -> tuple[NewRun, Pretrained | None]:
+    """(the run with the settings that its pretrained weights decide, the weights; None if it needs none)."""
+    if asked.config.model.weights is None:
+        return asked, None
+    from bncli.cli import display
+    from bncli.jobs.train import pretrained_of, with_weights
+    from bncli.training.run import needs_weights
+
+    if resume:
+        needed = needs_weights(asked.config, out, resume=True)
+        return asked, pretrained_of(asked.config.model) if needed else None
+    values, pretrained = with_weights(asked.asked)
+    for note in pretrained.notes if pretrained is not None else ():
+        display.note(note, quiet=quiet)
+    decided = {option: value for option, value in values.items() if asked.asked.get(option, ...) != value}
+    return asked.with_weights(decided), pretrained
 
 
 def _set_up(asked: NewRun, *, quiet: bool, allow_bad_jaxlib: bool) -> None:
@@ -146,20 +166,21 @@ def _trainer(asked: NewRun, out: Path, *, resume: bool, quiet: bool) -> Iterator
     from bncli.cli import session
     from bncli.training.run import create_trainer
 
+    asked, pretrained = _with_weights(asked, out, resume=resume, quiet=quiet)
     dataset = session.training_data(asked.config, quiet=quiet)
     run = asked.fitted(len(dataset.train))
-    trainer = create_trainer(run.config, dataset, out, compile_ahead=not resume)
+    trainer = create_trainer(run.config, dataset, out, pretrained=pretrained, compile_ahead=not resume)
     with checkpoint.locked(out):
         yield run, trainer
 
 
 def _announce(new: NewRun, trainer: Trainer, *, quiet: bool) -> None:
-    """Show what is about to be trained, and the settings that a recipe chose."""
+    """Show what is about to be trained, and the settings that pretrained weights and a recipe chose."""
     from bncli.cli import display, render
 
     display.note(render.run_lines(trainer), quiet=quiet)
-    if new.from_recipe:
-        display.note(render.recipe_line(new.from_recipe), quiet=quiet)
+    for line in render.origin_lines(trainer, new.from_recipe, new.from_weights):
+        display.note(line, quiet=quiet)
 
 
 def _show_epochs(trainer: Trainer, loggers: RunLoggers, *, quiet: bool) -> None:

@@ -30,6 +30,7 @@ FindingCode = Literal[
     "undebiased-variance",
 ]
 FreezeBn = Literal["statistics", "all"]
+Interpolation = Literal["bicubic", "bilinear"]
 Init = Literal["he", "glorot", "lecun", "orthogonal", "normal"]
 LoggerName = Literal["csv", "mlflow", "tensorboard", "trackio", "wandb"]
 LrRule = Literal["steepest", "minimum"]
@@ -44,3 +45,4 @@ ScheduleName = Literal["cosine", "one-cycle", "step", "constant"]
 SplitName = Literal["train", "val", "test"]
 StatsMode = Literal["running", "batch"]
 SweepMetric = Literal["val_accuracy", "val_loss"]
+WeightsOrigin = Literal["torchvision", "timm", "timm-tf", "efficientnet-pytorch"]

@@ -13,6 +13,7 @@ from typing import Annotated, Self
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from bncli.config.choices import Interpolation
 from bncli.config.file_names import displayed_document
 from bncli.config.json_types import Document
 from bncli.config.settings import Pixels, RunConfig
@@ -34,11 +35,19 @@ _FROZEN = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class Crop:
+    """The way from an image file to the network's size: scale the shorter side to ``resize``, cut out the centre."""
+
+    resize: Pixels
+    interpolation: Interpolation = "bilinear"
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class Preprocessing:
     """From a uint8 image to the network's input: resize to ``size``, then (x/255 − mean)/std per channel.
 
     Before that, pixels of more than 8 bits are scaled from ``pixel_range`` to 0 … 255. It is None if the images of the
-    training had 8 bits.
+    training had 8 bits. With ``crop`` an image file is resized as it says; without, until it just covers ``size``.
     """
 
     size: tuple[Pixels, Pixels]  # height, width in pixels
@@ -46,6 +55,7 @@ class Preprocessing:
     mean: tuple[Finite, ...]  # [C]
     std: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]  # [C]
     pixel_range: tuple[Finite, Finite] | None = None  # low < high
+    crop: Crop | None = None
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -54,6 +64,8 @@ class Preprocessing:
                 raise ValueError(f"{name} has {len(values)} numbers for {self.channels} channels")
         if self.pixel_range is not None and not self.pixel_range[0] < self.pixel_range[1]:
             raise ValueError(f"pixel_range goes from {self.pixel_range[0]} to {self.pixel_range[1]}")
+        if self.crop is not None and self.crop.resize < max(self.size):
+            raise ValueError(f"crop resizes to {self.crop.resize}, less than {max(self.size)}")
         return self
 
     @property
@@ -97,6 +109,26 @@ class Recalibrated:
 
 
 @dataclass(frozen=True, kw_only=True, config=_FROZEN)
+class WeightsRecord:
+    """The weights that a training began with, or that a checkpoint was converted from.
+
+    ``origin`` is the library that they were made for; ``num_classes`` and ``class_names`` are theirs.
+    """
+
+    source: str
+    sha256: str
+    origin: str
+    num_classes: Annotated[int, Field(ge=1)]
+    class_names: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"class_names has {len(self.class_names)} names for {self.num_classes} classes")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_FROZEN)
 class CheckpointConfig:
     """The content of ``config.json``: what was asked for, and what data and machine added to it.
 
@@ -111,7 +143,22 @@ class CheckpointConfig:
     model_sha256: str | None = None  # of the user's own model file
     folded_from: FoldedFrom | None = None
     recalibrated: Recalibrated | None = None
+    weights: WeightsRecord | None = None
     schema: str = SCHEMA
+
+    @property
+    def num_classes(self) -> int | None:
+        """K; None if it is not known."""
+        if self.dataset is not None:
+            return len(self.dataset.class_names)
+        return None if self.weights is None else self.weights.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes; None if they are not known."""
+        if self.dataset is not None:
+            return self.dataset.class_names
+        return None if self.weights is None else self.weights.class_names
 
 
 _ADAPTER = TypeAdapter(CheckpointConfig)

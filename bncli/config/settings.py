@@ -28,12 +28,14 @@ from bncli.config.choices import (
     BnPlacement,
     FreezeBn,
     Init,
+    Interpolation,
     LoggerName,
     OnNan,
     OnSaveError,
     OptimizerName,
     Precision,
     ScheduleName,
+    WeightsOrigin,
 )
 from bncli.config.json_types import Document
 from bncli.errors import ConfigError
@@ -138,6 +140,10 @@ Loggers = Annotated[
     str,
     Matches(rf"\A(none|{_LOGGER}(,{_LOGGER})*)\Z", f"none, or some of {', '.join(_LOGGERS)}, separated by commas"),
 ]
+_FLOAT = r"-?[0-9]{1,12}(\.[0-9]{1,24})?(e-?[0-9]{1,2})?"
+Numbers = Annotated[
+    str, Matches(rf"\A{_FLOAT}(,{_FLOAT}){{0,2}}\Z", "one number per channel, such as 0.485,0.456,0.406")
+]
 Interval = Annotated[str, Matches(r"\A[1-9][0-9]{0,8}s?\Z", "steps or seconds, such as 500 or 60s")]
 
 # Unknown fields of a ``config.json`` are ignored: a newer bncli may add fields, and an older one can still read it.
@@ -168,7 +174,8 @@ class ModelConfig(Section):
     name: Annotated[
         str,
         Setting(
-            "cnn, convnet, mlp, resnet20, resnet18, resnet50, or your own: file.py:Class or package.module:Class.",
+            "cnn, convnet, mlp, resnet20, resnet18, resnet34, resnet50, resnet101, resnet152, mobilenet_v2, "
+            "efficientnet_lite0 to efficientnet_lite4, or your own: file.py:Class or package.module:Class.",
             MODEL,
             option="model",
         ),
@@ -186,6 +193,18 @@ class ModelConfig(Section):
     init: Annotated[Init, Setting("Initializer of the kernels; he is variance scaling by fan-in, gain 2.", MODEL)] = (
         "he"
     )
+    weights: Annotated[
+        str | None,
+        Setting(
+            "Start from these weights: a .safetensors or .pth file of torchvision or timm, hf://ORG/NAME, or a "
+            "checkpoint of bncli. They decide --model, the settings of its BN, and the preprocessing.",
+            MODEL,
+        ),
+    ] = None
+    weights_from: Annotated[
+        WeightsOrigin | None,
+        Setting("The library that the weights were made for, where their names do not tell.", MODEL),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +230,25 @@ class DataConfig(Section):
             DATA,
         ),
     ] = "auto"
+    resize: Annotated[
+        Pixels | None,
+        Setting(
+            "Scale the shorter side of an image file to this many pixels, then cut --image-size out of the centre; by "
+            "default the image is scaled until it just covers --image-size.",
+            DATA,
+        ),
+    ] = None
+    interpolation: Annotated[Interpolation, Setting("Filter for scaling image files.", DATA)] = "bilinear"
+    mean: Annotated[
+        Numbers | None,
+        Setting(
+            "Per channel, subtracted from pixels in [0, 1], such as 0.5,0.5,0.5; by default that of the images.", DATA
+        ),
+    ] = None
+    std: Annotated[
+        Numbers | None,
+        Setting("Per channel, divides what --mean has left; by default that of the images.", DATA),
+    ] = None
     bad_images: Annotated[BadImages, Setting("Treatment of an unreadable image file.", DATA)] = "error"
     augment: Annotated[bool, Setting("Shift and flip the training images.", DATA)] = True
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bncli.config.document import CheckpointConfig
+from bncli.config.document import CheckpointConfig, Crop
 from bncli.config.file_names import on_disk
 from bncli.config.settings import DataConfig
 from bncli.data.dataset import Dataset
@@ -32,7 +32,7 @@ def load_configured(
     Raises:
         DataError: the data set is missing, unreadable or malformed.
     """
-    return load_dataset(
+    dataset = load_dataset(
         config.source,
         data_dir=on_disk(config.data_dir) if config.data_dir else None,
         val_fraction=config.val_fraction,
@@ -42,9 +42,41 @@ def load_configured(
             channels=config.channels,
             bad_images=config.bad_images,
             pixel_range=pixel_range or parse_range(config.pixel_range),
+            crop=_crop(config),
         ),
         progress=progress,
     )
+    return normalized_as(config, dataset)
+
+
+def _crop(config: DataConfig) -> Crop | None:
+    if config.resize is None:
+        return None
+    return Crop(resize=config.resize, interpolation=config.interpolation)
+
+
+def normalized_as(config: DataConfig, dataset: Dataset) -> Dataset:
+    """The data set with the mean and std of ``config``, where it has them.
+
+    Raises:
+        UsageError: they are not one number per channel, or a std is not above 0.
+    """
+    if config.mean is None and config.std is None:
+        return dataset
+    channels = dataset.image_shape[2]
+    mean = dataset.mean if config.mean is None else _per_channel("mean", config.mean, channels)
+    std = dataset.std if config.std is None else _per_channel("std", config.std, channels)
+    return replace(dataset, mean=mean, std=std)
+
+
+def _per_channel(name: str, text: str, channels: int) -> tuple[float, ...]:
+    values = tuple(map(float, text.split(",")))
+    if len(values) != channels or (name == "std" and min(values) <= 0):
+        raise UsageError(
+            f"--{name} {text}: the images have {channels} channel{'s' * (channels > 1)}",
+            remedy="Give one number per channel, each --std above 0; --channels converts a folder of images.",
+        )
+    return values
 
 
 def load_matching(
@@ -79,7 +111,15 @@ def load_matching(
     wanted = replace(stored, data_dir=directory)
     if source is not None:
         square = shape[0] if shape[0] == shape[1] else None
-        wanted = replace(wanted, source=source, channels=shape[2], image_size=square)
+        crop = config.preprocessing.crop
+        wanted = replace(
+            wanted,
+            source=source,
+            channels=shape[2],
+            image_size=square,
+            resize=None if crop is None else crop.resize,
+            interpolation="bilinear" if crop is None else crop.interpolation,
+        )
     try:
         recorded: RangeChoice = config.preprocessing.pixel_range or "recorded"
         dataset = load_configured(wanted, seed=config.run.training.seed, pixel_range=recorded, progress=progress)

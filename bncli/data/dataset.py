@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from bncli.config.document import Crop
 from bncli.data.augment import Augmentation
 from bncli.data.pixel_range import PixelRange
 from bncli.data.splits import stratified_sample, take_out
@@ -64,6 +65,7 @@ class RawDataset:
     source: str
     warnings: tuple[str, ...] = ()
     pixel_range: PixelRange | None = None
+    crop: Crop | None = None
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,14 @@ class Dataset:
     train: Split
     val: Split
     test: Split
-    mean: tuple[float, ...]  # [C], of the train images scaled to [0, 1]
+    mean: tuple[float, ...]  # [C], of the train images scaled to [0, 1], unless the run has its own
     std: tuple[float, ...]  # [C], likewise; never 0
     augmentation: Augmentation
     source: str  # path or name that it was read from, for the run's record
     sha256: str  # of all images and labels before any split is carved out, so it does not depend on the seed
     warnings: tuple[str, ...] = ()  # for the command to show
     pixel_range: PixelRange | None = None  # the values that became 0 and 255; None for a source of 8 bits
+    crop: Crop | None = None  # the way that image files took to their size, if they did not just cover it
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -124,6 +127,7 @@ def build_dataset(raw: RawDataset, *, val_fraction: float, seed: int) -> Dataset
         sha256=sha256,
         warnings=raw.warnings,
         pixel_range=raw.pixel_range,
+        crop=raw.crop,
     )
 
 

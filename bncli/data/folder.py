@@ -14,12 +14,14 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from bncli.config.choices import BadImages
+from bncli.config.document import Crop
 from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, Split
@@ -53,12 +55,14 @@ class ImageOptions:
         channels: 1 or 3. By default the channels that all images have.
         bad_images: refuse unreadable files and name them all ("error"), or leave them out ("skip").
         pixel_range: the values that become 0 and 255, if pixels have more than 8 bits.
+        crop: the way to the size; None scales each image until it just covers it.
     """
 
     size: int | None = None
     channels: int | None = None
     bad_images: BadImages = "error"
     pixel_range: RangeChoice = "auto"
+    crop: Crop | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -91,7 +95,9 @@ def read_image_folder(
     _require_memory(len(infos), size, channels, root)
     pixel_range, range_notes = _choose_range(tree, infos, options.pixel_range, progress)
     notes.extend(range_notes)
-    decoded = _decode_tree(tree, infos, (*size, channels), pixel_range, progress)
+    _check_crop(options.crop, size)
+    decode_one = partial(decode, shape=(*size, channels), pixel_range=pixel_range, crop=options.crop)
+    decoded = _decode_tree(tree, infos, (*size, channels), decode_one, progress)
     notes.extend(_clipped_notes(decoded.clipped, pixel_range))
     bad = [*tree.strays, *unreadable, *decoded.bad]
     if bad and options.bad_images == "error":
@@ -108,7 +114,16 @@ def read_image_folder(
         source=str(root),
         warnings=tuple(notes),
         pixel_range=pixel_range,
+        crop=options.crop,
     )
+
+
+def _check_crop(crop: Crop | None, size: tuple[int, int]) -> None:
+    if crop is not None and crop.resize < max(size):
+        raise ConfigError(
+            f"the images are resized to {crop.resize} pixels, from which {size[0]}x{size[1]} cannot be cut",
+            remedy=f"Choose a --resize of {max(size)} or more, or a smaller --image-size.",
+        )
 
 
 def load_image(
@@ -129,12 +144,17 @@ def load_image(
 
 
 def read_image(
-    path: Path, *, size: tuple[int, int], channels: int, pixel_range: PixelRange | None = None
+    path: Path,
+    *,
+    size: tuple[int, int],
+    channels: int,
+    pixel_range: PixelRange | None = None,
+    crop: Crop | None = None,
 ) -> tuple[np.ndarray, bool]:
     """(the image of ``load_image``, True if a pixel was outside ``pixel_range`` and was clipped)."""
     with quiet_pillow():
         try:
-            return decode(path, (*size, channels), pixel_range)
+            return decode(path, (*size, channels), pixel_range, crop)
         except MemoryError:
             raise
         except Exception as error:
@@ -254,7 +274,7 @@ def _decode_tree(
     tree: ImageTree,
     infos: dict[Path, ImageInfo],
     shape: tuple[int, int, int],
-    pixel_range: PixelRange | None,
+    decode_one: Callable[[Path], tuple[np.ndarray, bool]],
     progress: Progress | None,
 ) -> _Decoded:
     """Decode all files with a readable header."""
@@ -264,7 +284,7 @@ def _decode_tree(
         images = np.empty((len(readable), *shape), np.uint8)
 
         def decode_into(index: int, files: Files = readable, images: np.ndarray = images) -> bool:
-            images[index], is_clipped = decode(files[index][0], shape, pixel_range)
+            images[index], is_clipped = decode_one(files[index][0])
             return is_clipped
 
         outcomes = list(_for_each(decode_into, range(len(readable)), f"decoding {split}", progress))

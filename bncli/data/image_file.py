@@ -3,8 +3,8 @@
 Letters: H W height and width, C channels.
 
 One rule makes every image [H, W, C]: scale pixels of more than 8 bits by their range, apply the EXIF orientation, put
-transparent pixels on white, scale until the image just covers H x W (bilinear, antialiased), and crop the centre. Of an
-animation only the first frame is read.
+transparent pixels on white, scale until the image just covers H x W (bilinear, antialiased), and crop the centre. With
+a ``Crop``, the shorter side is scaled to its size instead. Of an animation only the first frame is read.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from bncli.config.document import Crop
 from bncli.data.deep_image import deep_to_8_bit, deep_values, is_deep, raw_mode
 from bncli.data.pixel_range import PixelRange
 from bncli.process.files import open_regular
@@ -38,6 +39,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _GREY_MODES = frozenset({"1", "F", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "La"})
@@ -73,17 +75,36 @@ def read_deep(path: Path) -> np.ndarray:
         return deep_values(image, partial(_opened, path))
 
 
-def decode(path: Path, shape: tuple[int, int, int], pixel_range: PixelRange | None) -> tuple[np.ndarray, bool]:
+def decode(
+    path: Path, shape: tuple[int, int, int], pixel_range: PixelRange | None, crop: Crop | None = None
+) -> tuple[np.ndarray, bool]:
     """(the image as uint8 [H, W, C] with C 1 or 3, True if a pixel was outside ``pixel_range``)."""
     height, width, channels = shape
     with _opened(path) as opened:
-        image, is_clipped = _loaded(path, opened, shape, pixel_range)
+        if crop is None:  # else the whole file is decoded, as the weights were trained
+            _draft(opened, max(height, width))
+        image, is_clipped = _loaded(path, opened, pixel_range)
         mode = "L" if channels == 1 else "RGB"
         if image.mode != mode or "transparency" in image.info:
             image = _on_white(image).convert(mode)
-        if image.size != (width, height):
+        if crop is not None:
+            image = _cropped(image, (width, height), crop)
+        elif image.size != (width, height):
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
         return np.asarray(image).reshape(shape), is_clipped
+
+
+def _cropped(image: Image.Image, size: tuple[int, int], crop: Crop) -> Image.Image:
+    """The centre of the image, whose shorter side is scaled first: pixel by pixel torchvision's and timm's.
+
+    The longer side is rounded down, and the crop's corner to the nearest pixel, as in ``torchvision.transforms``.
+    """
+    shorter = min(image.size)
+    scaled = [crop.resize * side // shorter for side in image.size]
+    if image.size != tuple(scaled):
+        image = image.resize((scaled[0], scaled[1]), _FILTERS[crop.interpolation])
+    left, top = (round((outer - inner) / 2) for outer, inner in zip(scaled, size, strict=True))
+    return image.crop((left, top, left + size[0], top + size[1]))
 
 
 def reason_of(error: Exception) -> str:
@@ -123,14 +144,11 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         yield image
 
 
-def _loaded(
-    path: Path, opened: ImageFile.ImageFile, shape: tuple[int, int, int], pixel_range: PixelRange | None
-) -> tuple[Image.Image, bool]:
+def _loaded(path: Path, opened: ImageFile.ImageFile, pixel_range: PixelRange | None) -> tuple[Image.Image, bool]:
     """(the image with 8 bits per channel and its EXIF orientation applied, True if a pixel was out of range)."""
     if is_deep(opened):
         image, is_clipped = deep_to_8_bit(opened, partial(_opened, path), pixel_range)
     else:
-        _draft(opened, max(shape[:2]))
         opened.load()
         image, is_clipped = opened, False
     turn = _TURNS.get(opened.getexif().get(_EXIF_ORIENTATION, 1))  # after loading, in which Pillow turns a TIFF

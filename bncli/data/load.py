@@ -105,6 +105,12 @@ def _read_known(known: KnownDataset, data_dir: Path | None) -> RawDataset:
     return read_idx_folder(place, known) if known.format == "idx" else _read_cifar(place, known.name)
 
 
+def holds_image_files(source: str) -> bool:
+    """True if ``source`` names a folder of image files, which can be resized and converted."""
+    path = on_disk(os.path.expanduser(source))  # noqa: PTH111 - Path's own fails on "~nobody"
+    return source not in KNOWN and path.is_dir() and _is_image_folder(path)
+
+
 def _is_image_folder(folder: Path) -> bool:
     """True if ``folder`` is a tree of images, and not of files in another format."""
     has_format = holds_idx(folder) or any(find_cifar(folder, name) for name in LAYOUTS) or find_pickled(folder)

@@ -40,7 +40,7 @@ class Preprocessor:
 
     @classmethod
     def of_dataset(cls, dataset: Dataset, precision: Precision) -> Preprocessor:
-        """The preprocessor that standardizes the pixels of a data set."""
+        """The preprocessor that standardizes the pixels of a data set, by its own mean and std or the run's."""
         height, width, channels = dataset.image_shape
         settings = Preprocessing(
             size=(height, width),
@@ -48,6 +48,7 @@ class Preprocessor:
             mean=dataset.mean,
             std=dataset.std,
             pixel_range=dataset.pixel_range,
+            crop=dataset.crop,
         )
         return cls(settings, precision)
 
@@ -90,4 +91,6 @@ class Preprocessor:
         """(the image of ``load``, True if a pixel was outside the range and was clipped)."""
         settings = self.settings
         pixel_range = settings.pixel_range or FULL_16_BIT
-        return read_image(path, size=settings.size, channels=settings.channels, pixel_range=pixel_range)
+        return read_image(
+            path, size=settings.size, channels=settings.channels, pixel_range=pixel_range, crop=settings.crop
+        )

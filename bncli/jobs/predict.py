@@ -147,8 +147,8 @@ def _outcomes(checkpoint: Checkpoint, images: Sequence[Image], top: int) -> Iter
 
 
 def _class_names(checkpoint: Checkpoint, num_classes: int) -> Sequence[str]:
-    dataset = checkpoint.config.dataset
-    return dataset.class_names if dataset is not None else [str(k) for k in range(num_classes)]
+    names = checkpoint.config.class_names
+    return [str(k) for k in range(num_classes)] if names is None else names
 
 
 def _top(row: np.ndarray, names: Sequence[str], top: int) -> tuple[ClassProbability, ...]:

@@ -8,20 +8,22 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from bncli import checkpoint
-from bncli.config.options import by_key, sections_of
+from bncli import checkpoint, weights
+from bncli.config.options import by_key, options, sections_of
 from bncli.config.recipes import Recipe, Values, defaults, named_recipe, own_data, recommended
-from bncli.config.settings import RunConfig
+from bncli.config.settings import ModelConfig, RunConfig
 from bncli.config.validation import validated
 from bncli.data import Dataset
-from bncli.data.configured import load_configured
+from bncli.data.configured import load_configured, normalized_as
 from bncli.data.known import KNOWN
+from bncli.data.load import holds_image_files
 from bncli.errors import ConfigError
 from bncli.jobs.loggers.registry import check_installed
 from bncli.jobs.loggers.run_loggers import logging
 from bncli.training import run
 from bncli.training.loop import Event
 from bncli.training.result import TrainResult
+from bncli.weights import Pretrained
 
 # {"training": {"epochs": 5}, "model": {"bn": False}}: sections and fields of RunConfig, as in run.toml
 Settings = Mapping[str, Mapping[str, object]]
@@ -59,10 +61,11 @@ def train(
     started, out = time.perf_counter(), Path(out)
     if not resume:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
-    settings, dataset = _resolved(config, data)
+    stored = checkpoint.read_config(out).run if resume else None
+    settings, dataset, pretrained = _resolved(config, data, out, stored=stored)
     check_installed(settings.training.log)
     with checkpoint.locked(out):
-        trainer = run.create_trainer(settings, dataset, out, compile_ahead=not resume)
+        trainer = run.create_trainer(settings, dataset, out, pretrained=pretrained, compile_ahead=not resume)
         if resume:
             run.resume(trainer)
         else:
@@ -79,19 +82,70 @@ def train(
         return result
 
 
-def _resolved(config: RunConfig | Settings | None, data: str | Path | Dataset | None) -> tuple[RunConfig, Dataset]:
-    """All settings of the run, and its data set."""
+def _resolved(
+    config: RunConfig | Settings | None,
+    data: str | Path | Dataset | None,
+    out: Path = Path("ckpt"),
+    *,
+    stored: RunConfig | None = None,
+) -> tuple[RunConfig, Dataset, Pretrained | None]:
+    """All settings of the run, its data set, and the weights that it starts from.
+
+    ``stored`` are the settings of a run that goes on. It keeps those that its weights have decided, since their file
+    may be gone.
+    """
     loaded = data if isinstance(data, Dataset) else None
     source = loaded.source if loaded else None if data is None else str(data)
     if isinstance(config, RunConfig):
         settings = config if source is None else replace(config, data=replace(config.data, source=source))
-        return settings, loaded or _load(settings)
+        return settings, _load(settings, loaded), _pretrained(settings, out, resume=stored is not None)
     asked = {**_asked(config or {}), **({} if source is None else {by_key()["data.source"]: source})}
-    dataset = loaded or _load(_settings(asked, None))
-    return _settings(asked, _recipe(_settings(asked, None).data.source, dataset)), dataset
+    if stored is not None and stored.model.weights is not None:
+        settings = _settings({**_values_of(stored), **asked}, None)
+        return settings, _load(settings, loaded), _pretrained(settings, out, resume=True)
+    chosen, pretrained = with_weights(asked, resizes=False if loaded is not None else None)
+    dataset = _load(_settings(chosen, None), loaded)
+    return _settings(chosen, _recipe(_settings(chosen, None).data.source, dataset)), dataset, pretrained
 
 
-def _load(settings: RunConfig) -> Dataset:
+def _values_of(run_config: RunConfig) -> Values:
+    return {option: getattr(getattr(run_config, option.section), option.field) for option in options()}
+
+
+def _pretrained(settings: RunConfig, out: Path, *, resume: bool) -> Pretrained | None:
+    return pretrained_of(settings.model) if run.needs_weights(settings, out, resume=resume) else None
+
+
+def pretrained_of(model: ModelConfig) -> Pretrained | None:
+    """The weights that a network starts from; None if it starts from random ones."""
+    if model.weights is None:
+        return None
+    return weights.read(model.weights, model=model.name, origin=model.weights_from)
+
+
+def with_weights(asked: Values, *, resizes: bool | None = None) -> tuple[Values, Pretrained | None]:
+    """(the settings that the user chose, with those that their weights decide; the weights).
+
+    Args:
+        asked: the settings that the user chose.
+        resizes: True if the data are files, which take the size of the weights; None looks at the source.
+
+    Raises:
+        UsageError: the user chose another value for a setting that the weights bind.
+        CheckpointError: the weights cannot be read.
+    """
+    chosen = _settings(asked, None)
+    if chosen.model.weights is None:
+        return asked, None
+    name = chosen.model.name if by_key()["model.name"] in asked else None
+    pretrained = weights.read(chosen.model.weights, model=name, origin=chosen.model.weights_from)
+    resizes = holds_image_files(chosen.data.source) if resizes is None else resizes
+    return {**asked, **weights.settings_of(pretrained, asked, resizes=resizes)}, pretrained
+
+
+def _load(settings: RunConfig, loaded: Dataset | None) -> Dataset:
+    if loaded is not None:
+        return normalized_as(settings.data, loaded)
     return load_configured(settings.data, seed=settings.training.seed)
 
 

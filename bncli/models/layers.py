@@ -5,7 +5,7 @@ Letters: B batch, H W spatial, C channels. Images are NHWC, kernels HWIO.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -22,6 +22,9 @@ NormFactory: TypeAlias = Callable[..., Layer]  # makes an nn.BatchNorm
 ConvFactory: TypeAlias = Callable[..., Layer]  # makes an nn.Conv
 Dtype: TypeAlias = DTypeLike
 
+# Of convolutions and pooling: JAX's own, and PyTorch's (``symmetric_pads``). They differ at a stride of 2.
+PADDINGS = ("same", "symmetric")
+
 # name -> initializer of kernels
 INITIALIZERS: dict[str, Initializer] = {
     "glorot": nn.initializers.glorot_uniform(),  # Glorot & Bengio 2010
@@ -37,9 +40,28 @@ def norm_for(norm: NormFactory | None, *, train: bool) -> NormFactory | None:
     return None if norm is None else partial(norm, use_running_average=not train)
 
 
-def conv_for(*, train: bool) -> ConvFactory:
-    """``nn.Conv``, in train mode with a gradient that is cheap on a CPU."""
-    return partial(nn.Conv, conv_general_dilated=train_conv_general_dilated) if train else nn.Conv
+def conv_for(*, train: bool, padding: str = "same") -> ConvFactory:
+    """``nn.Conv``, in train mode with a gradient that is cheap on a CPU.
+
+    Args:
+        train: the mode.
+        padding: see ``symmetric_pads``.
+    """
+    conv = partial(nn.Conv, conv_general_dilated=train_conv_general_dilated) if train else nn.Conv
+    return partial(_symmetric, conv) if padding == "symmetric" else conv
+
+
+def _symmetric(conv: ConvFactory, features: int, kernel_size: Sequence[int], *args: int, **settings: object) -> Layer:
+    return conv(features, kernel_size, *args, **{"padding": symmetric_pads(kernel_size), **settings})
+
+
+def symmetric_pads(kernel_size: Sequence[int]) -> list[tuple[int, int]]:
+    """(k − 1)/2 zeros on both sides of each axis: PyTorch's habit for kernels of odd size k.
+
+    "SAME", JAX's and TensorFlow's, adds as many zeros in all at a stride of 1. At a stride of 2 it adds one less to an
+    image of even size, and the image's end gets the larger half.
+    """
+    return [((size - 1) // 2, (size - 1) // 2) for size in kernel_size]
 
 
 def norm_and_activation(

@@ -7,6 +7,7 @@ To add a model: write ``models/NAME.py`` with a linen module called as ``model(x
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -22,9 +23,17 @@ from bncli.frameworks.linen import Network, as_network
 from bncli.models.cnn import CNN
 from bncli.models.convnet import ConvNet
 from bncli.models.custom import build_custom, hashable, is_custom
-from bncli.models.layers import INITIALIZERS, NormFactory
+from bncli.models.layers import INITIALIZERS, PADDINGS, NormFactory
 from bncli.models.mlp import MLP
-from bncli.models.resnet import ResNet18, ResNet20, ResNet50
+from bncli.models.mobile import (
+    EfficientNetLite0,
+    EfficientNetLite1,
+    EfficientNetLite2,
+    EfficientNetLite3,
+    EfficientNetLite4,
+    MobileNetV2,
+)
+from bncli.models.resnet import ResNet18, ResNet20, ResNet34, ResNet50, ResNet101, ResNet152
 from bncli.ops import BatchNorm
 
 # For images up to this size, a ResNet's stem keeps the size, as in the CIFAR variants.
@@ -43,6 +52,7 @@ class KnownModel:
         halves: True if each of its stages halves the image.
         has_placement: True if it supports ``--bn-placement post``.
         has_stem: True if it takes ``small_images``.
+        has_padding: True if it takes ``padding``.
     """
 
     build: Callable[..., nn.Module]
@@ -52,10 +62,25 @@ class KnownModel:
     halves: bool = False
     has_placement: bool = False
     has_stem: bool = False
+    has_padding: bool = False
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The names that ``--model-arg`` takes."""
+        others = {"padding": self.has_padding, "small_images": self.has_stem}
+        return ("features", *(name for name, is_taken in others.items() if is_taken))
 
     def min_size(self, features: tuple[int, ...] | int) -> int:
         """The smallest image side in pixels for a network with these features."""
         return 2 ** len(features) if self.halves and not isinstance(features, int) else 1
+
+
+def _resnet(build: Callable[..., nn.Module], description: str) -> KnownModel:
+    return KnownModel(build, description, 64, has_stem=True, has_padding=True)
+
+
+def _lite(build: Callable[..., nn.Module], number: int, dropout: float) -> KnownModel:
+    return KnownModel(build, f"EfficientNet-Lite{number}", 32, dropout, has_padding=True)
 
 
 MODELS: dict[str, KnownModel] = {
@@ -67,10 +92,19 @@ MODELS: dict[str, KnownModel] = {
         0.2,
         has_placement=True,
     ),
+    "efficientnet_lite0": _lite(EfficientNetLite0, 0, 0.2),
+    "efficientnet_lite1": _lite(EfficientNetLite1, 1, 0.2),
+    "efficientnet_lite2": _lite(EfficientNetLite2, 2, 0.3),
+    "efficientnet_lite3": _lite(EfficientNetLite3, 3, 0.3),
+    "efficientnet_lite4": _lite(EfficientNetLite4, 4, 0.3),
     "mlp": KnownModel(MLP, "three dense layers of 100 sigmoid units", (100, 100, 100), has_placement=True),
-    "resnet18": KnownModel(ResNet18, "ResNet-18", 64, has_stem=True),
+    "mobilenet_v2": KnownModel(MobileNetV2, "MobileNetV2", 32, 0.2, has_padding=True),
+    "resnet101": _resnet(ResNet101, "ResNet-101 (v1.5)"),
+    "resnet152": _resnet(ResNet152, "ResNet-152 (v1.5)"),
+    "resnet18": _resnet(ResNet18, "ResNet-18"),
     "resnet20": KnownModel(partial(ResNet20, small_images=True), "ResNet-20 for small images", 16),
-    "resnet50": KnownModel(ResNet50, "ResNet-50 (v1.5)", 64, has_stem=True),
+    "resnet34": _resnet(ResNet34, "ResNet-34"),
+    "resnet50": _resnet(ResNet50, "ResNet-50 (v1.5)"),
 }
 
 
@@ -140,11 +174,16 @@ def _known_model(name: str) -> KnownModel:
 
 
 def _check_arguments(config: ModelConfig, known: KnownModel) -> None:
-    unknown = set(config.args) - {"features"}
+    unknown = sorted(set(config.args) - set(known.arguments))
     if unknown:
-        raise UsageError(
-            f"--model-arg: {config.name} has no argument {sorted(unknown)[0]!r}", remedy="It takes features=… only."
-        )
+        taken = ", ".join(f"{name}=…" for name in known.arguments)
+        raise UsageError(f"--model-arg: {config.name} has no argument {unknown[0]!r}", remedy=f"It takes {taken} only.")
+    for name, choices in (("padding", PADDINGS), ("small_images", (True, False))):
+        if name in config.args and config.args[name] not in choices:
+            raise UsageError(
+                f"--model-arg {name}={config.args[name]}: no such choice",
+                remedy=f"Choose {' or '.join(json.dumps(choice) for choice in choices)}.",
+            )
     features = config.args.get("features", known.features)
     many = not isinstance(known.features, int)
     listed = features if many else [features]

@@ -1,4 +1,7 @@
-"""Residual networks (He et al. 2015, arXiv 1512.03385): ResNet-20 for small images, ResNet-18 and ResNet-50.
+"""Residual networks (He et al. 2015, arXiv 1512.03385): ResNet-20 for small images, ResNet-18 to ResNet-152.
+
+With ``padding="symmetric"`` and the large stem these are the networks of torchvision and timm, in version 1.5: the 3×3
+convolution of a bottleneck has the stride.
 
 The BN placement is the paper's, conv → BN → ReLU, with the sum before the last ReLU of a block. The scale of each
 block's last BN starts at zero, so a block starts as its shortcut (Goyal et al. 2017, arXiv 1706.02677). Without BN the
@@ -13,7 +16,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bncli.models.layers import ConvFactory, Dtype, Initializer, NormFactory, conv_for, global_mean_pool, norm_for
+from bncli.models.layers import (
+    ConvFactory,
+    Dtype,
+    Initializer,
+    NormFactory,
+    conv_for,
+    global_mean_pool,
+    norm_for,
+    symmetric_pads,
+)
 from bncli.ops import Dropout
 
 
@@ -86,6 +98,7 @@ class ResNet(nn.Module):
         norm: makes one BN layer; None builds the network without BN (its convolutions then have a bias).
         dropout: rate before the dense layer.
         kernel_init: initializer of all kernels.
+        padding: "same", or "symmetric" as in PyTorch.
         dtype: dtype of the computation; parameters are float32.
     """
 
@@ -97,13 +110,17 @@ class ResNet(nn.Module):
     norm: NormFactory | None
     dropout: float
     kernel_init: Initializer
+    padding: str = "same"
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Logits [B, num_classes] of normalized images x [B, H, W, C]."""
         conv = partial(
-            conv_for(train=train), use_bias=self.norm is None, kernel_init=self.kernel_init, dtype=self.dtype
+            conv_for(train=train, padding=self.padding),
+            use_bias=self.norm is None,
+            kernel_init=self.kernel_init,
+            dtype=self.dtype,
         )
         norm = norm_for(self.norm, train=train)
         if self.small_images:
@@ -111,7 +128,8 @@ class ResNet(nn.Module):
         else:
             x = conv(self.features, (7, 7), 2, padding=[(3, 3), (3, 3)], name="conv_init")(x)
             x = nn.relu(_normalize(x, norm))
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+            pads = symmetric_pads((3, 3)) if self.padding == "symmetric" else "SAME"
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=pads)
         for stage, num_blocks in enumerate(self.stage_sizes):
             for index in range(num_blocks):
                 strides = 2 if stage > 0 and index == 0 else 1
@@ -123,4 +141,7 @@ class ResNet(nn.Module):
 
 ResNet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), features=64, block=ResNetBlock)
 ResNet20 = partial(ResNet, stage_sizes=(3, 3, 3), features=16, block=ResNetBlock)
+ResNet34 = partial(ResNet, stage_sizes=(3, 4, 6, 3), features=64, block=ResNetBlock)
 ResNet50 = partial(ResNet, stage_sizes=(3, 4, 6, 3), features=64, block=BottleneckBlock)
+ResNet101 = partial(ResNet, stage_sizes=(3, 4, 23, 3), features=64, block=BottleneckBlock)
+ResNet152 = partial(ResNet, stage_sizes=(3, 8, 36, 3), features=64, block=BottleneckBlock)

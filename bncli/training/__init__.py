@@ -7,6 +7,7 @@ Read in this order::
     execution.py    a batch's way to the step on the devices
     steps.py        the training step, a pure function
     state.py        the state that a step reads and writes
+    pretrained.py   the same with weights to start from
     optimizer.py    schedules and optimizers, all of them optax's
     programs.py     the compiled programs, shared between like trainings
     evaluation.py   the variables that are scored and saved, and their score

@@ -19,6 +19,7 @@ from typing import NoReturn, TypeAlias
 import jax
 import optax
 
+from bncli.config.document import WeightsRecord
 from bncli.config.settings import RunConfig
 from bncli.data import Dataset
 from bncli.errors import CheckpointError, TrainingInterruptedError
@@ -41,6 +42,7 @@ from bncli.training.saving import RunSaver
 from bncli.training.state import EpochMetrics, TrainState
 from bncli.training.steps import StepMetrics
 from bncli.training.watch import GAP, Watch
+from bncli.weights import Fitted
 
 # Steps given to the device besides the current one: it never idles, and Ctrl-C is answered soon.
 STEPS_AHEAD = 1
@@ -64,6 +66,8 @@ class Trainer:
         position: the training state, on the devices, and the progress.
         train_seconds: of the epochs done here, without compilation.
         stop_code: the exit code of a run that was asked to stop; None if it was not.
+        weights: the pretrained weights that were read for it, with an account of their arrays; None without.
+        record: those that the run began with, for ``config.json``.
     """
 
     config: RunConfig
@@ -77,6 +81,8 @@ class Trainer:
     position: Position
     train_seconds: float = 0.0
     stop_code: int | None = None
+    weights: Fitted | None = None
+    record: WeightsRecord | None = None
 
     def epochs(self) -> Generator[Event, None, None]:
         """Train to the end; yield progress within an epoch and a result after each. Everything is saved when it ends.

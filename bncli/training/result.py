@@ -8,6 +8,7 @@ from pathlib import Path
 from bncli.config.document import CheckpointConfig
 from bncli.measure.score import EvalResult
 from bncli.training.progress import Best, EpochResult
+from bncli.weights import Fitted
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class TrainResult:
         history: one row an epoch.
         stopped_early: True if patience ended the run.
         config: the settings, and what data and machine added: the content of ``config.json``.
+        weights: an account of the pretrained weights that this run began with; None without, or if it was resumed.
     """
 
     out: Path
@@ -67,3 +69,4 @@ class TrainResult:
     history: tuple[EpochResult, ...]
     stopped_early: bool
     config: CheckpointConfig
+    weights: Fitted | None = None

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bncli import checkpoint
-from bncli.config.document import CheckpointConfig, DatasetRecord
+from bncli.config.document import CheckpointConfig, DatasetRecord, WeightsRecord
 from bncli.config.settings import RunConfig
 from bncli.data import Augmentation, Dataset, Preprocessor, epoch_order, steps_per_epoch
 from bncli.errors import BncliWarning, CheckpointError, ModelError
@@ -29,6 +29,7 @@ from bncli.training.execution import StepExecution
 from bncli.training.loop import Trainer
 from bncli.training.observation import IMAGES as OBSERVED_IMAGES
 from bncli.training.observation import LayerObserver
+from bncli.training.pretrained import starting_state
 from bncli.training.programs import initial_state
 from bncli.training.progress import Best, Position, RunProgress
 from bncli.training.recovery import Recovery
@@ -40,27 +41,38 @@ from bncli.training.statistics import BatchStatistics
 from bncli.training.steps import Examples, StepSettings
 from bncli.training.tuning import tuning_of
 from bncli.training.watch import Guess, Watch
+from bncli.weights import Fitted, Pretrained, fitted
 
 
-def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ahead: bool = False) -> Trainer:
+def create_trainer(
+    config: RunConfig,
+    dataset: Dataset,
+    out: Path,
+    *,
+    pretrained: Pretrained | None = None,
+    compile_ahead: bool = False,
+) -> Trainer:
     """Make a trainer at the start of its run; ``out`` is not touched yet.
 
     Args:
         config: the user's settings.
         dataset: to train on.
         out: the checkpoint directory.
+        pretrained: the weights to start from; None starts from random ones.
         compile_ahead: compile the training step from now on, while a run does what comes before its first step; for a
             run that is known to make one.
 
     Raises:
         UsageError: an unknown model, or a batch that does not divide over the devices.
         ModelError: the network does not fit the images or the classes.
+        CheckpointError: the weights do not fit the network.
     """
     mesh = make_mesh()
     check_batch_size(config.training.batch_size, mesh)
     _warn_of_single_step(config.training.batch_size, len(dataset.train), mesh)
     settings = _step_settings(config, dataset)
-    make_state = initial_state(settings)
+    weights = _fitted(pretrained, settings, dataset)
+    make_state = starting_state(initial_state(settings), weights)
     execution = StepExecution(
         settings,
         dataset.train,
@@ -84,7 +96,16 @@ def create_trainer(config: RunConfig, dataset: Dataset, out: Path, *, compile_ah
         recovery=Recovery(config, execution, saver, make_state, _find_cause(settings)),
         watch=_watch(config, dataset, settings),
         position=Position(state, RunProgress()),
+        weights=weights,
+        record=None if pretrained is None else pretrained.record,
     )
+
+
+def _fitted(pretrained: Pretrained | None, settings: StepSettings, dataset: Dataset) -> Fitted | None:
+    """The weights to start from, fitted to the network; None for a start from random ones."""
+    if pretrained is None:
+        return None
+    return fitted(pretrained, initial_state(settings).shapes.variables, num_classes=dataset.num_classes)
 
 
 def _warn_of_single_step(batch_size: int, num_examples: int, mesh: jax.sharding.Mesh) -> None:
@@ -178,7 +199,7 @@ def _check_classes(settings: StepSettings, variables: Variables, dataset: Datase
 
 def start(trainer: Trainer, *, overwrite: bool) -> None:
     """Prepare the output directory for a new run, and record the run's configuration there."""
-    config = checkpoint_config(trainer.config, trainer.dataset)
+    config = checkpoint_config(trainer.config, trainer.dataset, trainer.record)
     checkpoint.create_output(trainer.saver.out, overwrite=overwrite, config=config)
     _warn_of_frozen_beginnings(trainer)
     trainer.saver.rewind(trainer.position)
@@ -207,12 +228,34 @@ def resume(trainer: Trainer) -> None:
     """
     out = trainer.saver.out
     _check_resumable(out, trainer.dataset)
+    trainer.record = _same_weights(out, trainer.record)
     checkpoint.sweep(out)
     if checkpoint.complete_steps(out):
         step = checkpoint.find_step(out, "last")
         trainer.position = restore(out, step, like=trainer.execution.put(trainer.state))
-    checkpoint.write_config(out, checkpoint_config(trainer.config, trainer.dataset))
+    checkpoint.write_config(out, checkpoint_config(trainer.config, trainer.dataset, trainer.record))
     trainer.saver.rewind(trainer.position)
+
+
+def needs_weights(config: RunConfig, out: Path, *, resume: bool) -> bool:
+    """True if a run begins from pretrained weights, and not from a save of its own."""
+    return config.model.weights is not None and not (resume and checkpoint.complete_steps(out))
+
+
+def _same_weights(out: Path, now: WeightsRecord | None) -> WeightsRecord | None:
+    """The record of the weights that a run began with.
+
+    Raises:
+        CheckpointError: the run has no save yet, and the weights to begin from anew are other ones.
+    """
+    before = checkpoint.read_config(out).weights
+    if before is not None and now is not None and before.sha256 != now.sha256:
+        raise CheckpointError(
+            f"{now.source} has changed since the run in {out} began: SHA-256 {now.sha256[:12]}…, "
+            f"was {before.sha256[:12]}…",
+            remedy="Restore the file, or start another run with another --out.",
+        )
+    return before
 
 
 def _check_resumable(out: Path, dataset: Dataset) -> None:
@@ -256,7 +299,8 @@ def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResu
         sha256=_hashes(trainer.state),
         history=trainer.progress.history,
         stopped_early=trainer.stopped_early,
-        config=checkpoint_config(trainer.config, trainer.dataset),
+        config=checkpoint_config(trainer.config, trainer.dataset, trainer.record),
+        weights=trainer.weights,
     )
 
 
@@ -304,8 +348,8 @@ def _precise_statistics(trainer: Trainer, best: Best) -> PreciseStatistics | Non
     return PreciseStatistics(done.num_examples, val.accuracy, val.loss)
 
 
-def checkpoint_config(config: RunConfig, dataset: Dataset) -> CheckpointConfig:
-    """The content of a run's ``config.json``."""
+def checkpoint_config(config: RunConfig, dataset: Dataset, weights: WeightsRecord | None = None) -> CheckpointConfig:
+    """The content of a run's ``config.json``; ``weights`` are those that it began with."""
     return CheckpointConfig(
         run=config,
         preprocessing=Preprocessor.of_dataset(dataset, config.training.precision).settings,
@@ -320,4 +364,5 @@ def checkpoint_config(config: RunConfig, dataset: Dataset) -> CheckpointConfig:
         ),
         versions=versions(),
         model_sha256=model_file_sha256(config.model.name),
+        weights=weights,
     )

@@ -23,10 +23,10 @@ def test_a_run_from_python_and_its_continuation(dataset, tmp_path):
 
 
 def test_settings_win_over_the_recipe_of_the_data(dataset):
-    config, same = _resolved({"training": {"epochs": 3}}, dataset)
+    config, same, _ = _resolved({"training": {"epochs": 3}}, dataset)
     assert same is dataset
     assert (config.model.name, config.training.epochs, config.optimizer.clip_norm) == ("convnet", 3, 1.0)
-    config, _ = _resolved(None, "digits")
+    config, _, _ = _resolved(None, "digits")
     assert (config.model.name, config.training.epochs) == ("cnn", 20)
 
 

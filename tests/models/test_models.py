@@ -11,7 +11,16 @@ from bncli.config.settings import ModelConfig
 from bncli.errors import ModelError, UsageError
 from bncli.models import MODELS, relu_follows_every_bn
 
-SMALL = {"cnn": [2, 2, 2], "convnet": [2, 2, 2], "mlp": [2, 2], "resnet18": 2, "resnet20": 2, "resnet50": 2}  # features
+# Features of a network that is traced and compiled, one of each architecture; its larger sizes differ in numbers alone.
+SMALL = {
+    "cnn": [2, 2, 2],
+    "convnet": [2, 2, 2],
+    "efficientnet_lite0": 2,
+    "mlp": [2, 2],
+    "resnet18": 2,
+    "resnet20": 2,
+    "resnet50": 2,
+}
 # test_network.py takes the gradient of a smaller residual network.
 QUICK_TO_COMPILE = (("cnn", "float32"), ("mlp", "float32"), ("mlp", "bfloat16"))
 
@@ -40,7 +49,7 @@ def training_step(name, precision):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_variables_and_logits_are_float32_in_either_precision(name, precision):
     step, init = training_step(name, precision)
     before = jax.eval_shape(init)
@@ -54,7 +63,7 @@ def test_variables_and_logits_are_float32_in_either_precision(name, precision):
     ("name", "precision"),
     [
         pytest.param(name, precision, marks=pytest.mark.slow if (name, precision) not in QUICK_TO_COMPILE else ())
-        for name in MODELS
+        for name in SMALL
         for precision in ("float32", "bfloat16")
     ],
 )
@@ -80,7 +89,7 @@ def test_bfloat16_computes_in_bfloat16():
     assert 0 < np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_without_bn_there_are_no_statistics(name):
     shape = (8, 8, 1)
     with_bn, without = (
@@ -91,13 +100,22 @@ def test_without_bn_there_are_no_statistics(name):
     assert set(without) == {"params"}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_settings_reach_every_bn_layer(name):
     shape = (8, 8, 1)
     network = network_of(shape, name=name, bn_momentum=0.7, bn_epsilon=0.25)
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), shape))
     norms = network.batch_norms(variables, shape)
-    assert len(norms) == {"cnn": 6, "convnet": 6, "mlp": 3, "resnet18": 20, "resnet20": 21, "resnet50": 53}[name]
+    counts = {
+        "cnn": 6,
+        "convnet": 6,
+        "efficientnet_lite0": 49,
+        "mlp": 3,
+        "resnet18": 20,
+        "resnet20": 21,
+        "resnet50": 53,
+    }
+    assert len(norms) == counts[name]
     assert {(norm.epsilon, norm.momentum) for norm in norms.values()} == {(0.25, 0.7)}
 
 
@@ -134,6 +152,9 @@ def test_dropout_is_the_default_of_the_model_unless_given(name):
         ({"name": "mlp", "args": {"features": "abc"}}, UsageError, "a list of positive", "features=[100,100,100]"),
         ({"name": "resnet20", "args": {"features": [16]}}, UsageError, "a positive whole number", "features=16"),
         ({"name": "resnet20", "args": {"features": True}}, UsageError, "a positive whole number", "features=16"),
+        ({"name": "resnet20", "args": {"padding": "same"}}, UsageError, "has no argument 'padding'", "features=…"),
+        ({"name": "resnet18", "args": {"padding": "valid"}}, UsageError, "padding=valid: no such choice", "symmetric"),
+        ({"name": "resnet18", "args": {"small_images": "no"}}, UsageError, "no such choice", "true or false"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_a_remedy(settings, error, message, remedy):

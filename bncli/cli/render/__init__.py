@@ -24,8 +24,9 @@ from bncli.cli.render.stats import (
     stats_text,
 )
 from bncli.cli.render.sweep import sweep_json, sweep_page, sweep_text
-from bncli.cli.render.train import recipe_line, run_lines, train_json, train_text
+from bncli.cli.render.train import origin_lines, run_lines, train_json, train_text
 from bncli.cli.render.verify import verify_json, verify_text
+from bncli.cli.render.weights import convert_json, convert_text
 
 __all__ = [
     "DoctorReport",
@@ -39,6 +40,8 @@ __all__ = [
     "comparison_html",
     "comparison_json",
     "comparison_text",
+    "convert_json",
+    "convert_text",
     "datasets_json",
     "datasets_text",
     "doctor_json",
@@ -54,11 +57,11 @@ __all__ = [
     "lr_find_page",
     "lr_find_svg",
     "lr_find_text",
+    "origin_lines",
     "predict_json",
     "predict_text",
     "recalibrate_json",
     "recalibrate_text",
-    "recipe_line",
     "report_html",
     "report_json",
     "report_text",

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bncli.cli.render.tables import plain_table
+from bncli.cli.render.weights import account_line, weights_json
 from bncli.cli.render.words import counted, marked
 from bncli.cli.untrusted import visible
 
@@ -38,15 +39,27 @@ def run_lines(trainer: Trainer) -> str:
     )
 
 
-def recipe_line(chosen: Values) -> str:
-    """Return the settings that a recipe chose, spelled as on the command line."""
+def origin_lines(trainer: Trainer, from_recipe: Values, from_weights: Values) -> Iterator[str]:
+    """Return what became of the pretrained weights, and the settings that they and a recipe chose."""
+    if trainer.weights is not None:
+        yield visible(account_line(trainer.weights))
+    if from_weights:
+        yield f"from the weights: {_options(from_weights)}"
+    if from_recipe:
+        yield f"from the recipe: {_options(from_recipe)}"
+
+
+def _options(chosen: Values) -> str:
+    """The settings, spelled as on the command line."""
     words = [f"--{option.flag} {word}" for option, value in chosen.items() for word in _option_words(value)]
-    return "from the recipe: " + " ".join(words)
+    return " ".join(words)
 
 
 def _option_words(value: object) -> list[str]:
     if isinstance(value, dict):
         return [f"{key}={json.dumps(item, separators=(',', ':'))}" for key, item in value.items()]
+    if value is None:
+        return []
     return [value if isinstance(value, str) else f"{value:g}"]
 
 
@@ -72,6 +85,7 @@ def train_json(result: TrainResult) -> dict[str, object]:
         "config": asdict(result.config.run),
         "dataset": None if dataset is None else asdict(dataset),
         "versions": dict(result.config.versions),
+        "weights": weights_json(result.config.weights, result.weights),
     }
 
 

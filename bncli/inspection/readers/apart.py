@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -54,8 +55,17 @@ def read_apart(module: str, path: Path, asked: Asked) -> Contents:
         CheckpointError: the reader raised it; or the process crashed, or exceeded its memory or time limit.
     """
     request = {"module": module, "path": str(path), "asked": asdict(asked)}
+    return decode(ask_apart(SERVE, request, path))
+
+
+def ask_apart(function: str, request: JSON, path: Path) -> Answer:
+    """The answer of a function about a file; it runs in another process, which must limit itself (``limit_for``).
+
+    Raises:
+        CheckpointError: the function raised it; or the process crashed, or exceeded its memory or time limit.
+    """
     try:
-        return decode(ask_child(SERVE, request, seconds=WALL_SECONDS, environment=_ENVIRONMENT))
+        return ask_child(function, request, seconds=WALL_SECONDS, environment=_ENVIRONMENT)
     except ChildError as error:
         raise CheckpointError(_complaint(path, error.end), remedy=_REMEDY) from None
 
@@ -76,15 +86,25 @@ def serve(request: JSON) -> Iterator[Answer]:
         CheckpointError: the reader raised it, or any other exception, which says that the file is damaged.
     """
     path = Path(request["path"])
-    try:
-        reader = importlib.import_module(request["module"])
+    reader = importlib.import_module(request["module"])
+    with as_damage(path):
         if hasattr(reader, "require_library"):
             reader.require_library()
-        size = path.stat().st_size
-        limit_this_process(
-            cpu_seconds=CPU_SECONDS + size / BYTES_PER_CPU_SECOND, memory=MEMORY + MEMORY_PER_BYTE * size
-        )
+        limit_for(path)
         yield encode(reader.read(path, Asked(**request["asked"])))
+
+
+def limit_for(path: Path) -> None:
+    """Limit this process to the memory and time that a file of this size can need."""
+    size = path.stat().st_size
+    limit_this_process(cpu_seconds=CPU_SECONDS + size / BYTES_PER_CPU_SECOND, memory=MEMORY + MEMORY_PER_BYTE * size)
+
+
+@contextmanager
+def as_damage(path: Path) -> Iterator[None]:
+    """Turn whatever reading a file raises into a CheckpointError, with a message of bounded length."""
+    try:
+        yield
     except BncliError as error:
         raise CheckpointError(error.message[:MAX_MESSAGE], remedy=error.remedy) from error
     except MemoryError:

@@ -39,13 +39,27 @@ def read(path: FilePath, asked: Asked) -> Contents:
         return _contents(path, file, asked)
 
 
-def _contents(path: FilePath, file: TorchFile, asked: Asked) -> Contents:
-    search = _Search(file)
-    arrays = dict(search.arrays(file.content, ()))
+def stored_arrays(path: FilePath, file: TorchFile) -> dict[Path, Stored]:
+    """All tensors of an open file by path; the values are read when asked for.
+
+    Raises:
+        CheckpointError: the file holds no tensors, but objects of other classes, or is nested too deep.
+    """
+    return _found(path, _Search(file))
+
+
+def _found(path: FilePath, search: _Search) -> dict[Path, Stored]:
+    arrays = dict(search.arrays(search.file.content, ()))
     if not arrays and search.classes:
         raise CheckpointError(
             f"{path} is no state dict: it holds no tensors, but {named(list(search.classes))}", remedy=SAVE_ANEW
         )
+    return arrays
+
+
+def _contents(path: FilePath, file: TorchFile, asked: Asked) -> Contents:
+    search = _Search(file)
+    arrays = _found(path, search)
     notes, unread = search.notes(), tuple(dict.fromkeys(search.unread))
     found = [search.with_settings(layer) for layer in find_batch_norms(arrays)]
     if not found:

@@ -51,13 +51,8 @@ def read(path: Path, asked: Asked) -> Contents:
     Raises:
         CheckpointError: the file is damaged.
     """
-    header, start = _read_header(path)
-    metadata = header.pop("__metadata__", {})
-    size = path.stat().st_size - start
-    try:
-        arrays = {split_name(name): _stored(path, start, size, entry) for name, entry in header.items()}
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise _damaged(path, f"its header does not match its content ({type(error).__name__}: {error})") from None
+    found, metadata = stored_arrays(path)
+    arrays = {split_name(name): array for name, array in found.items()}
     own = isinstance(metadata, Mapping) and metadata.get("format") == _OWN
     notes = ("written by `bncli fold --export safetensors`: its BN layers are folded",) if own else ()
     return contents_of(
@@ -66,6 +61,21 @@ def read(path: Path, asked: Asked) -> Contents:
         asked=asked,
         notes=notes,
     )
+
+
+def stored_arrays(path: Path) -> tuple[dict[str, Stored], object]:
+    """(the arrays of a safetensors file by name, its metadata); the values are read when asked for.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    header, start = _read_header(path)
+    metadata = header.pop("__metadata__", {})
+    size = path.stat().st_size - start
+    try:
+        return {name: _stored(path, start, size, entry) for name, entry in header.items()}, metadata
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise _damaged(path, f"its header does not match its content ({type(error).__name__}: {error})") from None
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
