@@ -96,7 +96,7 @@ ORIGINS: tuple[Origin, ...] = (
         0.9,
         "symmetric",
         {
-            "": Images.cropped(224, 0.875, "bilinear", _IMAGENET),
+            "": Images.cropped(224, 0.95, "bicubic", _IMAGENET),
             "mobilenet_v2": Images.cropped(224, 0.875, "bicubic", _IMAGENET),
             **_by_size({0: (224, 0.875), 1: (240, 0.882), 2: (260, 0.89), 3: (300, 0.904), 4: (380, 0.922)}, _IMAGENET),
         },
@@ -108,7 +108,11 @@ ORIGINS: tuple[Origin, ...] = (
         1e-3,
         0.99,
         "same",
-        _by_size({0: (224, 0.875), 1: (240, 0.882), 2: (260, 0.89), 3: (300, 0.904), 4: (380, 0.92)}, _HALF),
+        {
+            **_by_size({0: (224, 0.875), 1: (240, 0.882), 2: (260, 0.89)}, _HALF),
+            "efficientnet_lite3": Images.cropped(300, 0.904, "bilinear", _HALF),
+            "efficientnet_lite4": Images.cropped(380, 0.92, "bilinear", _HALF),
+        },
     ),
     Origin(
         "efficientnet-pytorch",
