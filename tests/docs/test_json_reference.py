@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import TINY, document, invoke
+from support.torch_weights import state_dict, write_safetensors
 
 from docs.conftest import ROOT
 
@@ -20,6 +21,7 @@ DOCUMENTS = (
     ("lr-find", "--steps", "10", *TINY),
     ("lr-find", "--steps", "10", "--lowest", "1e-9", "--highest", "1e-8", *TINY),
     ("sweep", "sweep.toml", "--quiet"),
+    ("train", "--weights", "ckpt", "--epochs", "1", "--out", "again", "--quiet"),
     ("fold", "ckpt", "out", "--export", "safetensors,stablehlo"),
     ("fold", "ckpt", "small", "--export", "onnx", "--quantize", "int8", "--prune-dead"),
     ("report", "ckpt", "--out", "page.html"),
@@ -32,6 +34,7 @@ DOCUMENTS = (
     ("inspect-stats", "poor", "ckpt"),
     ("inspect-stats", "ckpt", "poor"),
     ("inspect-stats", "poor", "poor"),
+    ("convert", "weights.safetensors", "converted"),
     ("recalibrate", "poor", "repaired"),
     ("bench", "ckpt", "out", "--batch-sizes", "1", "--rounds", "5"),
     ("verify", "ckpt"),
@@ -117,6 +120,7 @@ def documents(tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("documents"))
         Image.new("L", (8, 8)).save("digit.png")
         Path("sweep.toml").write_text(SWEEP, encoding="utf-8")
+        write_safetensors("weights.safetensors", state_dict("resnet18", "torchvision or timm"))
         for words in DOCUMENTS:
             printed = document(*words)
             found.setdefault(printed["schema"], []).append(printed)

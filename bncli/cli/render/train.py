@@ -17,6 +17,7 @@ from bncli.cli.render.words import counted, marked
 from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
+    from bncli.config.options import Option
     from bncli.config.recipes import Values
     from bncli.training.loop import Trainer
     from bncli.training.progress import EpochResult
@@ -43,24 +44,26 @@ def origin_lines(trainer: Trainer, from_recipe: Values, from_weights: Values) ->
     """Return what became of the pretrained weights, and the settings that they and a recipe chose."""
     if trainer.weights is not None:
         yield visible(account_line(trainer.weights))
-    if from_weights:
-        yield f"from the weights: {_options(from_weights)}"
+    changed = {option: value for option, value in from_weights.items() if value != option.default}
+    if changed:
+        yield f"from the weights: {_options(changed)}"
     if from_recipe:
         yield f"from the recipe: {_options(from_recipe)}"
 
 
 def _options(chosen: Values) -> str:
     """The settings, spelled as on the command line."""
-    words = [f"--{option.flag} {word}" for option, value in chosen.items() for word in _option_words(value)]
-    return " ".join(words)
+    return " ".join(word for option, value in chosen.items() for word in _option_words(option, value))
 
 
-def _option_words(value: object) -> list[str]:
-    if isinstance(value, dict):
-        return [f"{key}={json.dumps(item, separators=(',', ':'))}" for key, item in value.items()]
+def _option_words(option: Option, value: object) -> list[str]:
     if value is None:
         return []
-    return [value if isinstance(value, str) else f"{value:g}"]
+    if isinstance(value, bool):
+        return [f"--{option.flag}" if value else f"--no-{option.flag}"]
+    if isinstance(value, dict):
+        return [f"--{option.flag} {key}={json.dumps(item, separators=(',', ':'))}" for key, item in value.items()]
+    return [f"--{option.flag} {value if isinstance(value, str) else f'{value:g}'}"]
 
 
 def train_json(result: TrainResult) -> dict[str, object]:
