@@ -76,13 +76,12 @@ def fitted(pretrained: Pretrained, variables: Variables, *, num_classes: int) ->
             f"the weights of {pretrained.record.source} do not fit {pretrained.model.name}: {'; '.join(listed)}",
             remedy="Use the --image-size, --channels and --model-arg that they were trained with.",
         )
-    sources = {row.target: row for row in pretrained.rows}
     reason = f"the head is new: {num_classes} classes in place of {old}"
     return Fitted(
         pretrained=pretrained,
         num_classes=num_classes,
-        taken=tuple(sources[path] for path in wanted if path not in head),
-        new=tuple(_new(sources[path], wanted[path], reason) for path in wanted if path in head),
+        taken=tuple(row for row in pretrained.rows if row.target not in head),
+        new=tuple(_new(row, wanted[row.target], reason) for row in pretrained.rows if row.target in head),
         ignored=pretrained.ignored,
     )
 

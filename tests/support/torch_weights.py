@@ -22,10 +22,10 @@ def state_dict(model: str, library: str, *, num_classes: int = 7, seed: int = 0)
 def _numbers(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Values of the size that a trained network has: kernels keep the variance, BN is near the identity."""
     if len(shape) > 1:
-        return rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))
+        return rng.normal(scale=float(np.sqrt(2 / np.prod(shape[1:]))), size=shape)
     if name.endswith(("weight", "running_var")):
         return rng.uniform(0.5, 1.5, shape)
-    return rng.normal(size=shape) * 0.1
+    return rng.normal(scale=0.1, size=shape)
 
 
 def write_safetensors(path: object, arrays: dict[str, np.ndarray]) -> None:
