@@ -14,7 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("train", "weights", "models", "fine-tune", "lr-find", "sweep", "resume", "diagnose", "inspect", "fold", "bench")
+GUIDES = (
+    "train",
+    "weights",
+    "models",
+    "fine-tune",
+    "lr-find",
+    "sweep",
+    "resume",
+    "diagnose",
+    "inspect",
+    "fold",
+    "bench",
+)
 # In the order of reading: a page finds the checkpoints that the pages before it have made.
 PAGES = (
     ROOT / "README.md",

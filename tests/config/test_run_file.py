@@ -31,6 +31,8 @@ def values_of(option):
         values = st.from_regex(r"\A[1-9][0-9]{0,5}s?\Z")
     elif option.field == "log":
         values = st.sampled_from(["csv", "none", "tensorboard,wandb"])
+    elif option.field in ("mean", "std") and option.section == "data":
+        values = st.sampled_from(["0.5", "0.485,0.456,0.406", "1e-05,2,0.25"])
     elif option.field == "pixel_range":
         values = st.just("auto") | st.from_regex(r"\A-?[0-9]{1,5}:[0-9]{1,5}\.[0-9]{1,5}\Z")
     elif option.is_repeatable:
