@@ -1,5 +1,6 @@
 """``bncli lr-find`` as a user runs it: the suggestion, the figure, a checkpoint that is only read, and refusals."""
 
+import html
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -26,7 +27,7 @@ def test_a_page_loads_nothing(tmp_path):
     figure = tmp_path / "curve.html"
     succeed("lr-find", *SHORT, *TINY, "--figure", figure)
     page = figure.read_text(encoding="utf-8")
-    assert "default-src 'none'" in page
+    assert "default-src 'none'" in html.unescape(page)
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
 
 

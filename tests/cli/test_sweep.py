@@ -1,5 +1,6 @@
 """``bncli sweep`` as a user runs it: trials as checkpoints, a summary, continuing, and two processes on one study."""
 
+import html
 import json
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_each_trial_is_a_checkpoint_and_the_best_one_is_named(written, tmp_path)
         assert scored["accuracy"] == pytest.approx(trial["value"])
     page = (out / "summary.html").read_text(encoding="utf-8")
     assert "val_accuracy against optimizer.learning_rate" in page
-    assert "default-src 'none'" in page
+    assert "default-src 'none'" in html.unescape(page)
     again = succeed("sweep", written, "--out", out, "--quiet")
     assert "2 trials: 2 complete; 0 by this process" in again
     assert f"best: trial {best['number']}" in again
@@ -102,7 +103,7 @@ def test_a_mistake_in_the_file_is_named_before_anything_is_read(written):
     result = invoke("sweep", written)
     assert result.exit_code == 1
     assert (
-        "line 14: no setting is called optimizer.learning_rat; did you mean optimizer.learning_rate?" in result.stderr
+        "line 13: no setting is called optimizer.learning_rat; did you mean optimizer.learning_rate?" in result.stderr
     )
 
 
