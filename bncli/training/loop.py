@@ -28,6 +28,7 @@ from bncli.measure.score import EvalResult
 from bncli.training.evaluation import Evaluation
 from bncli.training.execution import StepExecution
 from bncli.training.progress import (
+    Best,
     EpochClock,
     EpochResult,
     Notice,
@@ -36,6 +37,7 @@ from bncli.training.progress import (
     StepProgress,
     ValStatistics,
     better,
+    better_by_few,
 )
 from bncli.training.recovery import Recovery
 from bncli.training.saving import RunSaver
@@ -262,16 +264,18 @@ class Trainer:
 
     def _begin_next_epoch(self, result: EpochResult) -> None:
         """Add the result to the history, and start the next epoch's sums."""
-        progress = self.progress
+        progress = replace(self.progress, history=(*self.progress.history, result), steps_into_epoch=0)
         self.position = Position(
             replace(self.state, metrics=self.execution.put(EpochMetrics.zero())),
-            replace(
-                progress,
-                best=better(progress.best, result, self.position.step),
-                history=(*progress.history, result),
-                steps_into_epoch=0,
-            ),
+            replace(progress, best=self._best_of(progress)),
         )
+
+    def _best_of(self, progress: RunProgress) -> Best | None:
+        """The best epoch after the last one of the history."""
+        step = self.position.step
+        if self.watch.has_few_images and self.config.training.patience is None:
+            return better_by_few(progress.best, progress.history, step, num_val=self.watch.guess.num_val)
+        return better(progress.best, progress.history[-1], step)
 
     def _report(self, error: CheckpointError | None) -> Iterator[Notice]:
         """Report a failed save. If it held the best epoch, fall back to the previous best."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -119,6 +119,24 @@ class Position:
 def better(best: Best | None, result: EpochResult, step: int) -> Best:
     """The best epoch after one more, ``result``, which ended at optimizer step ``step``."""
     if best is not None and _rank(best) >= _rank(result):
+        return best
+    return Best(epoch=result.epoch, step=step, val_accuracy=result.val_accuracy, val_loss=result.val_loss)
+
+
+def better_by_few(best: Best | None, history: Sequence[EpochResult], step: int, *, num_val: int) -> Best | None:
+    """The best epoch after the last one of ``history``, where few validation images cannot tell epochs apart.
+
+    An accuracy that one image can make is luck: 3 of 3 in one epoch say less than 2 of 3 in most. So the last epoch
+    within one image of the highest accuracy is the best.
+
+    Args:
+        best: the best epoch so far.
+        history: all epochs; at least one.
+        step: optimizer step at which the last one ended.
+        num_val: validation images.
+    """
+    result = history[-1]
+    if result.val_accuracy < max(row.val_accuracy for row in history) - 1.5 / num_val:
         return best
     return Best(epoch=result.epoch, step=step, val_accuracy=result.val_accuracy, val_loss=result.val_loss)
 

@@ -19,6 +19,8 @@ from bncli.training.progress import EpochResult, Notice
 EXPLODED = 10
 # Epochs, and at least so many steps, within 2 % of the loss of guessing: the network does not learn.
 STUCK_EPOCHS, STUCK_STEPS, STUCK_SHARE = 3, 50, 0.98
+# Validation images below which one of them is worth more than the difference between two epochs.
+FEW_IMAGES = 20
 # Accuracy that batch statistics must gain over running ones to be worth a word.
 GAP = 0.1
 
@@ -119,6 +121,11 @@ class Watch:
         )
 
     def _at_the_end(self, history: Sequence[EpochResult], score_by_batch: Callable[[], EvalResult]) -> Iterator[Notice]:
+        if self.has_few_images:
+            yield Notice(
+                f"{self.guess.num_val} validation images cannot tell epochs apart, so the last one within one image of "
+                "the highest accuracy counts as the best. --val-fraction 0.3 sets more aside"
+            )
         last = history[-1]
         gap = self.looks_lagging(
             train_loss=last.train_loss,
@@ -140,6 +147,11 @@ class Watch:
                 f"no epoch is better on the validation images than guessing ({self.guess.accuracy:.4f}). "
                 f"{self._rate_remedy()}, or the labels do not belong to the images"
             )
+
+    @property
+    def has_few_images(self) -> bool:
+        """True if the accuracy of an epoch on the validation images is mostly luck."""
+        return self.guess.num_val < FEW_IMAGES
 
     @property
     def may_lag(self) -> bool:

@@ -14,7 +14,7 @@ from bncli import checkpoint
 from bncli.jobs.evaluate import evaluate_checkpoint
 from bncli.measure.score import summarize
 from bncli.training import run
-from bncli.training.progress import EpochResult, Notice
+from bncli.training.progress import EpochResult, Notice, better_by_few
 from bncli.training.watch import Guess, Watch
 
 GUESS = Guess(loss=math.log(5), accuracy=0.2, num_val=100)
@@ -162,6 +162,25 @@ def test_the_best_epoch_is_the_one_with_the_best_weights_though_running_statisti
     assert saved.has_population_statistics
     scored = evaluate_checkpoint(saved, dataset.test, class_names=dataset.class_names, stats="running", batch_size=8)
     assert scored.accuracy == result.test.accuracy
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"),
+    [((0, 1, 2, 2, 2), 5), ((1, 3, 2, 2, 1), 4), ((3, 0, 0, 0, 0), 1), ((0, 0, 0, 0, 3), 5), ((2, 3, 1, 1, 1), 2)],
+)
+def test_among_few_images_the_last_epoch_within_one_image_of_the_highest_accuracy_is_the_best(accuracies, best):
+    history = [replace(row, val_accuracy=right / 3) for row, right in zip(rows(*[(1, 1)] * 5), accuracies, strict=True)]
+    found = None
+    for number in range(1, 6):
+        found = better_by_few(found, history[:number], 10 * number, num_val=3)
+    assert (found.epoch, found.step, found.val_accuracy) == (best, 10 * best, accuracies[best - 1] / 3)
+
+
+def test_a_run_with_few_validation_images_says_so_at_its_end():
+    watch = Watch(run_config(training={"epochs": 1}), 20, replace(GUESS, num_val=3))
+    (notice,) = watch.notices(rows((0.1, 0.2), train_accuracy=1.0, val_accuracy=1.0), never)
+    assert "3 validation images cannot tell epochs apart" in notice.message
+    assert "--val-fraction" in notice.message
 
 
 @pytest.mark.parametrize(
