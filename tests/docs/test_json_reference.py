@@ -18,7 +18,7 @@ ROW = re.compile(r"^\| `(?P<path>[^`]+)` \| (?P<types>[a-z ]+?) \|", re.MULTILIN
 DOCUMENTS = (
     ("train", "--epochs", "2", "--ema-decay", "0.9", "--precise-bn", *TINY),
     ("train", "--epochs", "2", "--bn-momentum", "0.999", "--out", "poor", *TINY),
-    ("lr-find", "--steps", "10", *TINY),
+    ("lr-find", "--steps", "40", *TINY),
     ("lr-find", "--steps", "10", "--lowest", "1e-9", "--highest", "1e-8", *TINY),
     ("sweep", "sweep.toml", "--quiet"),
     ("train", "--weights", "ckpt", "--epochs", "1", "--out", "again", "--quiet"),
