@@ -78,7 +78,8 @@ def read_config(directory: Path) -> CheckpointConfig:
             f"{directory} {what}: not a bncli checkpoint", remedy="Name a directory written by `bncli train`."
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}", remedy=_COPY) from error
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot read {path}: {reason}", remedy=_COPY) from error
     return document.from_json(text, path=path)
 
 

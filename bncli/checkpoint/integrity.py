@@ -54,6 +54,11 @@ class VerifyReport:
         """The files that are not as they were written."""
         return tuple(file for file in self.files if file.damage is not None)
 
+    @property
+    def is_whole(self) -> bool:
+        """True if nothing is damaged, and there is a save to read."""
+        return not self.damaged and self.readable_step is not None
+
 
 def verify_checkpoint(directory: Path) -> VerifyReport:
     """Verify all saves of a checkpoint and the files beside them.

@@ -188,11 +188,11 @@ def complete_steps(directory: Path) -> list[int]:
     """
     try:
         found = list((directory / STEPS).iterdir())
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return []
     except OSError as error:
         raise CheckpointError(
-            f"cannot read {directory / STEPS}: {error.strerror or error}", remedy="Make it readable."
+            f"cannot read {directory / STEPS}: {error.strerror or error}", remedy="Make it a readable directory."
         ) from error
     manifests = [path for path in found if path.suffix == ".sha256"]
     return sorted(int(path.stem) for path in manifests if _is_step(path.stem) and path.with_suffix("").is_dir())

@@ -26,3 +26,7 @@ def verify(
             if step is None
             else f"Readers and --resume use step {step}, the newest whole save, in place of a damaged one.",
         )
+    if report.readable_step is None:
+        raise CheckFailedError(
+            f"{checkpoint} holds no complete save", remedy="The training ended before its first save: train again."
+        )

@@ -1,5 +1,6 @@
 """``bncli verify``: the table, the document and the exit code."""
 
+import json
 import shutil
 
 from cli.conftest import document, invoke, succeed
@@ -46,3 +47,16 @@ def test_a_folded_checkpoint_has_its_files_compared_too(ckpt, tmp_path):
 
 def test_what_is_no_checkpoint(tmp_path):
     assert invoke("verify", tmp_path).exit_code == 1
+
+
+def test_a_checkpoint_without_a_save_is_not_whole(ckpt, tmp_path):
+    out = shutil.copytree(ckpt, tmp_path / "ckpt")
+    shutil.rmtree(out / "steps")
+    result = invoke("verify", out)
+    assert result.exit_code == 3, result.output
+    assert f"{out} holds no complete save" in " ".join(result.stderr.split())
+    assert not json.loads(invoke("verify", out, "--json").stdout)["ok"]
+    (out / "steps").touch()
+    result = invoke("verify", out)
+    assert result.exit_code == 1, result.output
+    assert "Not a directory" in result.stderr

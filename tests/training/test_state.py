@@ -49,7 +49,7 @@ def test_the_moving_average_forgets_the_start_and_then_moves_by_its_decay():
         ema = moving_average(ema, {"w": jnp.asarray(value)}, step=jnp.int32(t), decay=decay)
         weight = min(decay, (1 + t) / (10 + t))
         expected = weight * expected + (1 - weight) * value
-    np.testing.assert_allclose(ema["w"], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(ema["w"], expected, rtol=1e-4, atol=1e-5)
     weights = decay ** np.arange(len(values))[::-1]
     np.testing.assert_allclose(expected, weights @ values / weights.sum(), atol=1e-6)
 

@@ -22,7 +22,7 @@ def verify_json(report: VerifyReport) -> dict[str, object]:
     return {
         "schema": "bncli.verify/1",
         "checkpoint": str(report.path),
-        "ok": not report.damaged,
+        "ok": report.is_whole,
         "readable_step": report.readable_step,
         "files": [asdict(file) for file in report.files],
     }
@@ -35,5 +35,5 @@ def verify_text(report: VerifyReport) -> RenderableType:
         result = "[green]undamaged[/]" if file.damage is None else f"[bold red]{marked(file.damage)}[/]"
         table.add_row(marked(file.name), f"{file.num_files}", f"{file.num_bytes:,}", _CHECKED_BY[file.by], result)
     step = report.readable_step
-    last = "every save is damaged" if step is None else f"last undamaged save: step {step}"
+    last = "no undamaged save" if step is None else f"last undamaged save: step {step}"
     return Group(table, Text(last))
