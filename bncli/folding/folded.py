@@ -69,8 +69,8 @@ class Folded:
         """
         if self.build_module is None:
             raise FoldError(
-                "a function has no module",
-                remedy="use folded(x) and folded.variables; a module comes from an NNX, Equinox or Keras network",
+                "there is no module to give back: this network is a function of its variables",
+                remedy="use folded(x) and folded.variables; NNX, Equinox and Keras networks have a module",
             )
         return self.build_module(self)
 

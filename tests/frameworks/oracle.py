@@ -70,8 +70,8 @@ def same(expected, actual, tolerance=TOLERANCE) -> None:
 def bits(tree) -> list[bytes]:
     """Every array of a user's object, to the bit."""
     leaves = jax.tree_util.tree_leaves(tree)
-    if any(hasattr(leaf, "variables") for leaf in leaves):  # Keras: an object with its own list of arrays
-        leaves = [np.asarray(v.value) for leaf in leaves for v in getattr(leaf, "variables", [])]
+    models = [leaf for leaf in leaves if type(leaf).__module__.startswith("keras")]  # objects with lists of arrays
+    leaves += [np.asarray(variable.value) for model in models for variable in model.variables]
     return [numbers_of(leaf).tobytes() for leaf in leaves if hasattr(leaf, "dtype")]
 
 
