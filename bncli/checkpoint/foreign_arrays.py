@@ -6,6 +6,7 @@ The format is detected from the content, not the name. Nothing in a file is ever
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,42 @@ from bncli.process.files import open_regular, read_regular
 from bncli.process.memory import available_memory, format_bytes
 
 READABLE = "bncli reads its own directories, Orbax directories, and files written by flax.serialization.to_bytes."
+
+_TORCH = (
+    "It looks like weights of PyTorch: bncli convert {path} OUT makes a checkpoint of those of torchvision and timm, "
+    "for every command."
+)
+_KERAS = (
+    "It looks like a model of Keras. Fold it in Python, with KERAS_BACKEND=jax: "
+    "bncli.fold(keras.models.load_model({name}), example)."
+)
+_ONNX = (
+    "It looks like an ONNX file. Fold the network before its export: bncli.fold takes any JAX function and the models "
+    "of Flax, Equinox, Haiku and Keras. bncli inspect-stats {path} shows its BN layers."
+)
+_EQUINOX = (
+    "It looks like a model of Equinox. Fold it in Python: bncli.fold(model, example, state=state), with both from "
+    "eqx.tree_deserialise_leaves({name}, …)."
+)
+_PICKLE = (
+    "It looks like a pickle, which bncli does not load because it may run code. Load it yourself, and fold the network "
+    "in Python: bncli.fold(transformed, params, state, example) for Haiku."
+)
+# suffix of another program's file -> what to do with one
+ELSEWHERE = {
+    ".bin": _TORCH,
+    ".ckpt": _TORCH,
+    ".eqx": _EQUINOX,
+    ".h5": _KERAS,
+    ".hdf5": _KERAS,
+    ".keras": _KERAS,
+    ".onnx": _ONNX,
+    ".pickle": _PICKLE,
+    ".pkl": _PICKLE,
+    ".pt": _TORCH,
+    ".pth": _TORCH,
+    ".safetensors": _TORCH,
+}
 
 COLLECTIONS = ("params", "batch_stats")
 # Depth of the search for variables below the top of a tree: {"state": {"model": {"params": …}}}.
@@ -119,11 +156,16 @@ def _read_orbax(directory: Path, step: str) -> ForeignCheckpoint:
     return ForeignCheckpoint(directory, "an Orbax directory", number, read_items(steps[number]))
 
 
+def _remedy(path: Path) -> str:
+    """The way to use a file of another framework, by its suffix; else the formats that bncli reads."""
+    return ELSEWHERE.get(path.suffix.lower(), READABLE).format(path=shlex.quote(str(path)), name=repr(str(path)))
+
+
 def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
     with open_regular(path) as file:
         start = file.read(1)
         if not start or start[0] not in _MAP_BYTES:
-            raise CheckpointError(f"{path} is no checkpoint that bncli reads", remedy=READABLE)
+            raise CheckpointError(f"{path} is no checkpoint that bncli reads", remedy=_remedy(path))
         _refuse_step(path, step)
         _require_memory(path)
         content = start + file.read()
@@ -132,10 +174,10 @@ def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
     except Exception as error:  # the errors of msgpack, NumPy and Flax for other bytes
         raise CheckpointError(
             f"{path} is damaged, or not a Flax msgpack file: {type(error).__name__}: {str(error)[:300]}",
-            remedy=f"Restore it from a copy. {READABLE}",
+            remedy=f"Restore it from a copy. {_remedy(path)}" if path.suffix not in ELSEWHERE else _remedy(path),
         ) from error
     if not isinstance(tree, Mapping):
-        raise CheckpointError(f"{path} holds a single array, not a tree", remedy=READABLE)
+        raise CheckpointError(f"{path} holds a single array, not a tree", remedy=_remedy(path))
     return ForeignCheckpoint(path, "a Flax msgpack file", None, tree)
 
 

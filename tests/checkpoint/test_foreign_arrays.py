@@ -238,3 +238,22 @@ def test_a_tree_without_the_variables_of_one_network_is_refused_with_what_to_sav
     with pytest.raises(CheckpointError, match=rf"some/file .*{words}") as caught:
         find_variables(holding(tree))
     assert caught.value.remedy.startswith("Save ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("model.pth", b"PK\x03\x04", "bncli convert {path} OUT"),
+        ("old.PT", b"\x80\x02}q\x00.", "bncli convert {path} OUT"),
+        ("model.keras", b"PK\x03\x04", "bncli.fold(keras.models.load_model('{path}'), example)"),
+        ("model.onnx", b"\x08\x08", "before its export"),
+        ("model.eqx", b"\x93NUMPY", "bncli.fold(model, example, state=state)"),
+        ("state.pkl", b"\x80\x04N.", "may run code"),
+    ],
+)
+def test_a_file_of_another_program_is_answered_with_its_own_way(name, content, remedy, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        read_foreign(path)
+    assert remedy.format(path=path) in error.value.remedy
