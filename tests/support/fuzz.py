@@ -135,6 +135,7 @@ def _command_on(rng: Rng, checkpoint: Path, sound: Path) -> Words:
         ["fold", str(checkpoint), "--dry-run"],
         ["recalibrate", str(checkpoint), "--dry-run", *data],
         ["train", "--resume", "--out", str(checkpoint), "--epochs", "2", "--quiet"],
+        ["report", str(checkpoint), "--overwrite", *data],
         *5 * (["inspect-stats", str(checkpoint)],),
         *5 * (["inspect-stats", str(checkpoint), "--history", "--json"],),
         *4 * (["verify", str(checkpoint)],),
@@ -147,6 +148,7 @@ def _command_on_folded(rng: Rng, checkpoint: Path, sound: Path) -> Words:
         ["eval", str(checkpoint), "--data", str(sound / "data.npz")],
         ["predict", str(checkpoint), str(sound / "image.png")],
         ["inspect-stats", str(checkpoint)],
+        ["report", str(checkpoint), "--overwrite", "--data", str(sound / "data.npz")],
         ["verify", str(checkpoint)],
         ["fold", str(checkpoint), "--dry-run"],
     )

@@ -6,6 +6,7 @@ MLflow has no histograms: percentiles of each BN array are logged as metrics.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,7 @@ class MlflowRun:
 
 def create(run: LoggedRun) -> MlflowRun:
     """The run of an earlier part of the training, or a new one."""
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of each table that it makes
     client = mlflow.MlflowClient(tracking_uri=tracking_uri(run.folder))
     identifier = run.ids.get("mlflow")
     if identifier is not None:
