@@ -1,4 +1,4 @@
-"""What the weights of each origin need beside their arrays: BN's constants, padding, and the preprocessing of images.
+"""The facts that weights need beside their arrays, by origin: BN's constants, padding, and the preprocessing of images.
 
 A file of arrays says none of it. It follows from the library that published the file; timm says more in the
 ``config.json`` beside its files, and torchvision's two generations of weights are told apart by their SHA-256.
@@ -44,7 +44,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Origin:
-    """What the networks of a library have in common.
+    """The constants that the networks of a library share.
 
     Attributes:
         name: as in ``--weights-from``.

@@ -127,7 +127,7 @@ def _origin(
 
 
 def _told(config: TimmConfig | None, path: Path) -> WeightsOrigin | None:
-    """What the file beside the weights, or timm's name of a file ported from TensorFlow, says of their origin."""
+    """The origin by the file beside the weights, or by timm's prefix for ports from TensorFlow; None if unknown."""
     if config is not None:
         return "timm-tf" if config.is_tensorflow else "timm"
     return "timm-tf" if path.name.startswith("tf_") else None

@@ -1,4 +1,4 @@
-"""The ``config.json`` that timm writes beside its weights, and what it says of them."""
+"""The ``config.json`` that timm writes beside its weights: architecture, preprocessing, class names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INTERPOLATIONS: Mapping[object, Interpolation] = {"bicubic": "bicubic", "biline
 
 @dataclass(frozen=True)
 class TimmConfig:
-    """What timm says of a file of weights.
+    """The facts that timm records about a file of weights.
 
     Attributes:
         path: the ``config.json``.
@@ -91,7 +91,7 @@ class TimmConfig:
 
 
 def beside(weights: Path) -> TimmConfig | None:
-    """What timm's ``config.json`` beside a file of weights says; None if there is none of timm's."""
+    """The content of timm's ``config.json`` beside a file of weights; None if there is none of timm's."""
     path = weights.with_name("config.json")
     try:
         document = json.loads(read_regular(path, limit=_MAX_BYTES))

@@ -182,7 +182,7 @@ class _Candidate:
         return [name for name in self.arrays if name.startswith(self.prefix) and _last(name) not in _NOT_NEEDED]
 
     def complaints(self) -> dict[str, list[str]]:
-        """What does not fit, by kind; the shapes are compared once all names fit, since that traces the network."""
+        """The misfits by kind; shapes are compared only once all names fit, since that traces the network."""
         own, wanted = self._own_names(), self.targets
         missing = [name for name in wanted if name not in self.arrays]
         left = [f"{name} {_words(self.arrays[name].shape)}" for name in own if name not in wanted]
@@ -277,7 +277,7 @@ def shapes_of(tree: object) -> dict[str, Shape]:
 
 
 def _prefix(arrays: Mapping[str, np.ndarray], wanted: Mapping[str, Target]) -> str:
-    """What stands in front of a network's names in a file; of several, the one with most of them.
+    """The prefix of a network's names in a file; of several, the one with most of them.
 
     Of equals, weights come before averages of them, and fewer words before more.
     """
