@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 import warnings
@@ -33,6 +34,10 @@ from bncli.ops import pad_small_images
 # Examples for the verification: validation images first, then training images. The test split is never used.
 VERIFY_EXAMPLES = 1024
 VERIFY_BATCH = 64
+# Random images stand in for data that are not known: 256 of them up to 64×64×3. Of larger ones, whose networks take
+# longer, there are fewer, down to 32.
+RANDOM_VALUES = 256 * 64 * 64 * 3
+FEWEST_RANDOM = 32
 # Examples in each of the two batches for which values inside both networks are compared.
 INSIDE_BATCH = 8
 # Rounding of normalized pixels, relative to the largest: that of bfloat16, and more than that of float32.
@@ -341,8 +346,9 @@ class _Sides:
 def _verification_images(original: Checkpoint, dataset: Dataset | BncliError) -> tuple[np.ndarray, str]:
     """(uint8 images [N, H, W, C], their description); random images if the checkpoint's data set is not available."""
     if isinstance(dataset, BncliError):
-        shape = (VERIFY_EXAMPLES // 4, *original.config.preprocessing.image_shape)
-        random = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        image_shape = original.config.preprocessing.image_shape
+        count = max(FEWEST_RANDOM, min(VERIFY_EXAMPLES // 4, RANDOM_VALUES // math.prod(image_shape)))
+        random = np.random.default_rng(0).integers(0, 256, (count, *image_shape), dtype=np.uint8)
         return random, f"{len(random):,} random images, because the data set is not available ({dataset.message})"
     val = dataset.val.images[:VERIFY_EXAMPLES]
     train = dataset.train.images[: VERIFY_EXAMPLES - len(val)]
