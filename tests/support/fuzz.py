@@ -135,7 +135,7 @@ def _command_on(rng: Rng, checkpoint: Path, sound: Path) -> Words:
         ["fold", str(checkpoint), "--dry-run"],
         ["recalibrate", str(checkpoint), "--dry-run", *data],
         ["train", "--resume", "--out", str(checkpoint), "--epochs", "2", "--quiet"],
-        ["report", str(checkpoint), "--overwrite", *data],
+        ["report", str(checkpoint), "--out", str(sound / "page.html"), "--overwrite", *data],
         *5 * (["inspect-stats", str(checkpoint)],),
         *5 * (["inspect-stats", str(checkpoint), "--history", "--json"],),
         *4 * (["verify", str(checkpoint)],),
@@ -144,11 +144,12 @@ def _command_on(rng: Rng, checkpoint: Path, sound: Path) -> Words:
 
 
 def _command_on_folded(rng: Rng, checkpoint: Path, sound: Path) -> Words:
+    data = ["--data", str(sound / "data.npz")]
     commands: Sequence[Words] = (
         ["eval", str(checkpoint), "--data", str(sound / "data.npz")],
         ["predict", str(checkpoint), str(sound / "image.png")],
         ["inspect-stats", str(checkpoint)],
-        ["report", str(checkpoint), "--overwrite", "--data", str(sound / "data.npz")],
+        ["report", str(checkpoint), "--out", str(sound / "page.html"), "--overwrite", *data],
         ["verify", str(checkpoint)],
         ["fold", str(checkpoint), "--dry-run"],
     )
