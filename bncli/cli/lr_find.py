@@ -12,6 +12,7 @@ from bncli.cli import options
 from bncli.cli.files import check_new, write_new
 from bncli.cli.run_settings import new_run, settings_from
 from bncli.cli.setting_options import with_settings
+from bncli.cli.train import with_pretrained
 from bncli.config.choices import LrRule
 from bncli.config.settings import OPTIMIZER, OUTPUT
 from bncli.errors import UsageError
@@ -91,6 +92,7 @@ def _lr_find(
     from bncli.cli import display, render, session
     from bncli.jobs.lr_find import RangeTest, find_learning_rate
 
+    asked, pretrained = with_pretrained(asked, quiet=quiet) if checkpoint is None else (asked, None)
     dataset = session.training_data(asked.config, quiet=quiet)
     run = asked.fitted(len(dataset.train)).config
     variables = None if checkpoint is None else _weights(checkpoint, step=step)
@@ -99,7 +101,12 @@ def _lr_find(
         tell = partial(show, "range test")
         done = iter(range(1, steps + 1))
         result = find_learning_rate(
-            run, dataset, test, variables=variables, on_step=lambda point: tell(next(done), steps)
+            run,
+            dataset,
+            test,
+            pretrained=pretrained,
+            variables=variables,
+            on_step=lambda point: tell(next(done), steps),
         )
     if figure is not None:
         _write_figure(result, figure, overwrite=overwrite, quiet=quiet)

@@ -130,22 +130,29 @@ def _fitted(asked: NewRun, out: Path, *, resume: bool, quiet: bool) -> NewRun:
     return asked.fitted(len(session.training_data(asked.config, quiet=quiet).train))
 
 
-def _with_weights(asked: NewRun, out: Path, *, resume: bool, quiet: bool) -> tuple[NewRun, Pretrained | None]:
-    """(the run with the settings that its pretrained weights decide, the weights; None if it needs none)."""
+def with_pretrained(asked: NewRun, *, quiet: bool) -> tuple[NewRun, Pretrained | None]:
+    """(a new run with the settings that its pretrained weights decide, the weights; None if it needs none)."""
     if asked.config.model.weights is None:
         return asked, None
     from bncli.cli import display
-    from bncli.jobs.train import pretrained_of, with_weights
-    from bncli.training.run import needs_weights
+    from bncli.jobs.train import with_weights
 
-    if resume:
-        needed = needs_weights(asked.config, out, resume=True)
-        return asked, pretrained_of(asked.config.model) if needed else None
     values, pretrained = with_weights(asked.asked)
     for note in pretrained.notes if pretrained is not None else ():
         display.note(note, quiet=quiet)
     decided = {option: value for option, value in values.items() if asked.asked.get(option, ...) != value}
     return asked.with_weights(decided), pretrained
+
+
+def _with_weights(asked: NewRun, out: Path, *, resume: bool, quiet: bool) -> tuple[NewRun, Pretrained | None]:
+    """(the run with the settings that its pretrained weights decide, the weights; None if it needs none)."""
+    if asked.config.model.weights is None or not resume:
+        return with_pretrained(asked, quiet=quiet)
+    from bncli.jobs.train import pretrained_of
+    from bncli.training.run import needs_weights
+
+    needed = needs_weights(asked.config, out, resume=True)
+    return asked, pretrained_of(asked.config.model) if needed else None
 
 
 def _set_up(asked: NewRun, *, quiet: bool, allow_bad_jaxlib: bool) -> None:

@@ -26,6 +26,7 @@ from bncli.frameworks.linen import Variables
 from bncli.training.execution import StepExecution
 from bncli.training.run import create_trainer
 from bncli.training.state import EpochMetrics, TrainState
+from bncli.weights import Pretrained
 
 # Weight of the old value in the moving average of the loss.
 SMOOTHING = 0.9
@@ -125,6 +126,7 @@ def find_learning_rate(
     dataset: Dataset,
     test: RangeTest | None = None,
     *,
+    pretrained: Pretrained | None = None,
     variables: Variables | None = None,
     on_step: Callable[[Point], None] | None = None,
 ) -> LrFindResult:
@@ -134,14 +136,15 @@ def find_learning_rate(
         config: of the training; its learning rate and schedule play no part.
         dataset: to train on; the validation and the test split are not touched.
         test: the learning rates; None takes the defaults.
-        variables: weights to begin with, which stay as they are; None for those that the training begins with.
+        pretrained: the weights that the training begins with; None for random ones.
+        variables: weights to begin with instead, which stay as they are; None for those of the training.
         on_step: called after each step.
 
     Raises:
         ModelError: the first step has no finite loss, or ``variables`` are of another network.
     """
     test = test or RangeTest()
-    trainer = create_trainer(_at_rate_one(config), dataset, Path())
+    trainer = create_trainer(_at_rate_one(config), dataset, Path(), pretrained=pretrained)
     start = trainer.state if variables is None else _beginning_with(variables, trainer.state)
     points: list[Point] = []
     for point in _points(trainer.execution, start, test):

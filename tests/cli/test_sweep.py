@@ -129,3 +129,14 @@ def test_two_processes_share_the_trials_of_one_study(written, tmp_path):
     last = document("sweep", written, "--out", tmp_path / "study", "--quiet")
     assert [trial["state"] for trial in last["trials"]] == ["complete"] * 6
     assert len({json.dumps(trial["params"]) for trial in last["trials"]}) == 6
+
+
+def test_each_trial_begins_from_the_weights_that_the_file_names(written, tmp_path, ckpt):
+    written.write_text(
+        f"model.weights = '{ckpt}'\ntraining.epochs = 1\nsweep.trials = 1\nspace.optimizer.learning_rate = [1e-6]\n"
+    )
+    (trial,) = document("sweep", written, "--out", tmp_path / "study", "--quiet")["trials"]
+    before, after = (
+        document("eval", path, "--split", "val", "--quiet")["accuracy"] for path in (ckpt, trial["checkpoint"])
+    )
+    assert abs(before - after) < 0.1

@@ -18,6 +18,7 @@ from bncli.config.validation import validated
 from bncli.data import Dataset
 from bncli.data.configured import load_configured
 from bncli.data.known import KNOWN
+from bncli.jobs.train import pretrained_of, with_weights
 from bncli.training import run
 from bncli.training.progress import EpochResult
 from bncli.training.result import TrainResult
@@ -45,13 +46,16 @@ class Datasets:
 
 
 def settings_of(file: SweepFile, tried: Values, datasets: Datasets) -> tuple[RunConfig, Dataset]:
-    """All settings of a trial: those it tries, above those of the file, above the recipe's, above the defaults.
+    """All settings of a trial.
+
+    Those that it tries lie above those of the file, above what pretrained weights decide, above the recipe's, above the
+    defaults.
 
     Raises:
         ConfigError: they do not fit each other.
         DataError: the data cannot be read.
     """
-    asked = {**file.fixed.values, **tried}
+    asked, _ = with_weights({**file.fixed.values, **tried})
     plain = _validated({**defaults(), **asked})
     dataset = datasets(plain.data, plain.training.seed)
     name = file.fixed.recipe
@@ -90,7 +94,8 @@ def train(
         BncliError: as ``bncli train``.
     """
     started = time.perf_counter()
-    trainer = run.create_trainer(settings, dataset, out)
+    needed = run.needs_weights(settings, out, resume=is_resumed)
+    trainer = run.create_trainer(settings, dataset, out, pretrained=pretrained_of(settings.model) if needed else None)
     if is_resumed and (out / CONFIG).is_file():
         run.resume(trainer)
     else:
