@@ -85,6 +85,15 @@ def test_an_image_smaller_than_the_kernel(size, kernel, strides, padding):
     np.testing.assert_allclose(train_conv_general_dilated(x, w, **arguments), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "kernel", "strides", "padding"),
+    [((6, 7), 3, 1, "SAME"), ((7, 6), 5, 2, "SAME"), ((6, 9), 3, 2, ((1, 1), (1, 1))), ((2, 3), 5, 1, "SAME")],
+)
+def test_depthwise(size, kernel, strides, padding):
+    settings = {"features": 4, "kernel_size": (kernel, kernel), "strides": strides, "padding": padding}
+    assert_like_flax((3, *size, 4), feature_group_count=4, **settings)
+
+
 def test_an_image_smaller_than_the_kernel_is_one_product():
     x, w = jnp.ones((2, 2, 2, 3)), jnp.ones((3, 3, 3, 4))
     jaxpr = str(
