@@ -9,8 +9,10 @@ Read in this order::
     state.py        the state that a step reads and writes
     pretrained.py   the same with weights to start from
     optimizer.py    schedules and optimizers, all of them optax's
+    tuning.py       fine-tuning: the arrays that each epoch trains, and how fast they learn
     programs.py     the compiled programs, shared between like trainings
     evaluation.py   the variables that are scored and saved, and their score
+    statistics.py   BN statistics of weights that have none of their own
     recovery.py     after a step that was not finite: skip it, go back, or end the run
     divergence.py   the cause of such a step
     saving.py       saves in the background, and restoring them
