@@ -17,9 +17,10 @@ Network: TypeAlias = Callable[[Tensor], Pytree]
 Status: TypeAlias = Literal["proved", "not proved", "failed"]
 
 # dtype of the outputs -> the largest difference, relative to the largest output, that rounding explains:
-# about 2**10 units in the last place in float32 (hundreds of layers, each rounding anew), 2**5 in the short types.
+# about 2**10 units in the last place in float32 (hundreds of layers, each rounding anew), 2**4 in bfloat16 (of which
+# ResNet-20 with random statistics takes 2.6), 2**5 in float16.
 TOLERANCES: dict[str, float] = {
-    "bfloat16": 2**-8 * 2**5,
+    "bfloat16": 2**-8 * 2**4,
     "float16": 2**-11 * 2**5,
     "float32": 1e-4,
     "float64": 1e-9,

@@ -69,8 +69,8 @@ def test_a_constant_that_is_rounded_makes_nothing_rough():
     [
         (lambda x: x + 1, 1e-4),
         (lambda x: (x.astype(np.float16) * 2).astype(np.float32), 2**-6),
-        (lambda x: (x.astype(jax.numpy.bfloat16) * 2).astype(np.float32), 2**-3),
-        (lambda x: jax.lax.reduce_precision(x, 8, 7), 2**-3),
+        (lambda x: (x.astype(jax.numpy.bfloat16) * 2).astype(np.float32), 2**-4),
+        (lambda x: jax.lax.reduce_precision(x, 8, 7), 2**-4),
         (lambda x: jax.lax.reduce_precision(x, 8, 12), 1e-4),
         (lambda x: x * np.float16(2).astype(jax.numpy.bfloat16).astype(np.float32), 1e-4),
     ],

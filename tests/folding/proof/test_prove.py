@@ -171,7 +171,7 @@ def test_outputs_that_are_not_finite_prove_nothing():
 @pytest.mark.parametrize("head", [lambda v, x: half(v, x), lambda v, x: half(v, x).astype(jnp.float32)])
 def test_a_network_in_bfloat16_has_its_tolerance_whatever_its_outputs_are(head):
     proof = fold(head, V, X).report.verification
-    assert (proof.status, proof.tolerance) == ("proved", 0.125)
+    assert (proof.status, proof.tolerance) == ("proved", 0.0625)
 
 
 def test_a_network_with_side_effects_is_not_run():
