@@ -41,6 +41,11 @@ def test_an_nnx_module_tells_its_settings_and_its_mode():
     assert bncli.inspect_stats(module).notes == ()
 
 
+def test_the_state_of_an_nnx_module_is_read_as_it_is():
+    report = bncli.inspect_stats(nnx.state(Net(nnx.Rngs(0))))
+    assert [row.name for row in report.layers] == ["bn"]
+
+
 def equinox_model(updates, momentum=0.99):
     eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
     layer, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", momentum=momentum, mode="batch")

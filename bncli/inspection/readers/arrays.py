@@ -109,7 +109,8 @@ def leaves(node: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
         )
     children = children_of(node)
     if children is None:
-        yield path, node
+        box = getattr(type(node), "__jax_array__", None)  # of a variable of NNX, which holds an array
+        yield path, node if box is None else box(node)
     for key, child in children or ():
         yield from leaves(child, (*path, key))
 
