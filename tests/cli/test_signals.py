@@ -33,7 +33,9 @@ def wait_for_a_save(process, out):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 130)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), pytest.param("SIGUSR1", 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_has_the_run_saved(tmp_path, name, code):
     out = tmp_path / "ckpt"
     process = start(out)

@@ -110,11 +110,12 @@ def test_another_sum_is_refused(value):
     assert 'remove its line "sha256"' in caught.value.remedy
 
 
-def test_every_flipped_bit_is_noticed_or_changes_nothing():
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_every_flipped_bit_is_noticed_or_changes_nothing(stride):
     """White space, and the name of the sum itself, say nothing of the content."""
     content = to_json(complete()).encode()
     unnoticed = 0
-    for position in range(len(content)):
+    for position in range(0, len(content), stride):
         for bit in range(8):
             flipped = bytearray(content)
             flipped[position] ^= 1 << bit
@@ -124,7 +125,7 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing():
                 continue
             assert config == complete(), (position, bit)
             unnoticed += 1
-    assert unnoticed < len(content) / 2
+    assert unnoticed < len(content) / stride / 2
 
 
 def test_settings_do_not_change():

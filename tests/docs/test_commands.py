@@ -12,6 +12,7 @@ NOT_RUN = sorted({command for page in ALL_PAGES for command in doc_sessions.comm
 CHECKED = 3
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("page", doc_sessions.PAGES, ids=lambda page: page.stem)
 @pytest.mark.parametrize("is_slow", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_commands_run(place, page, is_slow):

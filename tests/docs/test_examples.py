@@ -13,6 +13,7 @@ def test_there_are_three():
     assert len(EXAMPLES) == 3
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
 @pytest.mark.filterwarnings("default")  # of what an example imports; users see them too
 def test_example_runs(script, tmp_path, monkeypatch, capsys):

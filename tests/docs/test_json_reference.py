@@ -139,6 +139,7 @@ def test_every_schema_has_a_section():
     assert set(tables()) == schemas
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("schema", sorted(set(tables()) - {"bncli.doctor/1"}))
 def test_the_table_is_what_the_documents_are(schema, documents):
     table = tables()[schema]

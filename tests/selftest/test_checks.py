@@ -31,7 +31,11 @@ def plant(monkeypatch, number):
     monkeypatch.setattr(flags, "compile_step", compile_step)
 
 
-@pytest.mark.parametrize("check", ALL, ids=lambda check: check.name)
+# Of the checks of a whole network, which take ten seconds, `bncli doctor` runs each as well.
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(check, id=check.name, marks=[pytest.mark.slow] * check.name.startswith("cnn")) for check in ALL],
+)
 def test_the_installed_jaxlib_passes_and_a_wrong_one_does_not(check, monkeypatch):
     outcome = run_check(check)
     assert outcome.passed, outcome.finding
