@@ -30,7 +30,7 @@ def random_arrays(*shapes):
     return [jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),

@@ -117,7 +117,7 @@ def test_who_reads_while_a_training_saves_reads_a_whole_save(dataset, tmp_path):
 
     reader = threading.Thread(target=read)
     reader.start()
-    config = config_of(epochs=12, keep=1, save_every="5")
+    config = config_of(epochs=6, keep=1, save_every="5")
     try:
         result = train(replace(config, model=replace(config.model, args={"features": [64]})), dataset, out)
     finally:
@@ -125,7 +125,7 @@ def test_who_reads_while_a_training_saves_reads_a_whole_save(dataset, tmp_path):
         reader.join()
     assert errors == []
     assert len(set(seen)) > 1
-    assert result.epochs_run == 12
+    assert result.epochs_run == 6
 
 
 def test_a_lost_save_is_never_the_best_of_a_later_one(dataset, tmp_path, full_disk):
