@@ -9,7 +9,7 @@ from bncli import checkpoint
 from bncli.errors import CheckpointError
 
 
-@few_or_many(600, 5000)
+@few_or_many(200, 5000)
 def test_every_flipped_bit_in_a_save_is_noticed(copied, count):
     """Each file in turn, so that the small ones are hit as often; at last the save is whole again."""
     rng = random.Random(0)

@@ -44,11 +44,12 @@ def test_the_second_is_refused_and_told_who_has_it_and_the_lock_of_a_killed_proc
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("owner", ["", "{", "[]", '{"pid": "x", "host": 1, "since": null}'])
-def test_who_has_it_may_not_be_known(holder, tmp_path, owner):
-    (tmp_path / ".lock.json").write_text(owner)
-    with pytest.raises(CheckpointError, match="in use: another process"), checkpoint.locked(tmp_path):
-        pass
+@pytest.mark.usefixtures("holder")
+def test_who_has_it_may_not_be_known(tmp_path):
+    for owner in ("", "{", "[]", '{"pid": "x", "host": 1, "since": null}'):
+        (tmp_path / ".lock.json").write_text(owner)
+        with pytest.raises(CheckpointError, match="in use: another process"), checkpoint.locked(tmp_path):
+            pass
 
 
 def test_hours_are_told_as_hours(holder, tmp_path):
@@ -75,6 +76,7 @@ def test_without_locks_the_work_goes_on_with_a_warning(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("without_locks", [errno.ENOLCK], indirect=True)
 @pytest.mark.usefixtures("without_locks")
 def test_without_locks_an_owner_that_runs_is_respected(holder, tmp_path):
     with (

@@ -154,7 +154,10 @@ def test_a_program_for_other_arrays_is_refused(folded):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["cnn", "mlp", "resnet18", "resnet20", "resnet50"])
+@pytest.mark.parametrize(
+    "name",
+    ["cnn", "mlp", "resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet20", "resnet50"))],
+)
 def test_the_programs_of_all_built_in_models_are_allowed(name, precision):
     network = build_network(ModelConfig(name=name), num_classes=10, image_shape=(32, 32, 3), precision=precision)
     variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (32, 32, 3)))

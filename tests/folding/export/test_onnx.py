@@ -198,7 +198,11 @@ def test_every_rule_is_tried():
     assert set(RULES) - tried <= synonyms, sorted(set(RULES) - tried)
 
 
-@pytest.mark.parametrize("name", NETS)
+# Networks whose operations others have too.
+SLOW_NETS = ("resnet18", "resnet50", "inception", "classic, post", "cnn, post", "unet, transposed kernels")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_NETS)) for name in NETS])
 def test_a_network_computes_the_same_after_folding(name):
     model, _, kept = NETS[name]
     variables = trained(model, X)
