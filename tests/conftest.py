@@ -24,14 +24,14 @@ TESTS = Path(__file__).parent
 OPTIMISED = [
     *(TESTS / room for room in ("ops", "selftest", "process")),
     TESTS / "folding" / "test_nets.py",
-    TESTS / "training" / "test_steps.py",
 ]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Choose, before any fixture, how much the compiler optimises."""
-    compile_time.optimise(any(item.path.is_relative_to(path) for path in OPTIMISED))
+    as_users = item.get_closest_marker("optimised") is not None
+    compile_time.optimise(as_users or any(item.path.is_relative_to(path) for path in OPTIMISED))
 
 
 @pytest.fixture(scope="session", autouse=True)
