@@ -19,12 +19,14 @@ GUIDES = (
     "weights",
     "models",
     "fine-tune",
+    "report",
     "lr-find",
     "sweep",
     "resume",
     "diagnose",
     "inspect",
     "fold",
+    "quantize",
     "bench",
 )
 # In the order of reading: a page finds the checkpoints that the pages before it have made.
