@@ -21,10 +21,7 @@ settings.load_profile("bncli")
 
 TESTS = Path(__file__).parent
 # Here the compiled code is the subject. Elsewhere the suite saves optimisations, which take longer than the runs.
-OPTIMISED = [
-    *(TESTS / room for room in ("ops", "selftest", "process")),
-    TESTS / "folding" / "test_nets.py",
-]
+OPTIMISED = [TESTS / "selftest", TESTS / "process"]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,6 +1,7 @@
 """The house keeps its shape: which room may import which, and through which door a dependency comes in."""
 
 import ast
+import functools
 import importlib.metadata
 import subprocess
 import sys
@@ -67,6 +68,7 @@ DOORS = {
 }
 
 
+@functools.cache
 def imported_names(path: Path) -> set[str]:
     """Every module named in an import anywhere in the file, functions included; TYPE_CHECKING blocks too."""
     names: set[str] = set()

@@ -134,7 +134,9 @@ def test_overwrite_replaces_a_checkpoint_and_progress_goes_to_stderr_the_result_
     assert "test accuracy" in result.stdout
 
 
-@pytest.mark.parametrize(("merged", "quiet"), [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("merged", "quiet"), [(True, False), (False, False), pytest.param(True, True, marks=pytest.mark.slow)]
+)
 def test_each_number_of_an_epoch_stands_once_in_one_place(tmp_path, merged, quiet):
     words = [*TINY[:-1], *(["--quiet"] if quiet else [])]
     command = [sys.executable, "-m", "bncli", "train", "--epochs", "2", "--out", str(tmp_path / "ckpt"), *words]

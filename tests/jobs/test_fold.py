@@ -108,7 +108,7 @@ def test_a_fold_that_no_image_shows_is_not_proved_and_said_so(trained, tmp_path)
     assert "no value that varies with the input shows the fold of BatchNorm_1" in text
 
 
-@pytest.mark.parametrize("size", [9, 14])
+@pytest.mark.parametrize("size", [9, pytest.param(14, marks=pytest.mark.slow)])
 def test_odd_sizes_before_a_pool_fold_completely(tmp_path, size):
     rng = np.random.default_rng(0)
     raw = RawDataset(

@@ -61,7 +61,13 @@ class OwnNorm(nn.Module):
         return nn.Dense(3)(x.reshape(len(x), -1))
 
 
-@pytest.mark.parametrize("name", MODELS)
+# The others differ from these in numbers alone.
+QUICK = ("cnn", "convnet", "efficientnet_lite0", "mlp", "mobilenet_v2", "resnet20", "resnet50")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in MODELS]
+)
 def test_the_head_of_a_built_in_network_makes_its_logits(name):
     parts = built_in(name)
     assert {path.rpartition("/")[2] for path in parts.head_paths} == {"kernel", "bias"}

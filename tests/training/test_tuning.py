@@ -72,7 +72,9 @@ def test_frozen_arrays_keep_every_bit_and_all_others_move(dataset, tmp_path, fin
 
 
 @WARNS
-@pytest.mark.parametrize("optimizer", [{"name": "adamw", "clip_norm": 0.1}, {"clip_norm": 1.0}])
+@pytest.mark.parametrize(
+    "optimizer", [{"name": "adamw", "clip_norm": 0.1}, pytest.param({"clip_norm": 1.0}, marks=pytest.mark.slow)]
+)
 def test_unfreezing_moves_arrays_from_its_epoch_on_and_not_before(dataset, tmp_path, optimizer):
     config = run_config(
         model=TWO_LAYERS,
@@ -87,7 +89,9 @@ def test_unfreezing_moves_arrays_from_its_epoch_on_and_not_before(dataset, tmp_p
 
 
 @WARNS
-@pytest.mark.parametrize("stop", [(1, 2), (2, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(
+    "stop", [(1, 2), (2, 1), *(pytest.param(stop, marks=pytest.mark.slow) for stop in ((2, 2), (3, 1)))]
+)
 def test_a_run_that_is_stopped_around_the_unfreezing_resumes_to_the_same_bytes(dataset, tmp_path_factory, stop):
     config = run_config(
         model=TWO_LAYERS,
