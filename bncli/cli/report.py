@@ -65,31 +65,23 @@ def report(
         _gather(path, split=split, source=data, data_dir=data_dir, step=step, model=model, quiet=quiet)
         for path in checkpoints
     )
-    write_new(place, page(runs), overwrite=overwrite)
-    render.emit(
-        render.ReportResult(place, runs), as_json=as_json, to_json=render.report_json, to_text=render.report_text
-    )
-
-
-def page(runs: tuple[RunReport, ...]) -> str:
-    """The page of one run, or the one that compares several."""
-    from bncli.cli import render
     from bncli.jobs.report import differences
 
-    if len(runs) == 1:
-        return render.report_html(runs[0])
-    return render.comparison_html(runs, list(differences(runs)))
+    result = render.ReportResult(place, runs, tuple(differences(runs)))
+    page = render.report_html(runs[0]) if len(runs) == 1 else render.comparison_html(runs, result.differences)
+    write_new(place, page, overwrite=overwrite)
+    render.emit(result, as_json=as_json, to_json=render.report_json, to_text=render.report_text)
 
 
 def write_training_report(result: TrainResult, dataset: Dataset, *, quiet: bool) -> None:
     """Write the page of a training that has just ended into its directory; an earlier one there was its own."""
     from bncli.checkpoint import load
-    from bncli.cli import display
+    from bncli.cli import display, render
     from bncli.jobs.report import report_run
 
     place = result.out / REPORT
     found = report_run(load(result.out), dataset, test=result.test)
-    write_new(place, page((found,)), overwrite=True)
+    write_new(place, render.report_html(found), overwrite=True)
     display.note(visible(f"report written to {place}"), quiet=quiet)
 
 

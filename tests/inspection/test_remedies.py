@@ -59,7 +59,10 @@ NOT_CONVERGED = next(rule.remedy for rule in RULES if rule.code == "not-converge
 @pytest.mark.parametrize("momentum", [None, 0.999, 0.99, 0.95, 0.9, 0.7, 0.1, 0.0])
 def test_a_layer_that_has_not_converged_is_only_advised_a_faster_momentum(file_format, momentum):
     text = fill_in(NOT_CONVERGED, momentum=momentum, file_format=file_format, path="x")
-    advised = [float(number) for number in re.findall(r"momentum(?:=| )(0\.\d+)", text.partition("Next time")[2])]
+    advised = [
+        float(number)
+        for number in re.findall(r"(?:momentum|decay_rate)(?:=| )(0\.\d+)", text.partition("Next time")[2])
+    ]
     own = momentum if momentum is not None else 0.99
     in_flax = [1 - value if file_format == "pytorch" else value for value in advised]
     assert "train longer" in text

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bncli.jobs.report import differences
-
 if TYPE_CHECKING:
     from bncli.cli.render.report.text import ReportResult
     from bncli.jobs.mistakes import Example, Mistakes
@@ -19,7 +17,7 @@ def report_json(result: ReportResult) -> dict[str, object]:
         "schema": "bncli.report/1",
         "out": str(result.out),
         "runs": [_run(run) for run in result.runs],
-        "differences": [{"key": row.key, "values": list(row.values)} for row in differences(result.runs)],
+        "differences": [{"key": row.key, "values": list(row.values)} for row in result.differences],
     }
 
 

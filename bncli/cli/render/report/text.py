@@ -15,7 +15,7 @@ from bncli.cli.render.tables import Name, plain_table
 from bncli.cli.render.words import counted, marked
 
 if TYPE_CHECKING:
-    from bncli.jobs.report import RunReport
+    from bncli.jobs.report import Difference, RunReport
 
 # Confused pairs that are named.
 NAMED_PAIRS = 3
@@ -28,10 +28,12 @@ class ReportResult:
     Attributes:
         out: the page.
         runs: the runs in it.
+        differences: the settings in which they differ.
     """
 
     out: Path
     runs: tuple[RunReport, ...]
+    differences: tuple[Difference, ...]
 
 
 def report_text(result: ReportResult) -> RenderableType:
