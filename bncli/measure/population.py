@@ -62,14 +62,14 @@ class Recalibration:
 def recalibrate(network: Pytree, *arguments: Pytree, **named: Pytree) -> Pytree:
     """Replace each BN layer's running statistics by those of its inputs over all batches.
 
-    ================================================== ===========================================================
-    ``recalibrate(apply_fn, variables, batches)``      new variables, for any function ``apply_fn(variables, x)``
-    ``recalibrate(module, variables, batches)``        new variables of a linen module
-    ``recalibrate(module, batches)``                   a new NNX module
-    ``recalibrate(model, batches, state=state)``       a new state of an Equinox model
+    ==================================================== ===========================================================
+    ``recalibrate(apply_fn, variables, batches)``        new variables, for any function ``apply_fn(variables, x)``
+    ``recalibrate(module, variables, batches)``          new variables of a linen module
+    ``recalibrate(module, batches)``                     a new NNX module
+    ``recalibrate(model, batches, state=state)``         a new state of an Equinox model
     ``recalibrate(transformed, params, state, batches)`` a new state of a function transformed by Haiku
-    ``recalibrate(model, batches)``                    the same Keras model: it holds its statistics
-    ================================================== ===========================================================
+    ``recalibrate(model, batches)``                      the same Keras model: it holds its statistics
+    ==================================================== ===========================================================
 
     This also gives averaged weights (EMA, SWA), which have no statistics of their own, the right ones: pass them as
     ``params``. Networks of a framework are called in eval mode, whatever mode they are in; a function must be in it.
