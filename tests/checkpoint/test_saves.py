@@ -286,6 +286,8 @@ def test_only_regular_files_of_the_save_itself_are_opened(saved, tmp_path, what)
         checkpoint.load_variables(out, 3)
 
 
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("orbax_leftovers")
 def test_a_reader_beside_a_training_that_keeps_one_save_never_fails(tmp_path):
     tree = {"params": {"a": np.ones(4, np.float32)}}
     stop = threading.Event()

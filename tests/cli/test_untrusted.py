@@ -23,6 +23,7 @@ from bncli.cli.render.predict import PredictReport
 from bncli.cli.untrusted import csv_cell, inert, inert_json, visible, visible_lines
 from bncli.errors import BncliError, BncliWarning
 from bncli.folding import FoldReport, NormReport, Verification
+from bncli.folding.prune.prune import PrunedLayers, PruneReport
 from bncli.inspection.comparison import compare
 from bncli.inspection.findings import Finding
 from bncli.jobs.export import ExportReport
@@ -114,9 +115,12 @@ def results(name):
         NormReport(f"{name}2", "kept", None, (), name, None),
     )
     proof = Verification(3, 0.0, 0.0, 1.0, 1e-4, passed=False, status="not proved", note=name)
+    pruned = PruneReport((PrunedLayers((name, f"x{name}"), 4, (1,), 1, 0, 0, 1, name),), (8, 6))
     exported = (ExportReport("onnx", "model.onnx", 3, proof),)
     yield render.fold_text(
-        FoldResult(path, 3, path, FoldReport(norms), proof, name, Latency(1.0, 1.0), 0.1, exported, (name,))
+        FoldResult(
+            path, 3, path, FoldReport(norms), proof, name, Latency(1.0, 1.0), 0.1, exported, pruned, notes=(name,)
+        )
     )
     yield render.verify_text(VerifyReport(path, (FileReport(name, 1, 3, name, "sha256"),), 3))
 

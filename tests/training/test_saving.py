@@ -10,7 +10,7 @@ from support.tiny import run_config, train
 
 from bncli import checkpoint
 from bncli.errors import BncliWarning, CheckpointError, TrainingInterruptedError
-from bncli.training import evaluation, run, saving
+from bncli.training import run, saving
 from bncli.training.progress import Best, EpochResult, Notice, Position, RunProgress
 from bncli.training.run_log import RunLog
 from bncli.training.saving import RunSaver
@@ -104,6 +104,8 @@ def test_each_failed_save_is_told_and_a_run_that_cannot_save_its_end_has_failed(
     assert checkpoint.complete_steps(tmp_path / "ckpt") == []
 
 
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("orbax_leftovers")
 def test_who_reads_while_a_training_saves_reads_a_whole_save(dataset, tmp_path):
     out, seen, errors, stop = tmp_path / "ckpt", [], [], threading.Event()
 
@@ -134,13 +136,14 @@ def test_a_lost_save_is_never_the_best_of_a_later_one(dataset, tmp_path, full_di
     config = config_of(on_save_error="continue", save_every="3")
     trainer = run.create_trainer(config, dataset, out)
     run.start(trainer, overwrite=False)
-    score, scores = evaluation.score, iter([0.9, 0.1, 0.2, 0.2])  # once more at the end, by batch statistics
+    validate, accuracies = trainer.evaluation.validate, iter([0.9, 0.1, 0.2])
 
-    def scored(*args, **kwargs):
-        return replace(score(*args, **kwargs), accuracy=next(scores))
+    def validated(*args):
+        return replace(validate(*args), accuracy=next(accuracies))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "score", scored)
+        patch.setattr(trainer.evaluation, "validate", validated)
+        patch.setattr(trainer.evaluation, "score_by_batch", lambda *args: replace(validate(*args), accuracy=0.0))
         events = trainer.epochs()
         with full_disk():
             for event in events:
