@@ -231,7 +231,7 @@ def _with_data(report: StatsReport, path: Path, step: str, model: str | None, da
     opened = session.open_checkpoint(path, step=step, model=model)
     dataset = session.checkpoint_data(opened, source=data.source, data_dir=data.data_dir, quiet=data.quiet)
     display.note(visible(f"measuring the network on {dataset.name} …"), quiet=data.quiet)
-    return with_data(report, opened, dataset)
+    return with_data(report, opened, dataset, step=step)
 
 
 def _write_html(report: StatsReport, path: Path, *, overwrite: bool, quiet: bool) -> None:

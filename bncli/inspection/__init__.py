@@ -69,7 +69,7 @@ def inspect_stats(
         source=place,
         format=contents.format,
         layers=tuple(layer_stats(layer) for layer in contents.layers),
-        findings=find(contents.layers, file_format=contents.framework or contents.format, path=place),
+        findings=find(contents.layers, file_format=contents.framework or contents.format, path=place, step=step),
         notes=contents.notes,
         folded_from=contents.folded_from,
         arrays=contents.layers,

@@ -276,22 +276,29 @@ RULES_ON_DATA: tuple[DataRule, ...] = (
 )
 
 
-def find(layers: Iterable[BatchNormArrays], *, file_format: str = "bncli", path: str = "CKPT") -> tuple[Finding, ...]:
+def find(
+    layers: Iterable[BatchNormArrays], *, file_format: str = "bncli", path: str = "CKPT", step: str = remedies.BEST
+) -> tuple[Finding, ...]:
     """The findings about the layers of one network, most severe first.
 
     Args:
         layers: in the order of the forward pass.
         file_format: the report's; remedies differ between frameworks.
         path: the checkpoint's, for remedies that are commands.
+        step: the save, as ``--step`` takes it, for the same.
     """
     layers = tuple(layers)
     rules = tuple(rule.on(layers) for rule in RULES)
     with np.errstate(all="ignore"):
-        found = [finding for layer in layers for finding in _on_layer(layer, rules, file_format=file_format, path=path)]
+        found = [
+            finding
+            for layer in layers
+            for finding in _on_layer(layer, rules, file_format=file_format, path=path, step=step)
+        ]
     return most_severe_first(found)
 
 
-def find_on_data(report: LiveReport, *, path: str) -> tuple[Finding, ...]:
+def find_on_data(report: LiveReport, *, path: str, step: str = remedies.BEST) -> tuple[Finding, ...]:
     """The findings about what data showed; within a rule, the layer where the trouble begins comes first."""
     return tuple(
         Finding(
@@ -300,7 +307,7 @@ def find_on_data(report: LiveReport, *, path: str) -> tuple[Finding, ...]:
             layer=layer.name,
             channels=(),
             message=rule.message(report, layer),
-            remedy=remedies.fill_in(rule.remedy, file_format="bncli", path=path),
+            remedy=remedies.fill_in(rule.remedy, file_format="bncli", path=path, step=step),
         )
         for rule in RULES_ON_DATA
         for layer in rule.affected(report)
@@ -327,7 +334,9 @@ def catalogue() -> tuple[Entry, ...]:
     )
 
 
-def _on_layer(layer: BatchNormArrays, rules: Iterable[Rule], *, file_format: str, path: str) -> Iterator[Finding]:
+def _on_layer(
+    layer: BatchNormArrays, rules: Iterable[Rule], *, file_format: str, path: str, step: str
+) -> Iterator[Finding]:
     """The findings in the order of the rules, each without the channels that its ``unless`` already explains."""
     explained: dict[str, np.ndarray] = {}
     for rule in rules:
@@ -343,7 +352,9 @@ def _on_layer(layer: BatchNormArrays, rules: Iterable[Rule], *, file_format: str
             layer=layer.name,
             channels=channels if isinstance(flags, np.ndarray) else (),
             message=rule.message(layer, channels),
-            remedy=remedies.fill_in(rule.remedy, momentum=layer.momentum, file_format=file_format, path=path),
+            remedy=remedies.fill_in(
+                rule.remedy, momentum=layer.momentum, file_format=file_format, path=path, step=step
+            ),
         )
 
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from bncli.inspection.rules.statistics import MIN_MOMENTUM
 
-# field -> its text for a checkpoint at {path}; {keep} is the momentum to use in Flax's convention, {take} 1 − {keep}.
+# field -> its text for a checkpoint at {path}; {step} is the option for another save than the best, {keep} is the
+# momentum to use in Flax's convention, {take} 1 − {keep}.
 Phrases = Mapping[str, str]
 
 _ANYWHERE = {
@@ -38,9 +39,9 @@ _BNCLI = _FLAX | {
     "earlier": "Look for an earlier, healthy save: bncli inspect-stats {path} --step N",
     "epsilon": "--bn-epsilon",
     "float32": "Train with --precision float32",
-    "look_at_data": "Measure its input: bncli inspect-stats {path} --data",
+    "look_at_data": "Measure its input: bncli inspect-stats {path} --data{step}",
     "momentum": "--bn-momentum {keep:g}",
-    "recalibrate": "bncli recalibrate {path} OUT",
+    "recalibrate": "bncli recalibrate {path} OUT{step}",
 }
 _NNX = _FLAX | {
     "epsilon": "epsilon of nnx.BatchNorm",
@@ -94,12 +95,23 @@ PHRASES: Mapping[str, Phrases] = {
 }
 # The momentum to advise if the layer's own is not one of the other convention.
 GOOD_MOMENTUM = 0.9
+# The save that the commands read without --step.
+BEST = "best"
 
 
-def fill_in(remedy: str, *, momentum: float | None = None, file_format: str, path: str) -> str:
-    """The remedy with its fields filled in for this format; ``momentum`` is the layer's own, if known."""
+def fill_in(remedy: str, *, momentum: float | None = None, file_format: str, path: str, step: str = BEST) -> str:
+    """The remedy with its fields filled in for this format.
+
+    Args:
+        remedy: a text with fields.
+        momentum: the layer's own, if known.
+        file_format: a key of ``PHRASES``, or another program's format.
+        path: the checkpoint's.
+        step: the save that was inspected, as ``--step`` takes it; commands repeat it.
+    """
     keep = 1 - momentum if momentum and momentum < MIN_MOMENTUM else GOOD_MOMENTUM
-    values = {"path": shlex.quote(path), "keep": keep, "take": 1 - keep}
+    option = "" if step == BEST else f" --step {shlex.quote(step)}"
+    values = {"path": shlex.quote(path), "step": option, "keep": keep, "take": 1 - keep}
     phrases = PHRASES.get(file_format, _ANYWHERE)
     texts = {name: phrase.format(**values) for name, phrase in phrases.items()}
     # A momentum that forgets the initial value no faster than the layer's own is no advice.

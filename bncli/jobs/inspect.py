@@ -22,10 +22,10 @@ def check_can_run(report: StatsReport, path: Path) -> None:
         )
 
 
-def with_data(report: StatsReport, checkpoint: Checkpoint, dataset: Dataset) -> StatsReport:
-    """The report with measurements of the network on data, and their findings."""
+def with_data(report: StatsReport, checkpoint: Checkpoint, dataset: Dataset, *, step: str = "best") -> StatsReport:
+    """The report with measurements of the network on data, and their findings; ``step`` is the save, as asked for."""
     measured = look_at_data(checkpoint, dataset)
-    return report.with_data(measured, find_on_data(measured, path=str(checkpoint.path)))
+    return report.with_data(measured, find_on_data(measured, path=str(checkpoint.path), step=step))
 
 
 def with_history(report: StatsReport, path: Path) -> StatsReport:

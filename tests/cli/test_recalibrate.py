@@ -10,6 +10,9 @@ from bncli.data.configured import load_matching
 from bncli.jobs.recalibrate import better_save
 from cli.conftest import SMALL, document, invoke, succeed
 
+# Epoch 2 of ``broken``: only the best epoch, which is the last, gets statistics taken anew at the end of the training.
+STEP = ("--step", 42)
+
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
@@ -21,26 +24,33 @@ def broken(tmp_path_factory):
 
 
 def test_the_cause_is_named_and_the_remedy_repairs_it(broken, tmp_path):
-    by_running = document("eval", broken)["accuracy"]
-    by_batch = document("eval", broken, "--stats", "batch")["accuracy"]
+    by_running = document("eval", broken, *STEP)["accuracy"]
+    by_batch = document("eval", broken, *STEP, "--stats", "batch")["accuracy"]
     assert by_running < by_batch - 0.2  # what the user sees
 
-    report = document("inspect-stats", broken, "--data")
+    report = document("inspect-stats", broken, "--data", *STEP)
     codes = {finding["code"] for finding in report["findings"]}
     assert {"not-converged", "stale-statistics", "train-eval-gap"} <= codes
     assert report["data"]["running"]["accuracy"] < report["data"]["batch"]["accuracy"] - 0.2
     gap = next(finding for finding in report["findings"] if finding["code"] == "train-eval-gap")
     assert gap["layer"] == report["data"]["first_apart"]
-    assert gap["remedy"] == f"bncli recalibrate {broken} OUT"
+    assert gap["remedy"] == f"bncli recalibrate {broken} OUT --step 42"
 
     out = tmp_path / "OUT"
     result = document(*gap["remedy"].replace("OUT", str(out)).split()[1:])  # as the user would type it
     assert result["schema"] == "bncli.recalibrate/1"
     assert result["before"]["accuracy"] < result["after"]["accuracy"] - 0.2
     assert result["num_examples"] == 1294
+    assert result["step"] == 42
     assert document("eval", out)["accuracy"] > by_batch - 0.05
     after = document("inspect-stats", out, "--data", "--fail-on", "warning")
     assert after["data"]["first_apart"] is None
+
+
+def test_training_repairs_the_best_epoch_itself(broken):
+    assert document("eval", broken)["accuracy"] > document("eval", broken, "--stats", "batch")["accuracy"] - 0.05
+    report = document("inspect-stats", broken, "--data", "--fail-on", "warning")
+    assert report["data"]["first_apart"] is None
 
 
 def test_text_shows_before_and_after(broken, tmp_path):

@@ -73,3 +73,15 @@ def test_a_layer_that_has_not_converged_is_only_advised_a_faster_momentum(file_f
 def test_the_path_is_quoted_as_a_shell_needs_it():
     (text,) = {text for text in remedies("bncli") if text.startswith("bncli recalibrate") and text.endswith("OUT")}
     assert shlex.split(text) == ["bncli", "recalibrate", "my runs/7", "OUT"]
+
+
+def test_commands_are_for_the_save_that_was_inspected():
+    texts = [
+        fill_in(rule.remedy, file_format="bncli", path="run", step="42")
+        for rule in RULES
+        if "{earlier}" not in rule.remedy
+    ]
+    commands = [text for text in texts if "bncli recalibrate" in text or "bncli inspect-stats" in text]
+    assert commands
+    for text in commands:
+        assert re.search(r"bncli (recalibrate run OUT|inspect-stats run --data) --step 42", text), text
