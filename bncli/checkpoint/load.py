@@ -126,7 +126,7 @@ def _logits(apply_fn: ApplyFn, variables: Variables, images: jax.Array) -> jax.A
     return pad_small_images(apply_fn)(variables, images)
 
 
-def load(path: str | Path, *, step: str = "best", model: str | None = None) -> Checkpoint:
+def load(path: str | Path, *, step: str | int = "best", model: str | None = None) -> Checkpoint:
     """Open the checkpoint in directory ``path``, or an exported ``model.onnx``.
 
     Args:
@@ -148,7 +148,7 @@ def load(path: str | Path, *, step: str = "best", model: str | None = None) -> C
         return Checkpoint(directory, step_of_origin, config, {}, {}, None, onnx)
     config = read_config(directory)
     _require_input_memory(directory / CONFIG, config)
-    number, variables, progress = read_save(directory, step)
+    number, variables, progress = read_save(directory, str(step))
     if config.folded_from is not None:
         program = read_forward(directory, variables)
         folded = Checkpoint(directory, number, config, variables, progress, None, program)

@@ -31,7 +31,7 @@ __all__ = ["Finding", "LayerStats", "StatsReport", "inspect_stats"]
 def inspect_stats(
     source: object,
     *arguments: object,
-    step: str = "best",
+    step: str | int = "best",
     epsilon: float | None = None,
     momentum: float | None = None,
     model: str | None = None,
@@ -64,12 +64,12 @@ def inspect_stats(
         UsageError: epsilon or momentum is out of range, or an argument is missing.
         ModelError: the model's code is missing, or may not run unless it is named.
     """
-    place, contents = _contents(source, arguments, named, Asked(step, epsilon, momentum, model))
+    place, contents = _contents(source, arguments, named, Asked(str(step), epsilon, momentum, model))
     return StatsReport(
         source=place,
         format=contents.format,
         layers=tuple(layer_stats(layer) for layer in contents.layers),
-        findings=find(contents.layers, file_format=contents.framework or contents.format, path=place, step=step),
+        findings=find(contents.layers, file_format=contents.framework or contents.format, path=place, step=str(step)),
         notes=contents.notes,
         folded_from=contents.folded_from,
         arrays=contents.layers,

@@ -18,6 +18,7 @@ from bncli.training.run import checkpoint_config
 
 def test_a_trained_checkpoint_has_the_variables_the_run_ended_with(trained):
     loaded = checkpoint.load(trained.out, step="last")
+    assert checkpoint.load(trained.out, step=loaded.step).step == loaded.step
     assert checkpoint.sha256_tree(loaded.variables["params"]) == trained.sha256.params
     assert checkpoint.sha256_tree(loaded.variables["batch_stats"]) == trained.sha256.batch_stats
     assert loaded.config == trained.config
