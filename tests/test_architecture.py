@@ -239,6 +239,37 @@ def test_a_training_that_begins_does_not_wait_for_orbax() -> None:
     assert result.returncode == 0, result.stderr
 
 
+# What extras and guests bring: the product runs without it.
+OPTIONAL = (
+    *GUESTS,
+    "h5py",
+    "huggingface_hub",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "optuna",
+    "tensorboardX",
+    "trackio",
+    "wandb",
+)
+
+
+def test_nothing_but_the_doors_needs_an_extra() -> None:
+    doors = {door for name in OPTIONAL for door in DOORS[name]} | {"jobs/sweep"}  # a command that says what it needs
+    plain = [
+        module_name(path)
+        for path in MODULES
+        if not {str(path.relative_to(PACKAGE)), *map(str, path.relative_to(PACKAGE).parents)} & doors
+    ]
+    code = (
+        "import importlib, sys\n"
+        f"sys.modules.update(dict.fromkeys({OPTIONAL!r}))\n"  # None: an import of it fails
+        f"for name in {plain!r}:\n    importlib.import_module(name)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_every_public_name_resolves_and_is_listed() -> None:
 
     assert list(bncli.__all__) == sorted(bncli.__all__)

@@ -20,7 +20,6 @@ from bncli.checkpoint import Checkpoint
 from bncli.checkpoint.onnx_file import OnnxNetwork
 from bncli.data import Dataset
 from bncli.errors import CheckFailedError, FoldError
-from bncli.folding.export.onnx.equalize import equalized
 
 FILE = "model.int8.onnx"
 # Training images whose activations give the ranges.
@@ -93,6 +92,8 @@ def quantize_int8(
         FoldError: onnxruntime cannot quantize the model.
         CheckFailedError: the quantized network is less accurate than ``min_accuracy``.
     """
+    from bncli.folding.export.onnx.equalize import equalized  # the extra is needed here alone
+
     scoring = _Scoring(original, dataset)
     before = scoring.predictions(exported)
     calibration = scoring.inputs(dataset.train.images[_spread(len(dataset.train), CALIBRATION_IMAGES)])
