@@ -142,7 +142,11 @@ def average(share):
 # What the file shows -> (plant, settings of the layers, code).
 IN_THE_FILE = {
     "never updated": (on_statistics(lambda mean, var: (0 * mean, 0 * var + 1)), {}, "never-updated"),
-    "a dummy forward pass only": (on_statistics(lambda mean, var: (0 * mean, 0 * var + 0.9**7)), {}, "never-updated"),
+    "a dummy forward pass only": (
+        on_statistics(lambda mean, var: (0 * mean, 0 * var + 0.9**7)),
+        {"momentum": 0.9},
+        "never-updated",
+    ),
     "erased": (on_statistics(lambda mean, var: (0 * mean, 0 * var)), {}, "never-updated"),
     "too few steps": (average(0.99**12), {"momentum": 0.99, "updates": 12}, "not-converged"),
     "momentum of the other convention": (sorted_data, {"momentum": 0.1}, "momentum-convention"),
