@@ -68,30 +68,30 @@ def new_run(ctx: typer.Context) -> NewRun:
         UsageError: an option is out of range, or there is no such recipe.
         ConfigError: the ``--config`` file is malformed.
     """
-    from bncli.config.recipes import AUTO, defaults, named_recipe
+    from bncli.config.recipes import AUTO, named_recipe, settled
 
     file = _run_file(ctx)
     asked = {**(file.values if file else {}), **_given(ctx)}
     name = ctx.params["recipe"] or (file.recipe if file else None)
-    data = str({**defaults(), **asked}[by_parameter()["data"]])
+    data = str(settled(asked)[by_parameter()["data"]])
     recipe = named_recipe(name, data=data)
     return _resolved(asked, recipe, follows_data=name == AUTO or (name is None and is_own_data(data)))
 
 
 def _resolved(asked: Values, recipe: Recipe | None, *, follows_data: bool) -> NewRun:
-    from bncli.config.recipes import defaults
+    from bncli.config.recipes import settled
 
     if recipe is not None and not follows_data:
         return _with_recipe(asked, recipe)
-    return NewRun(_validated({**defaults(), **asked}), asked, follows_data=follows_data)
+    return NewRun(_validated(settled(asked)), asked, follows_data=follows_data)
 
 
 def _with_recipe(asked: Values, recipe: Recipe) -> NewRun:
     """The settings that the user chose, above those of the recipe, above the defaults."""
-    from bncli.config.recipes import defaults, recommended
+    from bncli.config.recipes import recommended, settled
 
     chosen = recommended(recipe, asked)
-    return NewRun(_validated({**defaults(), **chosen, **asked}), asked, chosen, recipe=recipe)
+    return NewRun(_validated(settled(asked, chosen)), asked, chosen, recipe=recipe)
 
 
 def resumed_run(ctx: typer.Context, out: Path, *, quiet: bool) -> RunConfig:

@@ -134,6 +134,16 @@ def recommended(recipe: Recipe, asked: Values) -> Values:
     return {by_key()[key]: value for key, value in settings.items() if key not in left_out}
 
 
+def settled(asked: Values, chosen: Values | None = None) -> Values:
+    """All settings of a run: those that the user chose, above those that its recipe decides, above the defaults.
+
+    Args:
+        asked: the settings that the user chose.
+        chosen: those of the recipe, as ``recommended`` gives them.
+    """
+    return {**defaults(), **(chosen or {}), **asked}
+
+
 def defaults() -> Values:
     """Every setting with its own default."""
     return {option: option.default for option in options()}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bncli import checkpoint, weights
 from bncli.config.options import by_key, options, sections_of
-from bncli.config.recipes import Recipe, Values, defaults, named_recipe, own_data, recommended
+from bncli.config.recipes import Recipe, Values, named_recipe, own_data, recommended, settled
 from bncli.config.settings import ModelConfig, RunConfig
 from bncli.config.validation import validated
 from bncli.data import Dataset
@@ -166,4 +166,4 @@ def _asked(config: Settings) -> Values:
 
 def _settings(asked: Values, recipe: Recipe | None) -> RunConfig:
     chosen = {} if recipe is None else recommended(recipe, asked)
-    return validated(RunConfig, **sections_of({**defaults(), **chosen, **asked}.items()))
+    return validated(RunConfig, **sections_of(settled(asked, chosen).items()))

@@ -62,7 +62,7 @@ def test_each_trial_is_a_checkpoint_and_the_best_one_is_named(written, tmp_path)
 
 
 class KilledError(BaseException):
-    """What ends a process, and no code expects."""
+    """An error that no code expects, which ends the process."""
 
 
 def kill(trial, epoch, epochs):

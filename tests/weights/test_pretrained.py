@@ -1,4 +1,4 @@
-"""What is read beside the arrays: the library, its constants, and the preprocessing of its images."""
+"""Weights bring the library they are from, its constants, and the preprocessing of its images."""
 
 import json
 

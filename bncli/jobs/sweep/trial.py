@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from bncli.checkpoint import CONFIG
 from bncli.config.options import sections_of
-from bncli.config.recipes import NONE, Values, defaults, named_recipe, own_data, recommended
+from bncli.config.recipes import NONE, Values, named_recipe, own_data, recommended, settled
 from bncli.config.settings import DataConfig, RunConfig
 from bncli.config.sweep_file import SweepFile
 from bncli.config.validation import validated
@@ -56,13 +56,13 @@ def settings_of(file: SweepFile, tried: Values, datasets: Datasets) -> tuple[Run
         DataError: the data cannot be read.
     """
     asked, _ = with_weights({**file.fixed.values, **tried})
-    plain = _validated({**defaults(), **asked})
+    plain = _validated(settled(asked))
     dataset = datasets(plain.data, plain.training.seed)
     name = file.fixed.recipe
     own = name == "auto" or (name is None and plain.data.source not in (*KNOWN, NONE))
     recipe = own_data(len(dataset.train)) if own else named_recipe(name, data=plain.data.source)
     chosen = {} if recipe is None else recommended(recipe, asked)
-    return _validated({**defaults(), **chosen, **asked}), dataset
+    return _validated(settled(asked, chosen)), dataset
 
 
 def _validated(values: Values) -> RunConfig:
