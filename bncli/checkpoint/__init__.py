@@ -50,7 +50,7 @@ from bncli.checkpoint.foreign_model import open_foreign
 from bncli.checkpoint.hashing import sha256_tree
 from bncli.checkpoint.integrity import FileReport, VerifyReport, verify_checkpoint
 from bncli.checkpoint.load import Checkpoint, check_model_code, load
-from bncli.checkpoint.locking import locked
+from bncli.checkpoint.locking import locked, locked_for_all
 from bncli.checkpoint.program import trust_program
 from bncli.checkpoint.saves import (
     complete_steps,
@@ -96,6 +96,7 @@ __all__ = [
     "load",
     "load_variables",
     "locked",
+    "locked_for_all",
     "new_output",
     "open_foreign",
     "prune",

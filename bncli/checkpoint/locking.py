@@ -10,18 +10,31 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from bncli.checkpoint.directory import LOCK, LOCK_OWNER, write_atomically
 from bncli.errors import BncliWarning, CheckpointError
+from bncli.process import distributed
 from bncli.process.files import read_regular
 
 # The answers of file systems whose locks are missing or out of order, such as NFS without its lock service.
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.ENOSYS)
 _MAX_OWNER = 1 << 16
+
+
+@contextmanager
+def locked_for_all(out: Path) -> Iterator[None]:
+    """Reserve ``out`` for all processes of a run, by process 0.
+
+    Raises:
+        CheckpointError: as in ``locked``.
+    """
+    with ExitStack() as stack:
+        distributed.by_first(lambda: stack.enter_context(locked(out)), CheckpointError)
+        yield
 
 
 @contextmanager

@@ -76,18 +76,36 @@ def read_progress(path: Path) -> Document:
 
 
 def _checkpointer() -> ocp.Checkpointer:
+    """Reads and writes in this process alone: of several, process 0 writes, and each reads by itself."""
+    options = _alone()
     handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=options),
         **{
-            VARIABLES: ocp.PyTreeCheckpointHandler(),
-            OPTIMIZER: ocp.PyTreeCheckpointHandler(),
-            PROGRESS: ocp.JsonCheckpointHandler(),
-        }
+            VARIABLES: ocp.PyTreeCheckpointHandler(multiprocessing_options=options),
+            OPTIMIZER: ocp.PyTreeCheckpointHandler(multiprocessing_options=options),
+            PROGRESS: ocp.JsonCheckpointHandler(multiprocessing_options=options),
+        },
     )
-    return ocp.Checkpointer(handler)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+    )
 
 
 def _abstract(tree: Tree) -> Tree:
+    """The shapes, dtypes and shardings; an array of the host is its own description."""
     abstract: Tree = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree
+        lambda leaf: (
+            leaf
+            if isinstance(leaf, np.ndarray | np.generic)
+            else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        ),
+        tree,
     )
     return abstract

@@ -64,6 +64,10 @@ COMMANDS = {
         "Show each BN layer in numbers, with findings and remedies; or compare two checkpoints.",
         kind="optional_value:DataCommand",
     ),
+    "launch": Place(
+        "launch:launch",
+        "Run a command in several processes of this machine, which work as one.",
+    ),
     "report": Place(
         "report:report",
         "Write a run as one HTML page: curves, confusion matrix, worst images, BN layers, findings, settings.",

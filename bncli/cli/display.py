@@ -22,6 +22,7 @@ from rich.progress import (
 from bncli.cli.console import message_console
 from bncli.cli.untrusted import inert, visible, visible_lines
 from bncli.errors import BncliError, BncliWarning
+from bncli.process import distributed
 
 if TYPE_CHECKING:
     from bncli.training.progress import Best, EpochResult, RunProgress, StepProgress
@@ -45,8 +46,8 @@ def show_error(error: Exception) -> None:
 
 
 def warn(messages: tuple[str, ...], *, quiet: bool) -> None:
-    """Print warnings, unless quiet."""
-    if not quiet:
+    """Print warnings, unless quiet; of several processes, the first alone does."""
+    if not quiet and distributed.is_first():
         for message in messages:
             message_console().print(f"[yellow]warning:[/] {escape(visible_lines(message))}", soft_wrap=True)
 
@@ -75,8 +76,8 @@ def shown_warnings(*, quiet: bool) -> Iterator[None]:
 
 
 def note(message: str, *, quiet: bool) -> None:
-    """Print one line about the work in progress, unless quiet."""
-    if not quiet:
+    """Print one line about the work in progress, unless quiet; of several processes, the first alone does."""
+    if not quiet and distributed.is_first():
         message_console().print(f"[dim]{escape(inert(message))}[/]", soft_wrap=True)
 
 
@@ -85,7 +86,7 @@ class TrainingDisplay:
 
     def __init__(self, *, epochs: int, quiet: bool) -> None:
         self._epochs = epochs
-        self._quiet = quiet
+        self._quiet = quiet or not distributed.is_first()
         self._console = message_console()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -148,7 +149,7 @@ Show = Callable[[str, int, int | None], None]  # what, done, total
 def counting(*, quiet: bool, unit: Literal["bytes", "files"]) -> Iterator[Show | None]:
     """A callback (what, done, total) that draws a bar per ``what``; None if nothing is to be drawn."""
     console = message_console()
-    if quiet or not console.is_terminal:
+    if quiet or not console.is_terminal or not distributed.is_first():
         yield None
         return
     amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()

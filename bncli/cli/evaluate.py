@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from bncli.cli import options
+from bncli.cli.cluster import with_cluster
 from bncli.config.choices import SplitName, StatsMode
 from bncli.errors import CheckFailedError
 
 
+@with_cluster
 def evaluate(
     checkpoint: options.Checkpoint,
     split: Annotated[SplitName, typer.Option(help="The split to score.")] = "test",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bncli.cli import options
+from bncli.cli.cluster import with_cluster
 from bncli.cli.files import check_new, write_new
 from bncli.cli.parsing import finding_codes
 from bncli.cli.streams import write_result
@@ -25,6 +26,7 @@ _DATA = "On data (a checkpoint that bncli trained)"
 _OUTPUT = "Output"
 
 
+@with_cluster
 def inspect_stats(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A checkpoint of any framework.", show_default=False)],
     other: Annotated[

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bncli.cli import options
+from bncli.cli.cluster import with_cluster
 
 if TYPE_CHECKING:
     from bncli.checkpoint import Checkpoint
     from bncli.data import Dataset
 
 
+@with_cluster
 def recalibrate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="A trained checkpoint.", show_default=False)],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new checkpoint directory.", show_default=False)],

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 import typer
 
 from bncli.errors import BncliError
+from bncli.process import distributed
 
 # As a shell reports a process that ended by writing to a pipe without a reader.
 CLOSED_PIPE = 128 + getattr(signal, "SIGPIPE", 13)
@@ -56,12 +57,14 @@ def one_place() -> bool:
 
 
 def write_result(text: str) -> None:
-    """Write a text on stdout, all of it, at once.
+    """Write a text on stdout, all of it, at once; of several processes, the first alone does.
 
     Raises:
         BncliError: stdout takes no more, because its device is full, for example.
         typer.Exit: nobody reads it any more.
     """
+    if not distributed.is_first():
+        return
     prepare()
     try:
         sys.stdout.write(text)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bncli.cli import options
+from bncli.cli.cluster import with_cluster
 from bncli.cli.run_settings import NewRun, new_run, resumed_run
 from bncli.cli.setting_options import with_settings
 from bncli.cli.streams import one_place, write_result
 from bncli.config.settings import OPTIMIZER, OUTPUT
 from bncli.errors import UsageError
+from bncli.process import distributed
 
 if TYPE_CHECKING:
     from bncli.config.settings import RunConfig
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from bncli.weights import Pretrained
 
 
+@with_cluster
 @with_settings
 def train(
     ctx: typer.Context,
@@ -108,7 +111,7 @@ def train(
     has_rows = not quiet and one_place()  # there the rows stand already, on stderr
     text = partial(render.train_text, with_epochs=not has_rows)
     render.emit(result, as_json=as_json, to_json=render.train_json, to_text=text)
-    if report:
+    if report and distributed.is_first():
         from bncli.cli.report import write_training_report
 
         write_training_report(result, trainer.dataset, quiet=quiet)
@@ -177,7 +180,7 @@ def _trainer(asked: NewRun, out: Path, *, resume: bool, quiet: bool) -> Iterator
     dataset = session.training_data(asked.config, quiet=quiet)
     run = asked.fitted(len(dataset.train))
     trainer = create_trainer(run.config, dataset, out, pretrained=pretrained, compile_ahead=not resume)
-    with checkpoint.locked(out):
+    with checkpoint.locked_for_all(out):
         yield run, trainer
 
 
@@ -196,7 +199,8 @@ def _show_epochs(trainer: Trainer, loggers: RunLoggers, *, quiet: bool) -> None:
     from bncli.training.progress import EpochResult, Notice
 
     shown = display.TrainingDisplay(epochs=trainer.config.training.epochs, quiet=quiet)
-    with signals.stopping(trainer.request_stop, quiet=quiet), shown.running():
+    silent = quiet or not distributed.is_first()
+    with signals.stopping(trainer.request_stop, quiet=silent), shown.running():
         shown.show_earlier(trainer.progress)
         for event in trainer.epochs():
             loggers.on_event(event)

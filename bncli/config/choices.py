@@ -2,8 +2,10 @@
 
 from typing import Literal
 
+AccumulateBn = Literal["exact", "micro"]
 BadImages = Literal["error", "skip"]
 BnPlacement = Literal["pre", "post"]
+BnSync = Literal["global", "local"]
 ExportFormat = Literal["onnx", "safetensors", "stablehlo"]
 FailOn = Literal["error", "warning"]
 FindingCode = Literal[

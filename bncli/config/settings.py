@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, get_args
 
 from bncli.config.choices import (
+    AccumulateBn,
     BadImages,
     BnPlacement,
     FreezeBn,
@@ -296,6 +297,17 @@ class TrainingConfig(Section):
 
     epochs: Annotated[Positive, Setting("Passes over the training split.", changeable=True)] = 20
     batch_size: Annotated[Positive, Setting("Examples per step over all devices; BN normalizes over them.")] = 64
+    accumulate: Annotated[
+        Positive,
+        Setting("Micro-batches of --batch-size per step. The step is that of one batch so many times as large."),
+    ] = 1
+    accumulate_bn: Annotated[
+        AccumulateBn,
+        Setting(
+            "exact: BN normalizes over all micro-batches of a step, for about 1.7 times the computing. micro: over "
+            "each by itself, the usual approximation."
+        ),
+    ] = "exact"
     seed: Annotated[
         int, Bounds(ge=0, lt=2**32), Setting("Seed of weights, validation split, order, augmentation and dropout.")
     ] = 0
@@ -350,6 +362,11 @@ class TrainingConfig(Section):
     deterministic: Annotated[
         bool, Setting("On a GPU, use only algorithms that give the same bytes each time; on a CPU all do.")
     ] = False
+
+    @property
+    def step_size(self) -> int:
+        """Examples per optimizer step: those of all micro-batches."""
+        return self.batch_size * self.accumulate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,6 +106,20 @@ class Network:
         with _interception(mask=mask, frozen=self.frozen):
             return self._train_mode(variables, images, dropout_key)
 
+    def logits_by_given_stats(
+        self, variables: Variables, images: jax.Array, part: PartOfBatch, *, dropout_key: jax.Array
+    ) -> jax.Array:
+        """Logits float32 [B, K] of a part of a batch in train mode, where BN normalizes by given statistics.
+
+        Args:
+            variables: params, and as batch_stats the statistics to normalize by.
+            images: normalized, [B, H, W, C].
+            part: gets the inputs of each BN layer that is not frozen.
+            dropout_key: the PRNG key of this step. ``nn.Dropout`` drops what it would drop in the whole batch.
+        """
+        with _interception_of_part(part, frozen=self.frozen):
+            return self._train_mode(variables, images, dropout_key)[0]
+
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
         """Logits float32 [B, K] of normalized images [B, H, W, C], in eval mode with running statistics."""
         logits: Any = self.module.apply(variables, images, **self._mode(False))
@@ -165,6 +179,25 @@ class Network:
         if self.train_argument is None:
             return {}
         return {self.train_argument: TRAIN_ARGUMENTS[self.train_argument] is train}
+
+
+@dataclass(frozen=True)
+class PartOfBatch:
+    """A part of a batch whose BN statistics are those of the whole.
+
+    Attributes:
+        size: examples in the part.
+        batch_size: examples in the whole batch.
+        look: gets each BN layer and its input [B, ...], before the layer uses its statistics.
+        rows: picks the examples of the part from an array over the whole batch.
+        hide: gets, before ``look``, each BN layer that is called inside a loop or another transformation of JAX.
+    """
+
+    size: int
+    batch_size: int
+    look: Callable[[nn.BatchNorm, jax.Array], None]
+    rows: Callable[[jax.Array], jax.Array]
+    hide: Callable[[nn.BatchNorm], None]
 
 
 def as_network(module: nn.Module) -> Network:
@@ -259,3 +292,48 @@ def _interception(
 
     with nn.intercept_methods(intercept):
         yield
+
+
+@contextmanager
+def _interception_of_part(part: PartOfBatch, *, frozen: frozenset[str]) -> Iterator[None]:
+    """Let BN layers use the statistics in their variables, and dropout draw for the whole batch."""
+    outermost: object = None
+
+    def batch_norm(norm: nn.BatchNorm, x: jax.Array, next_fun: Callable[..., object]) -> object:
+        if "/".join(norm.path) not in frozen:
+            if tracers.current_trace() != outermost:
+                part.hide(norm)
+            part.look(norm, x)
+        with _by_running_statistics(norm):
+            return next_fun(x)
+
+    def intercept(
+        next_fun: Callable[..., object], args: _Arguments, kwargs: _Keywords, context: InterceptorContext
+    ) -> object:
+        nonlocal outermost
+        outermost = outermost or tracers.current_trace()
+        module, x = context.module, args[0] if args else kwargs.get("x")
+        if context.method_name != "__call__" or not isinstance(x, jax.Array):
+            return next_fun(*args, **kwargs)
+        if isinstance(module, nn.BatchNorm) and not _uses_running_statistics(module, args, kwargs):
+            return batch_norm(module, x, next_fun)
+        if isinstance(module, nn.Dropout) and x.shape[0] == part.size:
+            return _dropped(x, part, lambda whole: next_fun(whole, *args[1:], **kwargs))
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        yield
+
+
+def _uses_running_statistics(norm: nn.BatchNorm, args: _Arguments, kwargs: _Keywords) -> bool:
+    """True if a model calls a BN layer in eval mode although the model is in train mode."""
+    asked = args[1] if len(args) > 1 else kwargs.get("use_running_average")
+    return True in (asked, norm.use_running_average)
+
+
+def _dropped(x: jax.Array, part: PartOfBatch, dropout: Callable[[jax.Array], object]) -> object:
+    """A part of a batch without what dropout takes from the whole batch."""
+    factors = dropout(jnp.ones((part.batch_size, *x.shape[1:]), x.dtype))
+    assert isinstance(factors, jax.Array)
+    own = part.rows(factors)
+    return jnp.where(own == 0, jnp.zeros_like(x), x * own)

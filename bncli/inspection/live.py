@@ -21,7 +21,7 @@ from bncli.measure.batches import ImageBatches
 from bncli.measure.moments import Observer, drift, layer_statistics, record_batch_norms
 from bncli.measure.score import EvalResult, score_network
 from bncli.ops import pad_small_images
-from bncli.process.mesh import make_mesh
+from bncli.process.mesh import fetch, make_mesh
 
 # Number of training images: enough to see a mean that is off by 2 % of a standard deviation.
 BATCHES = 40
@@ -129,8 +129,8 @@ def _output_gaps(checkpoint: Checkpoint, batches: Iterable[jax.Array]) -> dict[s
 
     sums: dict[str, np.ndarray] = {}
     for x in batches:
-        for name, pair in squares(checkpoint.variables, x).items():
-            sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
+        for name, pair in fetch(squares(checkpoint.variables, x)).items():
+            sums[name] = sums.get(name, 0.0) + pair.astype(np.float64)
     return {name: float(np.sqrt(difference / max(variance, 1e-30))) for name, (difference, variance) in sums.items()}
 
 

@@ -16,6 +16,7 @@ from bncli.jobs.evaluate import evaluate_checkpoint
 from bncli.measure.batches import ImageBatches
 from bncli.measure.population import BATCH_SIZE, BATCHES, LayerDrift, recalibrate_measured
 from bncli.measure.score import EvalResult
+from bncli.process import distributed
 from bncli.process.mesh import check_batch_size, make_mesh
 
 # Accuracy by which the last save must beat the best one.
@@ -135,7 +136,7 @@ def recalibrate_checkpoint(
         after=after,
     )
     if not dry_run:
-        _write(changed, out, result, overwrite=overwrite)
+        distributed.by_first(lambda: _write(changed, out, result, overwrite=overwrite), CheckpointError)
     return result
 
 

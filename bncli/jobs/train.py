@@ -64,7 +64,7 @@ def train(
     stored = checkpoint.read_config(out).run if resume else None
     settings, dataset, pretrained = _resolved(config, data, out, stored=stored)
     check_installed(settings.training.log)
-    with checkpoint.locked(out):
+    with checkpoint.locked_for_all(out):
         trainer = run.create_trainer(settings, dataset, out, pretrained=pretrained, compile_ahead=not resume)
         if resume:
             run.resume(trainer)

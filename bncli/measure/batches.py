@@ -10,7 +10,7 @@ import numpy as np
 from bncli.config.document import CheckpointConfig
 from bncli.data import Dataset, Preprocessor
 from bncli.data.batches import epoch_order, eval_batches
-from bncli.process.mesh import batch_sharding, fitting_batch_size, make_mesh
+from bncli.process.mesh import fitting_batch_size, make_mesh, put_rows
 
 
 class ImageBatches:
@@ -23,9 +23,8 @@ class ImageBatches:
         """Batches of the uint8 ``images`` [N, H, W, C], in their order."""
         self._preprocessor = preprocessor
         self._images = images
-        mesh = make_mesh()
-        self._batch_size = fitting_batch_size(batch_size, len(images), mesh)
-        self._sharding = batch_sharding(mesh)
+        self._mesh = make_mesh()
+        self._batch_size = fitting_batch_size(batch_size, len(images), self._mesh)
 
     @classmethod
     def training(
@@ -45,5 +44,5 @@ class ImageBatches:
 
     def __iter__(self) -> Iterator[tuple[jax.Array, int]]:
         for batch in eval_batches(len(self._images), self._batch_size):
-            images = jax.device_put(self._images[batch.indices], self._sharding)
+            images: jax.Array = put_rows(self._images[batch.indices], self._mesh)
             yield self._preprocessor(images), batch.num_real

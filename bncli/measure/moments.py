@@ -23,6 +23,8 @@ from bncli.errors import ModelError
 from bncli.folding.trace.graph import trace
 from bncli.frameworks.linen import Variables, observing
 from bncli.ops import pad_small_images
+from bncli.process import distributed
+from bncli.process.mesh import fetch, make_mesh, put_whole
 
 ApplyFn: TypeAlias = Callable[[Variables, jax.Array], object]
 Example: TypeAlias = jax.Array | jax.ShapeDtypeStruct
@@ -108,7 +110,9 @@ def with_statistics(variables: Variables, moments: Mapping[str, Moments]) -> Var
 def like(old: jax.Array | np.ndarray, new: np.ndarray) -> jax.Array | np.ndarray:
     """The new numbers in the shape and the dtype of the old ones."""
     array = new.reshape(np.shape(old)).astype(old.dtype)
-    return jnp.asarray(array) if isinstance(old, jax.Array) else array
+    if not isinstance(old, jax.Array):
+        return array
+    return jnp.asarray(array) if old.is_fully_addressable else put_whole(array, make_mesh())
 
 
 class Pool:
@@ -165,7 +169,7 @@ class Observer:
         self.epsilons = epsilons_of(apply_fn, variables, example)
         self.layers = tuple(self.epsilons)
         self.levels = self._find_levels(variables, example)
-        self._moments = jax.jit(pad_small_images(self._example_moments))
+        self._moments = distributed.InStep(jax.jit(pad_small_images(self._example_moments)))
 
     def measure(self, variables: Variables, batches: Iterable[tuple[jax.Array, int]]) -> dict[str, Moments]:
         """The moments of each layer's inputs.
@@ -176,9 +180,9 @@ class Observer:
         """
         pools = {name: Pool() for name in self.layers}
         for x, num_real in batches:
-            for name, calls in self._moments(variables, x).items():
+            for name, calls in fetch(self._moments(variables, x)).items():
                 for (mean, deviations), count in zip(calls, self._values_per_example[name], strict=True):
-                    pools[name].add(np.asarray(mean)[:num_real], np.asarray(deviations)[:num_real], count=count)
+                    pools[name].add(mean[:num_real], deviations[:num_real], count=count)
         return {name: pool.moments for name, pool in pools.items()}
 
     def statistics(self, variables: Variables, layer: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,8 @@ from bncli.data import Preprocessor, Split
 from bncli.data.batches import eval_batches
 from bncli.frameworks.linen import Variables
 from bncli.measure.eval_step import EvalStep, ExampleOutcome, LogitsFn, make_eval_step
-from bncli.process.mesh import batch_sharding, check_batch_size, fitting_batch_size, make_mesh, replicated
+from bncli.process import distributed
+from bncli.process.mesh import check_batch_size, fetch, fitting_batch_size, make_mesh, put_rows, put_whole
 
 # Enough to keep a device busy while the host collects results, few enough to bound memory on a large split.
 BATCHES_AHEAD = 4
@@ -84,8 +85,8 @@ def score_network(
     """
     mesh = make_mesh()
     check_batch_size(batch_size, mesh)
-    eval_step = jax.jit(make_eval_step(logits_fn, preprocessor))
-    placed = jax.device_put(variables, replicated(mesh))
+    eval_step = distributed.InStep(jax.jit(make_eval_step(logits_fn, preprocessor)))
+    placed = put_whole(variables, mesh)
     return score(eval_step, placed, split, class_names=class_names, batch_size=batch_size, mesh=mesh)
 
 
@@ -117,11 +118,10 @@ def _outcomes(
     eval_step: EvalStep, variables: Variables, split: Split, *, batch_size: int, mesh: jax.sharding.Mesh
 ) -> Iterator[ExampleOutcome]:
     """The outcomes of each batch, on the host and without padding; the device runs a few batches ahead."""
-    sharding = batch_sharding(mesh)
     pending: deque[tuple[ExampleOutcome, int]] = deque()
     for batch in eval_batches(len(split), batch_size):
         mask = np.ones(batch_size, bool) if batch.mask is None else batch.mask
-        inputs = jax.device_put((split.images[batch.indices], split.labels[batch.indices], mask), sharding)
+        inputs = put_rows((split.images[batch.indices], split.labels[batch.indices], mask), mesh)
         pending.append((eval_step(variables, *inputs), batch.num_real))
         if len(pending) > BATCHES_AHEAD:
             yield _without_padding(*pending.popleft())
@@ -129,7 +129,7 @@ def _outcomes(
 
 
 def _without_padding(outcome: ExampleOutcome, num_real: int) -> ExampleOutcome:
-    unpadded: ExampleOutcome = jax.tree.map(lambda values: np.asarray(values)[:num_real], outcome)
+    unpadded: ExampleOutcome = jax.tree.map(lambda values: values[:num_real], fetch(outcome))
     return unpadded
 
 

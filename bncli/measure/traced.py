@@ -28,6 +28,8 @@ from bncli.folding.trace.arguments import concrete, described
 from bncli.folding.trace.constants import Constants, is_float
 from bncli.folding.trace.graph import ApplyFn, Node, Path, Pytree, leaf_path, trace
 from bncli.measure.moments import Moments, Pool, example_moments, like
+from bncli.process import distributed
+from bncli.process.mesh import fetch
 
 EPSILON = 1e-5  # of a layer that adds none, or adds it where no trace shows it
 # Layer -> for each of its calls mean and sum of squared deviations by example, [B, C] each, and the values of each.
@@ -99,9 +101,9 @@ class TracedObserver:
             shapes = str(inputs)
             if shapes not in self._compiled:
                 self._compiled[shapes] = self._measuring(inputs)
-            for name, calls in self._compiled[shapes](variables, x).items():
+            for name, calls in fetch(self._compiled[shapes](variables, x)).items():
                 for mean, deviations, values in calls:
-                    pools[name].add(np.asarray(mean)[:num_real], np.asarray(deviations)[:num_real], count=int(values))
+                    pools[name].add(mean[:num_real], deviations[:num_real], count=int(values))
         return {name: pool.moments for name, pool in pools.items()}
 
     def statistics(self, variables: Pytree, layer: str) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +153,7 @@ class TracedObserver:
                 found.setdefault(site.layer, []).append((*example_moments(by_example), by_example.shape[1]))
             return found
 
-        return jax.jit(measured)
+        return distributed.InStep(jax.jit(measured))
 
 
 def _unobservable(hidden: Sequence[str]) -> ModelError:

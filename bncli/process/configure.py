@@ -8,7 +8,7 @@ import os
 import warnings
 
 from bncli.config.choices import Precision
-from bncli.process import heap
+from bncli.process import distributed, heap
 from bncli.process.compile_cache import use_compile_cache
 from bncli.process.flags import append_xla_flags
 from bncli.process.jaxlib import refuse_bad_jaxlib
@@ -19,7 +19,7 @@ _CACHE_WORKS_FROM = (0, 12)
 
 
 def configure(precision: Precision = "float32", *, allow_bad_jaxlib: bool = False) -> None:
-    """Set up the process for JAX; call it once, before the first array.
+    """Set up the process for JAX, and join the other processes if it is one of several; call it before the first array.
 
     Args:
         precision: precision of the network that will run.
@@ -27,7 +27,7 @@ def configure(precision: Precision = "float32", *, allow_bad_jaxlib: bool = Fals
 
     Raises:
         RuntimeCheckError: the installed jaxlib is known to compute wrong numbers on this backend, or a limit on the
-            address space leaves too little for JAX.
+            address space leaves too little for JAX, or the other processes cannot be reached.
     """
     version = importlib.metadata.version("jaxlib")
     append_xla_flags(version, precision)
@@ -35,6 +35,7 @@ def configure(precision: Precision = "float32", *, allow_bad_jaxlib: bool = Fals
         heap.keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # without it, a machine that has no GPU gets a warning on stderr
     require_address_space()
+    member = distributed.current()
     import jax
 
     # Dispatching the next step while one runs allocates its memory before the running step frees its own, and gains
@@ -45,10 +46,14 @@ def configure(precision: Precision = "float32", *, allow_bad_jaxlib: bool = Fals
     logging.getLogger("jax").setLevel(logging.ERROR)
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs every save through absl
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(jax|flax|orbax|optax)\b.*")
+    if member is not None:
+        member.join()
     if not allow_bad_jaxlib:
         refuse_bad_jaxlib(version, backend=jax.default_backend())
     if _version_tuple(version) >= _CACHE_WORKS_FROM and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         use_compile_cache()
+    if member is not None:
+        member.watch()
 
 
 def _version_tuple(version: str) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from bncli.process import jaxlib
 from bncli.selftest import remembered
 from bncli.selftest.apart import run_apart
 from bncli.selftest.checks import FULL, QUICK, Outcome, run_check
+from bncli.selftest.collectives import COLLECTIVES
 
 
 def check_before_training(*, allow_bad_jaxlib: bool = False) -> tuple[str, ...]:
@@ -45,6 +46,11 @@ def check_before_training(*, allow_bad_jaxlib: bool = False) -> tuple[str, ...]:
 def failures(outcomes: Sequence[Outcome]) -> tuple[str, ...]:
     """The failed checks, each with its difference or error."""
     return tuple(f"{outcome.name}: {outcome.finding}" for outcome in outcomes if not outcome.passed)
+
+
+def examine_collectives() -> tuple[Outcome, ...]:
+    """The outcomes of what all devices compute together; each process must call it."""
+    return tuple(run_check(check) for check in COLLECTIVES)
 
 
 def examine() -> tuple[Outcome, ...]:

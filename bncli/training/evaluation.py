@@ -14,6 +14,7 @@ from bncli.data import Preprocessor, Split
 from bncli.frameworks.linen import Network, Variables
 from bncli.measure.eval_step import EvalStep, make_eval_step
 from bncli.measure.score import EvalResult, score
+from bncli.process import distributed
 from bncli.process.shared_programs import shared
 from bncli.training.observation import LayerObserver, LayerRow
 from bncli.training.state import ArrayTree, TrainState
@@ -33,7 +34,7 @@ def jitted_eval_step(program: EvalProgram) -> EvalStep:
     step = make_eval_step(
         lambda variables, images, mask: program.network.logits(variables, images), program.preprocessor
     )
-    jitted: EvalStep = jax.jit(step)
+    jitted: EvalStep = distributed.InStep(jax.jit(step))
     return jitted
 
 
@@ -44,7 +45,7 @@ def jitted_eval_step_by_batch(program: EvalProgram) -> EvalStep:
         lambda variables, images, mask: program.network.logits_by_batch_stats(variables, images, mask=mask),
         program.preprocessor,
     )
-    jitted: EvalStep = jax.jit(step)
+    jitted: EvalStep = distributed.InStep(jax.jit(step))
     return jitted
 
 

@@ -16,14 +16,14 @@ from itertools import islice
 from typing import TypeAlias, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bncli.data import Split
 from bncli.data.batches import Batch, epoch_batches, epoch_order, example_keys, steps_per_epoch
+from bncli.process import distributed
 from bncli.process.flags import is_kept
 from bncli.process.memory import require_memory
-from bncli.process.mesh import batch_sharding, fitting_batch_size, replicated
+from bncli.process.mesh import fitting_batch_size, put_rows, put_whole
 from bncli.training.programs import CompiledStep, StepProgram, compiled_step
 from bncli.training.state import TrainState
 from bncli.training.steps import DeviceSplit, Examples, StepMetrics, StepSettings, gather
@@ -61,7 +61,8 @@ class StepExecution:
         self.mesh = mesh
         self._settings = settings
         self._split = split
-        self._batch_size = fitting_batch_size(batch_size, len(split), mesh)
+        parts = 1 if settings.accumulation is None else settings.accumulation.steps
+        self._batch_size = fitting_batch_size(batch_size, len(split), mesh, parts=parts)
         self._deterministic = deterministic
         self._ahead: Future[CompiledStep] | None = None
 
@@ -100,6 +101,7 @@ class StepExecution:
         if key not in self.programs:
             start = time.perf_counter()
             self.programs[key] = self._compiled(settings, len(group))
+            distributed.barrier()  # the collectives of a CPU fail if a process comes 30 s late
             self.compile_seconds += time.perf_counter() - start
         return self.programs[key].run(state, *self.arguments(epoch, group))
 
@@ -110,15 +112,15 @@ class StepExecution:
     def arguments(self, epoch: int, group: Sequence[Batch]) -> StepArguments:
         """The step's arguments after the state, on the devices; stacked if the group has more than one batch."""
         one = len(group) == 1
-        sharding = batch_sharding(self.mesh, axis=0 if one else 1)
 
         def put(arrays: list[np.ndarray]) -> jax.Array:
-            placed: jax.Array = jax.device_put(arrays[0] if one else np.stack(arrays), sharding)  # [B] or [S, B]
+            stacked = arrays[0] if one else np.stack(arrays)  # [B] or [S, B]
+            placed: jax.Array = put_rows(stacked, self.mesh, axis=0 if one else 1)
             return placed
 
         return (
             self._on_devices,
-            jax.device_put(np.int32(epoch), replicated(self.mesh)),
+            put_whole(np.int32(epoch), self.mesh),
             put([batch.indices for batch in group]),
             put([batch.real for batch in group]) if self._has_padding else None,
         )
@@ -131,12 +133,12 @@ class StepExecution:
 
     def put(self, tree: Tree) -> Tree:
         """A state or a part of one on the devices, whole on each."""
-        placed: Tree = jax.device_put(tree, replicated(self.mesh))
+        placed: Tree = put_whole(tree, self.mesh)
         return placed
 
     def scalar(self, value: np.generic | bool) -> jax.Array:
         """A number on the devices, to take the place of one in the state."""
-        placed: jax.Array = jax.device_put(jnp.asarray(value), replicated(self.mesh))
+        placed: jax.Array = put_whole(np.asarray(value), self.mesh)
         return placed
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
@@ -173,7 +175,7 @@ class StepExecution:
     def _on_devices(self) -> DeviceSplit:
         if self.mesh.devices.flat[0].platform == "cpu":  # whose devices have the memory of this process
             require_memory(self._split.images.nbytes, what="a copy of the training images", remedy=_FEWER_IMAGES)
-        return DeviceSplit(*jax.device_put((self._split.images, self._split.labels), replicated(self.mesh)))
+        return DeviceSplit(*put_whole((self._split.images, self._split.labels), self.mesh))
 
 
 def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

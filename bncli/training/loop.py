@@ -25,6 +25,7 @@ from bncli.data import Dataset
 from bncli.errors import CheckpointError, TrainingInterruptedError
 from bncli.frameworks.linen import Variables
 from bncli.measure.score import EvalResult
+from bncli.process import distributed
 from bncli.training.evaluation import Evaluation
 from bncli.training.execution import StepExecution
 from bncli.training.progress import (
@@ -68,6 +69,7 @@ class Trainer:
         position: the training state, on the devices, and the progress.
         train_seconds: of the epochs done here, without compilation.
         stop_code: the exit code of a run that was asked to stop; None if it was not.
+        agreed_stop: the same once all processes know it.
         weights: the pretrained weights that were read for it, with an account of their arrays; None without.
         record: those that the run began with, for ``config.json``.
     """
@@ -83,6 +85,7 @@ class Trainer:
     position: Position
     train_seconds: float = 0.0
     stop_code: int | None = None
+    agreed_stop: int | None = None
     weights: Fitted | None = None
     record: WeightsRecord | None = None
 
@@ -104,7 +107,7 @@ class Trainer:
             yield from self._epochs()
             yield from self._ensure_saved()
         finally:
-            self.saver.wait()  # if the run ends with an error, that error is the one to report
+            self.saver.wait_here()  # if the run ends with an error, that error is the one to report
             with suppress(RuntimeError):  # a failed step may have taken the state's memory
                 jax.block_until_ready(self.state)  # an interpreter that exits during a step crashes
 
@@ -177,12 +180,15 @@ class Trainer:
             )
 
     def _should_pause(self, step: int) -> bool:
-        return self.stop_code is not None or self.saver.is_due(step)
+        """True if a stop was requested or a save is due, in any process: all must pause at the same step."""
+        stop, is_due = distributed.maxima((self.stop_code or 0, self.saver.is_due(step)))
+        self.agreed_stop = stop or None
+        return bool(stop or is_due)
 
     def _pause(self, steps_into_epoch: int) -> Iterator[Notice]:
         """Save within the epoch, in the background; if a stop was requested, save and stop."""
-        if self.stop_code is not None:
-            self._stop(self._within_epoch(steps_into_epoch), exit_code=self.stop_code)
+        if self.agreed_stop is not None:
+            self._stop(self._within_epoch(steps_into_epoch), exit_code=self.agreed_stop)
         yield from self._report(self.saver.wait())
         self.saver.start(self._within_epoch(steps_into_epoch))
 

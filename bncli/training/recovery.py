@@ -8,13 +8,12 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from bncli import checkpoint
 from bncli.config.choices import OnNan
 from bncli.config.settings import RunConfig
 from bncli.errors import BncliError, CheckpointError
 from bncli.training.execution import StepExecution
 from bncli.training.progress import Notice, Position, RunProgress
-from bncli.training.saving import RunSaver, restore
+from bncli.training.saving import RunSaver, latest_step, restore
 from bncli.training.state import TrainState
 from bncli.training.steps import Examples
 
@@ -111,10 +110,9 @@ class Recovery:
         return earlier, f"{failed}back to {where}, learning rate × {scale:g}"
 
     def _last_save(self, like: TrainState) -> tuple[Position, str]:
-        out = self.saver.out
-        if checkpoint.complete_steps(out):
-            step = checkpoint.find_step(out, "last")
-            return restore(out, step, like), f"the save of step {step}"
+        step = latest_step(self.saver.out)
+        if step is not None:
+            return restore(self.saver.out, step, like), f"the save of step {step}"
         return Position(self.execution.put(self.initial_state()), RunProgress()), "the start"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 
 from bncli import checkpoint
 from bncli.config.document import CheckpointConfig, DatasetRecord, WeightsRecord
-from bncli.config.settings import RunConfig
+from bncli.config.settings import RunConfig, TrainingConfig
 from bncli.data import Augmentation, Dataset, Preprocessor, epoch_order, steps_per_epoch
 from bncli.errors import BncliWarning, CheckpointError, ModelError
 from bncli.frameworks.linen import Network, Variables
@@ -21,8 +22,10 @@ from bncli.measure.logits import count_classes
 from bncli.measure.moments import batch_norm_stats
 from bncli.measure.population import BATCHES, recalibrate_measured
 from bncli.models import build_network, model_file_sha256
+from bncli.process import distributed
 from bncli.process.hardware import versions
-from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, replicated
+from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, put_whole
+from bncli.training.accumulation import Accumulation
 from bncli.training.divergence import first_non_finite
 from bncli.training.evaluation import EvalProgram, Evaluation
 from bncli.training.execution import StepExecution
@@ -35,7 +38,7 @@ from bncli.training.progress import Best, Position, RunProgress
 from bncli.training.recovery import Recovery
 from bncli.training.result import Hashes, PreciseStatistics, Seconds, TrainResult
 from bncli.training.run_log import RunLog
-from bncli.training.saving import RunSaver, restore
+from bncli.training.saving import RunSaver, latest_step, restore
 from bncli.training.state import TrainState
 from bncli.training.statistics import BatchStatistics
 from bncli.training.steps import Examples, StepSettings
@@ -67,20 +70,21 @@ def create_trainer(
         ModelError: the network does not fit the images or the classes.
         CheckpointError: the weights do not fit the network.
     """
+    distributed.check_same(_facts(config, dataset))
     mesh = make_mesh()
     check_batch_size(config.training.batch_size, mesh)
-    _warn_of_single_step(config.training.batch_size, len(dataset.train), mesh)
-    settings = _step_settings(config, dataset)
+    _warn_of_single_step(config.training, len(dataset.train), mesh)
+    settings = _step_settings(config, dataset, mesh)
     weights = _fitted(pretrained, settings, dataset)
     make_state = starting_state(initial_state(settings), weights)
     execution = StepExecution(
         settings,
         dataset.train,
-        batch_size=config.training.batch_size,
+        batch_size=config.training.step_size,
         mesh=mesh,
         deterministic=config.training.deterministic,
     )
-    if compile_ahead:
+    if compile_ahead and distributed.is_alone():  # else the processes would compile in different orders
         execution.compile_ahead()
     state = make_state()
     _check_classes(settings, state.variables, dataset, name=config.model.name)
@@ -108,10 +112,24 @@ def _fitted(pretrained: Pretrained | None, settings: StepSettings, dataset: Data
     return fitted(pretrained, initial_state(settings).shapes.variables, num_classes=dataset.num_classes)
 
 
-def _warn_of_single_step(batch_size: int, num_examples: int, mesh: jax.sharding.Mesh) -> None:
-    if fitting_batch_size(batch_size, num_examples, mesh) != batch_size:
+def _facts(config: RunConfig, dataset: Dataset) -> dict[str, str]:
+    """What must be the same in all processes, in words, for ``distributed.check_same``."""
+    settings = replace(config, data=replace(config.data, data_dir=None, source=""))  # places, which may differ
+    facts = {name: version for name, version in versions().items() if name in ("bncli", "flax", "jax", "jaxlib")}
+    return {
+        **{f"version of {name}": version for name, version in facts.items()},
+        "settings": repr(settings),
+        "code of the model": model_file_sha256(config.model.name) or "",
+        "data": dataset.sha256,
+    }
+
+
+def _warn_of_single_step(training: TrainingConfig, num_examples: int, mesh: jax.sharding.Mesh) -> None:
+    batch_size = training.step_size
+    if fitting_batch_size(batch_size, num_examples, mesh, parts=training.accumulate) != batch_size:
+        times = f" × --accumulate {training.accumulate}" if training.accumulate > 1 else ""
         message = (
-            f"--batch-size {batch_size} is more than the {num_examples:,} training images: "
+            f"--batch-size {training.batch_size}{times} is more than the {num_examples:,} training images: "
             "each epoch is one step on all of them"
         )
         warnings.warn(message, BncliWarning, stacklevel=2)
@@ -132,7 +150,7 @@ def _watch(config: RunConfig, dataset: Dataset, settings: StepSettings) -> Watch
     return Watch(config, settings.steps_per_epoch, guess)
 
 
-def _step_settings(config: RunConfig, dataset: Dataset) -> StepSettings:
+def _step_settings(config: RunConfig, dataset: Dataset, mesh: jax.sharding.Mesh) -> StepSettings:
     network = build_network(
         config.model,
         num_classes=len(dataset.class_names),
@@ -142,15 +160,27 @@ def _step_settings(config: RunConfig, dataset: Dataset) -> StepSettings:
     settings = StepSettings(
         network=network,
         optimizer=config.optimizer,
-        steps_per_epoch=steps_per_epoch(len(dataset.train), config.training.batch_size),
+        steps_per_epoch=steps_per_epoch(len(dataset.train), config.training.step_size),
         schedule_epochs=config.optimizer.schedule_epochs or config.training.epochs,
         preprocessor=Preprocessor.of_dataset(dataset, config.training.precision),
         augmentation=dataset.augmentation if config.data.augment else Augmentation.none(),
         seed=config.training.seed,
         ema_decay=config.training.ema_decay,
         tuning=tuning_of(config, network, dataset.image_shape),
+        accumulation=_accumulation(config.training, mesh),
     )
     return settings.at_epoch(0)
+
+
+def _accumulation(training: TrainingConfig, mesh: jax.sharding.Mesh) -> Accumulation | None:
+    if training.accumulate == 1:
+        return None
+    return Accumulation(
+        steps=training.accumulate,
+        bn=training.accumulate_bn,
+        num_devices=mesh.size,
+        unrolled=mesh.devices.flat[0].platform == "cpu",
+    )
 
 
 def _evaluation(
@@ -172,7 +202,7 @@ def _evaluation(
 def _observed_images(settings: StepSettings, dataset: Dataset, mesh: jax.sharding.Mesh) -> jax.Array:
     """The training images that the layers are observed with, normalised and not augmented."""
     some = epoch_order(settings.seed, 0, len(dataset.train))[:OBSERVED_IMAGES]
-    return settings.preprocessor(jax.device_put(dataset.train.images[some], replicated(mesh)))
+    return settings.preprocessor(put_whole(dataset.train.images[some], mesh))
 
 
 def _batch_statistics(config: RunConfig, dataset: Dataset, network: Network, variables: Variables) -> BatchStatistics:
@@ -200,7 +230,8 @@ def _check_classes(settings: StepSettings, variables: Variables, dataset: Datase
 def start(trainer: Trainer, *, overwrite: bool) -> None:
     """Prepare the output directory for a new run, and record the run's configuration there."""
     config = checkpoint_config(trainer.config, trainer.dataset, trainer.record)
-    checkpoint.create_output(trainer.saver.out, overwrite=overwrite, config=config)
+    out = trainer.saver.out
+    distributed.by_first(lambda: checkpoint.create_output(out, overwrite=overwrite, config=config), CheckpointError)
     _warn_of_frozen_beginnings(trainer)
     trainer.saver.rewind(trainer.position)
 
@@ -229,11 +260,13 @@ def resume(trainer: Trainer) -> None:
     out = trainer.saver.out
     _check_resumable(out, trainer.dataset)
     trainer.record = _same_weights(out, trainer.record)
-    checkpoint.sweep(out)
-    if checkpoint.complete_steps(out):
-        step = checkpoint.find_step(out, "last")
+    distributed.barrier()
+    distributed.by_first(lambda: checkpoint.sweep(out), CheckpointError)
+    step = latest_step(out)
+    if step is not None:
         trainer.position = restore(out, step, like=trainer.execution.put(trainer.state))
-    checkpoint.write_config(out, checkpoint_config(trainer.config, trainer.dataset, trainer.record))
+    config = checkpoint_config(trainer.config, trainer.dataset, trainer.record)
+    distributed.by_first(lambda: checkpoint.write_config(out, config), CheckpointError)
     trainer.saver.rewind(trainer.position)
 
 
@@ -343,7 +376,8 @@ def _precise_statistics(trainer: Trainer, best: Best) -> PreciseStatistics | Non
         return None
     if all(layer.name in frozen for layer in done.layers):
         return None
-    checkpoint.save_precise_statistics(out, step, done.variables["batch_stats"])
+    statistics = done.variables["batch_stats"]
+    distributed.by_first(lambda: checkpoint.save_precise_statistics(out, step, statistics), CheckpointError)
     val = evaluation.score(done.variables, trainer.dataset.val)
     return PreciseStatistics(done.num_examples, val.accuracy, val.loss)
 

@@ -7,15 +7,19 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from bncli import checkpoint
 from bncli.config.settings import TrainingConfig
 from bncli.errors import BncliWarning, CheckpointError
 from bncli.frameworks.linen import Variables
+from bncli.process import distributed
+from bncli.process.mesh import make_mesh, put_whole
 from bncli.training.observation import LayerRow
 from bncli.training.progress import Best, Notice, Position, RunProgress
 from bncli.training.run_log import RunLog
@@ -39,6 +43,7 @@ class RunSaver:
     scored: Callable[[TrainState], Variables]
     last_step: int = 0
     best: Best | None = None
+    _best_before: Best | None = None
     _saver: checkpoint.BackgroundSaver = field(default_factory=checkpoint.BackgroundSaver)
     _last_time: float = field(default_factory=time.monotonic)
 
@@ -65,7 +70,11 @@ class RunSaver:
         """
         step, progress = position.step, position.progress
         arrays = split_state(position.state, scored=self.scored(position.state))
-        variables, optimizer = jax.device_put(arrays, may_alias=False)
+        self.last_step, self._last_time = step, time.monotonic()
+        if not distributed.is_first():
+            self._best_before, self.best = self.best, progress.best
+            return
+        variables, optimizer = _copied(arrays)
 
         def write() -> None:
             # Before the save: resuming drops a surplus row, but could not make up a missing one.
@@ -77,15 +86,21 @@ class RunSaver:
             self._prune()
 
         self._saver.submit(write)
-        self.last_step, self._last_time = step, time.monotonic()
 
     def failure(self) -> CheckpointError | None:
-        """The error of a save that has just failed; does not wait."""
-        return self._saver.failure()
+        """The error of a save that has just failed; does not wait. Several processes hear of it in ``wait``."""
+        return self._saver.failure() if distributed.is_alone() else None
 
     def wait(self) -> CheckpointError | None:
-        """Wait for the current save; return its error, if it failed."""
-        return self._saver.wait()
+        """Wait for the current save; return its error, if it failed, in all processes."""
+        error = distributed.error_of_first(self._saver.wait(), CheckpointError)
+        if error is not None and not distributed.is_first():
+            self.best = self._best_before
+        return error
+
+    def wait_here(self) -> None:
+        """Wait for the current save of this process, when the others may be gone."""
+        self._saver.wait()
 
     def tolerate(self, error: CheckpointError) -> Notice:
         """The notice of a failed save, if ``--on-save-error`` lets the run continue.
@@ -105,7 +120,10 @@ class RunSaver:
         """
         if self.wait() is not None:
             position = replace(position, progress=replace(position.progress, best=self.best))
-        if position.step not in checkpoint.complete_steps(self.out):
+        (is_missing,) = distributed.maxima(
+            (distributed.is_first() and position.step not in checkpoint.complete_steps(self.out),)
+        )
+        if is_missing:
             self.start(position)
             if error := self.wait():
                 raise error
@@ -114,7 +132,7 @@ class RunSaver:
     def rewind(self, position: Position) -> None:
         """Continue from an earlier position: the log forgets what lies after it."""
         self.last_step, self.best = position.step, position.progress.best
-        self.log.rewind(position.progress)
+        distributed.by_first(lambda: self.log.rewind(position.progress), CheckpointError)
 
     def _prune(self) -> None:
         with suppress(OSError):  # a surplus save does no harm, and the next save tries again
@@ -132,11 +150,35 @@ def restore(out: Path, step: int, like: TrainState) -> Position:
     Raises:
         CheckpointError: the save is damaged, or of another network or optimizer.
     """
-    variables, rest = split_state(like, scored=like.variables)
+    template = like if distributed.is_alone() else jax.tree.map(np.asarray, like)
+    variables, rest = split_state(template, scored=template.variables)
     state = join_state(*checkpoint.restore_training(out, step, variables=variables, optimizer=rest))
+    if not distributed.is_alone():
+        state = put_whole(state, make_mesh())
     progress = RunProgress.from_json(checkpoint.read_progress(out, step))
-    checkpoint.drop_after(out, step)
+    distributed.barrier()  # before anything is removed
+    distributed.by_first(lambda: checkpoint.drop_after(out, step), CheckpointError)
     return Position(state, replace(progress, best=_best_on_disk(out, progress.best)))
+
+
+def latest_step(out: Path) -> int | None:
+    """The step of the last intact save, in all processes; None if there is none.
+
+    Raises:
+        CheckpointError: all saves are damaged.
+    """
+    found = distributed.by_first(
+        lambda: str(checkpoint.find_step(out, "last")) if checkpoint.complete_steps(out) else "", CheckpointError
+    )
+    step = distributed.text_from_first(found or "")
+    return int(step) if step else None
+
+
+def _copied(arrays: tuple[Variables, dict[str, Any]]) -> tuple[Variables, dict[str, Any]]:
+    """Copies of the arrays, which later steps leave alone."""
+    copy = partial(jax.device_put, may_alias=False) if distributed.is_alone() else partial(jax.tree.map, np.array)
+    copies: tuple[Variables, dict[str, Any]] = copy(arrays)
+    return copies
 
 
 def _best_on_disk(out: Path, best: Best | None) -> Best | None:
@@ -144,7 +186,7 @@ def _best_on_disk(out: Path, best: Best | None) -> Best | None:
     if best is None:
         return None
     try:
-        checkpoint.verify(out, best.step)
+        distributed.by_first(lambda: checkpoint.verify(out, best.step), CheckpointError)
     except CheckpointError as error:
         warnings.warn(f"{error.message}; epoch {best.epoch} is no longer the best", BncliWarning, stacklevel=3)
         return None

@@ -23,6 +23,7 @@ from bncli.data.augment import augment
 from bncli.data.batches import example_keys
 from bncli.frameworks.linen import Network, Variables
 from bncli.measure.eval_step import smoothed_cross_entropy
+from bncli.training.accumulation import Accumulation, Inputs, make_accumulated
 from bncli.training.optimizer import (
     create_learning_rate_fn,
     create_optimizer,
@@ -30,7 +31,7 @@ from bncli.training.optimizer import (
     create_tuned_optimizer,
 )
 from bncli.training.state import ArrayTree, EpochMetrics, TrainState, dropout_key, moving_average
-from bncli.training.tuning import Tuning, detached, keep
+from bncli.training.tuning import Tuning, detached, keep, without
 
 # A dense layer's kernel has two axes, a convolution's four.
 _KERNEL_AXES = 2
@@ -69,6 +70,10 @@ class StepMetrics:
 
 # (params, state, examples) -> (loss [], (logits [B, K], batch_stats))
 LossFn: TypeAlias = Callable[[ArrayTree, TrainState, Examples], tuple[jax.Array, tuple[jax.Array, Variables]]]
+# (params, state, examples) -> ((loss [], (logits [B, K], batch_stats)), gradients)
+LossAndGrads: TypeAlias = Callable[
+    [ArrayTree, TrainState, Examples], tuple[tuple[jax.Array, tuple[jax.Array, Variables]], ArrayTree]
+]
 # (state, images, labels, keys, mask) -> (state, metrics); for the shapes see Examples
 TrainOn: TypeAlias = Callable[
     [TrainState, jax.Array, jax.Array, jax.Array, jax.Array | None], tuple[TrainState, StepMetrics]
@@ -94,6 +99,7 @@ class StepSettings:
         ema_decay: of the moving average of the parameters; None for none.
         tuning: which arrays are trained, and how fast; None if all are trained alike.
         released: True from ``--unfreeze-at`` on.
+        accumulation: the division of the batch into micro-batches; None computes it at once.
     """
 
     network: Network
@@ -106,6 +112,7 @@ class StepSettings:
     ema_decay: float | None = None
     tuning: Tuning | None = None
     released: bool = False
+    accumulation: Accumulation | None = None
 
     def at_epoch(self, epoch: int) -> StepSettings:
         """The settings of an epoch, from 0."""
@@ -171,7 +178,7 @@ def make_train_on(settings: StepSettings) -> TrainOn:
     If the loss or anything in the new state is not finite, the step returns the old state with ``halted`` set. All
     later steps then do the same. The device decides, because it runs several steps ahead of the host.
     """
-    loss_and_grads = jax.value_and_grad(make_loss(settings), has_aux=True)
+    loss_and_grads = make_loss_and_grads(settings)
     optimizer = settings.make_optimizer()
 
     def train_on(
@@ -198,6 +205,29 @@ def make_train_on(settings: StepSettings) -> TrainOn:
         return kept, _averages(kept)
 
     return train_on
+
+
+def make_loss_and_grads(settings: StepSettings) -> LossAndGrads:
+    """Make the function that returns the loss of one step and its gradient."""
+    if settings.accumulation is None:
+        return jax.value_and_grad(make_loss(settings), has_aux=True)
+    seed_key, smoothing = jax.random.key(settings.seed), settings.optimizer.label_smoothing
+    accumulated = make_accumulated(
+        settings.accumulation,
+        settings.network,
+        settings.preprocessor,
+        lambda logits, labels: smoothed_cross_entropy(logits, labels, smoothing),
+    )
+
+    def loss_and_grads(
+        params: ArrayTree, state: TrainState, examples: Examples
+    ) -> tuple[tuple[jax.Array, tuple[jax.Array, Variables]], ArrayTree]:
+        images = augment(examples.images, examples.keys, settings.augmentation)
+        inputs = Inputs(images, examples.labels, examples.mask, dropout_key(seed_key, state.step))
+        outputs, grads = accumulated(params, state.batch_stats, inputs)
+        return outputs, without(settings.held, grads)
+
+    return loss_and_grads
 
 
 def make_loss(settings: StepSettings) -> LossFn:

@@ -14,6 +14,7 @@ from bncli.cli.console import drawn, result_console
 from bncli.cli.streams import write_result
 from bncli.cli.untrusted import inert_json
 from bncli.config.file_names import displayed_document
+from bncli.process import distributed
 
 T = TypeVar("T")
 
@@ -21,7 +22,9 @@ T = TypeVar("T")
 def emit(
     result: T, *, as_json: bool, to_json: Callable[[T], dict[str, object]], to_text: Callable[[T], RenderableType]
 ) -> None:
-    """Print the result on stdout, as one JSON document or as text."""
+    """Print the result on stdout, as one JSON document or as text; of several processes, the first alone does."""
+    if not distributed.is_first():
+        return
     if as_json:
         emit_json(to_json(result))
     else:

@@ -22,6 +22,7 @@ from bncli.frameworks.linen import Variables
 from bncli.jobs.loggers.logger import LoggedImage, LoggedRun, Logger, flat, scalars_of
 from bncli.jobs.loggers.registry import LOGGERS, logger_names
 from bncli.jobs.mistakes import Mistakes, find_mistakes
+from bncli.process import distributed
 from bncli.process.files import read_regular
 from bncli.training.loop import Event, Trainer
 from bncli.training.progress import EpochResult
@@ -53,14 +54,16 @@ class RunLoggers:
         self._each(lambda logger: logger.epoch(scalars, layers, number=event.epoch))
 
     def end(self, result: TrainResult) -> None:
-        """Log the scores of the finished run, and its worst mistakes on the validation images."""
+        """Log the scores of the finished run and, of a single process, its worst mistakes on the validation images."""
         if not self.loggers:
             return
-        dataset = self.trainer.dataset
-        mistakes = find_mistakes(load(result.out), dataset.val, dataset.class_names)
         scalars = {"test/accuracy": result.test.accuracy, "test/loss": result.test.loss}
-        images = logged_images(mistakes)
+        images = self._worst_mistakes(result) if distributed.is_alone() else ()  # one process cannot run the network
         self._each(lambda logger: logger.end(scalars, images, number=result.epochs_run))
+
+    def _worst_mistakes(self, result: TrainResult) -> Sequence[LoggedImage]:
+        dataset = self.trainer.dataset
+        return logged_images(find_mistakes(load(result.out), dataset.val, dataset.class_names))
 
     def close(self) -> None:
         """Close all loggers."""
@@ -117,7 +120,7 @@ def _open(loggers: RunLoggers) -> None:
     out = trainer.saver.out
     folder = out / LOGS
     names = logger_names(trainer.config.training.log)
-    if not names:
+    if not names or not distributed.is_first():
         return
     folder.mkdir(exist_ok=True)
     run = LoggedRun(
