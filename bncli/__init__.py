@@ -3,6 +3,7 @@
 The rooms of the package, from the top. Imports point downwards only::
 
     cli/         the commands: the only place that imports typer and rich, and the only one that prints
+    studies/     claims about BN as experiments: cells, instruments, verdicts, figures
     jobs/        the work of each command, without a terminal: fold, export, evaluate, predict, recalibrate, bench
     training/    the training state, optimizer and step, and the loop that drives them
     weights/     weights of other libraries and checkpoints, to start from: names, layouts, preprocessing
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from bncli.inspection import inspect_stats
     from bncli.jobs.train import train
     from bncli.measure.population import recalibrate
+    from bncli.studies import study
 
 __version__ = "0.1.0"
 
@@ -44,10 +46,11 @@ _PUBLIC = {  # public name -> module that defines it
     "inspect_stats": "bncli.inspection",
     "load": "bncli.checkpoint",
     "recalibrate": "bncli.measure.population",
+    "study": "bncli.studies",
     "train": "bncli.jobs.train",
 }
 
-__all__ = ["BncliError", "Checkpoint", "__version__", "fold", "inspect_stats", "load", "recalibrate", "train"]
+__all__ = ["BncliError", "Checkpoint", "__version__", "fold", "inspect_stats", "load", "recalibrate", "study", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -33,6 +33,7 @@ ROOMS = (
     "weights",
     "training",
     "jobs",
+    "studies",
     "cli",
 )
 RANK = {name: rank for rank, name in enumerate(ROOMS)}
@@ -49,6 +50,7 @@ DOORS = {
     "jax.extend.core": {"folding/trace/graph.py", "training/segments.py"},
     "haiku": {"frameworks/haiku.py"},
     "keras": {"frameworks/keras.py"},
+    "matplotlib": {"studies/drawing.py"},
     "mlflow": {"jobs/loggers/mlflow_run.py"},
     "onnx": {"folding/export/onnx", "inspection/readers/onnx_model.py", "inspection/readers/onnx_constants.py"},
     "onnxruntime": {"checkpoint/onnx_file.py", "jobs/quantize.py"},
@@ -184,7 +186,7 @@ DISTRIBUTIONS = {"mlflow": ["mlflow-skinny"]}
 
 def test_every_imported_distribution_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = ("hub", "keras", "mlflow", "onnx", "sweep", "tensorboard", "trackio", "wandb")
+    extras = ("hub", "keras", "mlflow", "onnx", "study", "sweep", "tensorboard", "trackio", "wandb")
     stated = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     declared = {_distribution(line) for line in stated}
     packages = DISTRIBUTIONS | importlib.metadata.packages_distributions()
@@ -244,6 +246,7 @@ OPTIONAL = (
     *GUESTS,
     "h5py",
     "huggingface_hub",
+    "matplotlib",
     "mlflow",
     "onnx",
     "onnxruntime",

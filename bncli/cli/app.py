@@ -51,6 +51,10 @@ COMMANDS = {
         "sweep:sweep",
         "Try many settings: each trial is a training, and the study ends when it has enough.",
     ),
+    "study": Place(
+        "study:study",
+        "Re-run claims about Batch Normalization on your data: a verdict with an interval, and a figure, for each.",
+    ),
     "eval": Place(
         "evaluate:evaluate",
         "Score a checkpoint on a split: loss, accuracy, top-5, per-class accuracy, confusion matrix.",

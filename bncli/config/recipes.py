@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bncli.config.options import Option, by_key, options
+from bncli.config.settings import is_bn
 from bncli.errors import UsageError
 
 NONE = "none"
@@ -124,7 +125,8 @@ def recommended(recipe: Recipe, asked: Values) -> Values:
     def value_of(key: str) -> object:
         return asked.get(by_key()[key], by_key()[key].default)
 
-    settings = recipe.settings if value_of("model.bn") else {**recipe.settings, **recipe.without_bn}
+    with_bn = value_of("model.bn") and is_bn(str(value_of("model.norm") or "batch"))
+    settings = recipe.settings if with_bn else {**recipe.settings, **recipe.without_bn}
     is_other = by_key()["model.name"] in asked and value_of("model.name") != recipe.model
     left_out = (
         *(_OF_SGD if value_of("optimizer.name") != "sgd" else ()),

@@ -145,6 +145,9 @@ _FLOAT = r"-?[0-9]{1,12}(\.[0-9]{1,24})?(e-?[0-9]{1,2})?"
 Numbers = Annotated[
     str, Matches(rf"\A{_FLOAT}(,{_FLOAT}){{0,2}}\Z", "one number per channel, such as 0.485,0.456,0.406")
 ]
+Norm = Annotated[
+    str, Matches(r"\A(batch|group|layer|none|ghost:[1-9][0-9]{0,8})\Z", "batch, group, layer, ghost:N or none")
+]
 Interval = Annotated[str, Matches(r"\A[1-9][0-9]{0,8}s?\Z", "steps or seconds, such as 500 or 60s")]
 
 # Unknown fields of a ``config.json`` are ignored: a newer bncli may add fields, and an older one can still read it.
@@ -168,6 +171,11 @@ class Section:
         check_fields(self)
 
 
+def is_bn(normalization: str) -> bool:
+    """True for ``batch`` and ``ghost:N``."""
+    return normalization == "batch" or normalization.startswith("ghost:")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Section):
     """The network, and the place and constants of its BN."""
@@ -185,6 +193,15 @@ class ModelConfig(Section):
         Document, Setting("An argument of the model, as key=value; repeatable.", MODEL, option="model-arg")
     ] = field(default_factory=dict)
     bn: Annotated[bool, Setting("With Batch Normalization, or without it as a control.", MODEL)] = True
+    norm: Annotated[
+        Norm | None,
+        Setting(
+            "batch, group, layer, none, or ghost:N for BN with the statistics of N examples at a time; by default as "
+            "--bn says.",
+            MODEL,
+        ),
+    ] = None
+    ghost_batch: Annotated[Positive | None, Setting("The same as --norm ghost:N.", MODEL)] = None
     bn_placement: Annotated[
         BnPlacement, Setting("pre: conv, BN, ReLU, as in the paper. post: conv, ReLU, BN, as in Keras code.", MODEL)
     ] = "pre"
@@ -206,6 +223,32 @@ class ModelConfig(Section):
         WeightsOrigin | None,
         Setting("The library that the weights were made for, where their names do not tell.", MODEL),
     ] = None
+
+    def __post_init__(self) -> None:
+        """Check every field, and that the three ways to name a normalization agree.
+
+        Raises:
+            ConfigError: a value is of the wrong type or out of range, or two contradict each other; names the field.
+        """
+        super().__post_init__()
+        if self.ghost_batch is not None and self.norm not in (None, f"ghost:{self.ghost_batch}"):
+            raise ConfigError(f"model.ghost_batch: excludes --norm {self.norm}")
+        if not self.bn and self.ghost_batch is not None:
+            raise ConfigError("model.ghost_batch: excludes --no-bn")
+        if not self.bn and self.norm not in (None, "none"):
+            raise ConfigError(f"model.norm: {self.norm} excludes --no-bn")
+
+    @property
+    def normalization(self) -> str:
+        """The normalization of the network: batch, group, layer, ghost:N or none."""
+        if self.ghost_batch is not None:
+            return f"ghost:{self.ghost_batch}"
+        return self.norm or ("batch" if self.bn else "none")
+
+    @property
+    def has_bn(self) -> bool:
+        """True if the network has BN layers; in eval mode, ghost BN is BN."""
+        return is_bn(self.normalization)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from bncli.frameworks.linen import Network, as_network
 from bncli.models.cnn import CNN
 from bncli.models.convnet import ConvNet
 from bncli.models.custom import build_custom, hashable, is_custom
-from bncli.models.layers import INITIALIZERS, PADDINGS, NormFactory
+from bncli.models.layers import INITIALIZERS, PADDINGS, Initializer, Layer, NormFactory
 from bncli.models.mlp import MLP
 from bncli.models.mobile import (
     EfficientNetLite0,
@@ -34,7 +34,7 @@ from bncli.models.mobile import (
     MobileNetV2,
 )
 from bncli.models.resnet import ResNet18, ResNet20, ResNet34, ResNet50, ResNet101, ResNet152
-from bncli.ops import BatchNorm
+from bncli.ops import BatchNorm, GhostBatchNorm, GroupNorm
 
 # For images up to this size, a ResNet's stem keeps the size, as in the CIFAR variants.
 SMALL_IMAGE = 64
@@ -131,6 +131,7 @@ def build_network(
     """
     dtype = jnp.dtype(precision)
     if is_custom(config.name):
+        _check_custom(config)
         return as_network(build_custom(config.name, config.args, num_classes=num_classes, dtype=dtype, sha256=sha256))
     known = _known_model(config.name)
     _check_arguments(config, known)
@@ -160,7 +161,7 @@ def build_own_network(name: str, args: Mapping[str, JSON], *, sha256: str | None
 
 def relu_follows_every_bn(config: ModelConfig) -> bool:
     """True if only a ReLU reads each BN of the model, so that a channel below zero is dead."""
-    return config.name in ("cnn", "convnet") and config.bn and config.bn_placement == "pre"
+    return config.name in ("cnn", "convnet") and config.has_bn and config.bn_placement == "pre"
 
 
 def _known_model(name: str) -> KnownModel:
@@ -171,6 +172,14 @@ def _known_model(name: str) -> KnownModel:
         f"no model {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""),
         remedy=f"Choose one of {', '.join(MODELS)}, or your own as package.module:Class or file.py:Class.",
     )
+
+
+def _check_custom(config: ModelConfig) -> None:
+    if config.norm is not None or config.ghost_batch is not None:
+        raise UsageError(
+            f"--norm {config.normalization}: {config.name} is your own model, whose code decides its normalization",
+            remedy="Leave it out, or pass an argument of the model with --model-arg.",
+        )
 
 
 def _check_arguments(config: ModelConfig, known: KnownModel) -> None:
@@ -230,12 +239,29 @@ def _arguments(
 
 
 def _norm_factory(config: ModelConfig, dtype: np.dtype) -> NormFactory | None:
-    if not config.bn:
+    if config.normalization == "none":
         return None
-    return _batch_norm(config.bn_momentum, config.bn_epsilon, dtype)
+    return _factory(config.normalization, config.bn_momentum, config.bn_epsilon, dtype)
 
 
 @lru_cache
-def _batch_norm(momentum: float, epsilon: float, dtype: np.dtype) -> NormFactory:
+def _factory(normalization: str, momentum: float, epsilon: float, dtype: np.dtype) -> NormFactory:
     """The same factory for the same settings, so that equal networks compare equal and share compiled programs."""
+    kind, _, size = normalization.partition(":")
+    if kind in ("group", "layer"):
+        return partial(_per_example, groups=1 if kind == "layer" else None, epsilon=epsilon, dtype=dtype)
+    if kind == "ghost":
+        return partial(GhostBatchNorm, ghost_size=int(size), momentum=momentum, epsilon=epsilon, dtype=dtype)
     return partial(BatchNorm, momentum=momentum, epsilon=epsilon, dtype=dtype)
+
+
+def _per_example(
+    *,
+    groups: int | None,
+    epsilon: float,
+    dtype: np.dtype,
+    use_running_average: bool,
+    scale_init: Initializer = nn.initializers.ones,
+) -> Layer:
+    """A layer of group normalization, which is the same in train and in eval mode."""
+    return GroupNorm(groups=groups, epsilon=epsilon, dtype=dtype, scale_init=scale_init)

@@ -5,7 +5,7 @@ that was measured to pay. On GPU and TPU, and outside training, the networks run
 a CPU pads images smaller than their kernel beforehand. Read in this order::
 
     convolution.py    a convolution whose weight gradient is computed in parts of the batch
-    normalization.py  nn.BatchNorm with one reduction and one elementwise pass in its gradient
+    normalization.py  nn.BatchNorm with one reduction and one elementwise pass in its gradient; ghost BN, group norm
     pooling.py        2×2 max-pooling that remembers the places of its maxima
     dropout.py        nn.Dropout with half of the random bits
     small_images.py   inference: convolutions of images smaller than the kernel
@@ -26,13 +26,15 @@ with AVX-512, JAX 0.12.0.1). Runs differ by a tenth::
 
 from bncli.ops.convolution import train_conv_general_dilated
 from bncli.ops.dropout import Dropout
-from bncli.ops.normalization import BatchNorm
+from bncli.ops.normalization import BatchNorm, GhostBatchNorm, GroupNorm
 from bncli.ops.pooling import max_pool_2x2
 from bncli.ops.small_images import pad_small_images
 
 __all__ = [
     "BatchNorm",
     "Dropout",
+    "GhostBatchNorm",
+    "GroupNorm",
     "max_pool_2x2",
     "pad_small_images",
     "train_conv_general_dilated",

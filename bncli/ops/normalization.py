@@ -1,5 +1,7 @@
 """``nn.BatchNorm`` with a gradient that, in training on a CPU, reads its input twice instead of five times.
 
+Ghost batch norm and group norm stand beside it.
+
 Letters: B batch, C channels, n = B times the positions: the values that each channel is normalized over.
 
 With the gain s = γ/√(σ² + ε) and the shift t = β − μ s the layer is y = s x + t. Differentiated by hand, with g the
@@ -11,12 +13,14 @@ gradient of y (Ioffe & Szegedy 2015, section 3)::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 
 class BatchNorm(nn.BatchNorm):
@@ -40,10 +44,16 @@ class BatchNorm(nn.BatchNorm):
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         scale = self.param("scale", self.scale_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, shape, self.param_dtype)
-        y, mean, var = batch_normalize(x, scale, bias, mask, self.epsilon)
+        y, mean, var = self._normalized(x, scale, bias, mask)
         running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
         running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
         return y.astype(self.dtype or y.dtype)
+
+    def _normalized(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """(y, mean, biased variance), as ``batch_normalize`` returns them."""
+        return batch_normalize(x, scale, bias, mask, self.epsilon)
 
     def _is_usual(self) -> bool:
         usual: bool = self.axis == -1 and self.use_fast_variance and self.force_float32_reductions
@@ -69,6 +79,141 @@ def batch_normalize(
         return _normalize(x, scale, bias, None, epsilon)
     weights = jnp.broadcast_to(mask, (*mask.shape[:-1], 1)).astype(jnp.float32)
     return _normalize(x, scale, bias, weights, epsilon)
+
+
+class GhostBatchNorm(BatchNorm):
+    """BN whose statistics in training are those of ghost batches, parts of the batch; in eval mode it is BN.
+
+    Source: Hoffer, Hubara & Soudry 2017 (arXiv 1705.08741), section 4. The running statistics take one step towards
+    the mean over the ghost batches, as when replicas average theirs.
+
+    Attributes:
+        ghost_size: examples in a ghost batch; see ``ghost_batch_normalize``.
+    """
+
+    ghost_size: int = 32
+
+    def _normalized(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return ghost_batch_normalize(x, scale, bias, mask, self.epsilon, ghost_size=self.ghost_size)
+
+    def _is_usual(self) -> bool:
+        return True
+
+
+def ghost_batch_normalize(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mask: jax.Array | None,
+    epsilon: float,
+    *,
+    ghost_size: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``batch_normalize`` of each ghost batch by itself, with the mean and variance averaged over the ghost batches.
+
+    The batch is dealt out like cards to G = ⌈B / ghost_size⌉ ghost batches: example i goes to number i mod G. So
+    padding at the end of a batch is shared by all, and their sizes differ by one at most. The split is that of the
+    whole batch: the number of devices plays no part.
+
+    Args:
+        x: [B, ..., C].
+        scale: γ, [C].
+        bias: β, [C].
+        mask: as in ``batch_normalize``. A ghost batch of padding alone is left out of the averages.
+        epsilon: added to the variance.
+        ghost_size: the most examples that share statistics.
+    """
+    batch_size = x.shape[0]
+    num_ghosts = -(-batch_size // ghost_size)
+    if num_ghosts <= 1:
+        return batch_normalize(x, scale, bias, mask, epsilon)
+    if mask is None and batch_size % num_ghosts == 0:
+        y, means, variances = jax.vmap(lambda ghost: batch_normalize(ghost, scale, bias, None, epsilon))(
+            _dealt(x, num_ghosts)
+        )
+        return _gathered(y, batch_size), jnp.mean(means, axis=0), jnp.mean(variances, axis=0)
+    counted = jnp.broadcast_to(True if mask is None else mask, (*x.shape[:-1], 1))
+    masks = _dealt(counted, num_ghosts)  # [G, size, ..., 1]
+    is_real = jnp.any(masks, axis=tuple(range(1, masks.ndim)))  # [G]
+    masks = masks | ~is_real.reshape(-1, *[1] * (masks.ndim - 1))
+    y, means, variances = jax.vmap(lambda ghost, mask: batch_normalize(ghost, scale, bias, mask, epsilon))(
+        _dealt(x, num_ghosts), masks
+    )
+    weights = is_real / jnp.maximum(1, jnp.sum(is_real))
+    return _gathered(y, batch_size), weights @ means, weights @ variances
+
+
+def _dealt(x: jax.Array, num_ghosts: int) -> jax.Array:
+    """[B, ...] as [G, ⌈B / G⌉, ...], with zeros at the end."""
+    size = -(-x.shape[0] // num_ghosts)
+    padded = jnp.pad(x, [(0, size * num_ghosts - x.shape[0]), *[(0, 0)] * (x.ndim - 1)])
+    return jnp.swapaxes(padded.reshape(size, num_ghosts, *x.shape[1:]), 0, 1)
+
+
+def _gathered(y: jax.Array, batch_size: int) -> jax.Array:
+    """The inverse of ``_dealt``."""
+    return jnp.swapaxes(y, 0, 1).reshape(-1, *y.shape[2:])[:batch_size]
+
+
+# Wu & He 2018 take 32 groups, and find any number of groups good that leaves a few channels to each.
+_MAX_GROUPS = 32
+_LEAST_CHANNELS = 4
+
+
+def num_groups(channels: int) -> int:
+    """The number of groups for so many channels: the largest divisor up to 32 that leaves 4 channels to each."""
+    most = min(_MAX_GROUPS, channels // _LEAST_CHANNELS)
+    return max((count for count in range(1, most + 1) if channels % count == 0), default=1)
+
+
+def group_normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, *, groups: int) -> jax.Array:
+    """Each example normalized over its positions and the channels of a group, then scaled and shifted per channel.
+
+    With one group this is layer normalization over positions and channels. Train and eval mode are the same.
+
+    Source: Wu & He 2018 (arXiv 1803.08494), equations 1 and 7.
+
+    Args:
+        x: [B, ..., C].
+        scale: γ, [C].
+        bias: β, [C].
+        epsilon: added to the variance.
+        groups: number of groups; divides C.
+    """
+    wide = _wide(x)
+    grouped = wide.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)  # [B, positions, groups, C / groups]
+    mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
+    var = jnp.var(grouped, axis=(1, 3), keepdims=True)
+    return ((grouped - mean) * lax.rsqrt(var + epsilon)).reshape(x.shape) * scale + bias
+
+
+class GroupNorm(nn.Module):
+    """Group normalization over the last axis; see ``group_normalize``.
+
+    Attributes:
+        groups: number of groups; None takes ``num_groups`` of the channels.
+        epsilon: added to the variance.
+        dtype: of the output; None keeps that of the input.
+        scale_init: initializer of γ.
+        bias_init: initializer of β.
+    """
+
+    groups: int | None = None
+    epsilon: float = 1e-5
+    dtype: DTypeLike | None = None
+    scale_init: Callable[..., jax.Array] = nn.initializers.ones
+    bias_init: Callable[..., jax.Array] = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The normalized x [B, ..., C]."""
+        channels = x.shape[-1]
+        scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
+        bias = self.param("bias", self.bias_init, (channels,), jnp.float32)
+        groups = num_groups(channels) if self.groups is None else self.groups
+        return group_normalize(x, scale, bias, self.epsilon, groups=groups).astype(self.dtype or x.dtype)
 
 
 class _Saved(NamedTuple):

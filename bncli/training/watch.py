@@ -157,7 +157,7 @@ class Watch:
     def may_lag(self) -> bool:
         """True if the validation split is scored with running averages that training moves."""
         training, frozen = self.config.training, self.config.finetune.freeze_bn is not None
-        return self.config.model.bn and not training.precise_bn and training.ema_decay is None and not frozen
+        return self.config.model.has_bn and not training.precise_bn and training.ema_decay is None and not frozen
 
     def _lagging_remedy(self) -> str:
         momentum = self.config.model.bn_momentum

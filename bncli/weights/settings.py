@@ -49,6 +49,8 @@ def _of_model(pretrained: Pretrained) -> dict[str, object]:
         "model.name": model.name,
         "model.args": dict(model.args),
         "model.bn": model.bn,
+        "model.norm": model.norm,
+        "model.ghost_batch": model.ghost_batch,
         "model.bn_placement": model.bn_placement,
         "model.bn_epsilon": model.bn_epsilon,
         "model.bn_momentum": model.bn_momentum,

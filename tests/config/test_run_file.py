@@ -23,8 +23,8 @@ PLAIN = {
 
 def values_of(option):
     """Values that a setting may have."""
-    if option.choices:
-        values = st.sampled_from(option.choices)
+    if option.choices or option.field == "norm":
+        values = st.sampled_from(option.choices or ["batch", "group", "layer", "none", "ghost:8"])
     elif option.field == "args":
         values = st.dictionaries(st.text(min_size=1), st.integers() | st.lists(st.integers()) | st.booleans())
     elif option.field == "save_every":
@@ -43,8 +43,12 @@ def values_of(option):
 
 
 def consistent(values):
-    """The values without an epoch of unfreezing where nothing is frozen."""
-    return values if values["finetune.freeze"] else values | {"finetune.unfreeze_at": None}
+    """The values without an epoch of unfreezing where nothing is frozen, and with one normalization."""
+    if not values["finetune.freeze"]:
+        values = values | {"finetune.unfreeze_at": None}
+    if not values["model.bn"] or values["model.norm"] is not None:
+        values = values | {"model.ghost_batch": None}
+    return values if values["model.bn"] else values | {"model.norm": None}
 
 
 CONFIGS = (

@@ -8,7 +8,7 @@ import pytest
 from support.networks import network_of, random_images
 
 from bncli.config.settings import ModelConfig
-from bncli.errors import ModelError, UsageError
+from bncli.errors import ConfigError, ModelError, UsageError
 from bncli.models import MODELS, relu_follows_every_bn
 
 # Features of a network that is traced and compiled, one of each architecture; its larger sizes differ in numbers alone.
@@ -176,3 +176,48 @@ def test_what_cannot_be_built_is_refused_with_a_remedy(settings, error, message,
 )
 def test_a_relu_is_known_to_follow_in_the_plain_cnn_alone(settings, expected):
     assert relu_follows_every_bn(ModelConfig(**settings)) is expected
+
+
+NORMS = ["batch", "group", "layer", "ghost:2", "none"]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", SMALL)
+def test_each_network_has_each_normalization(name, norm):
+    min_size = MODELS[name].min_size(SMALL[name])
+    network = network_of((min_size, min_size, 1), name=name, args={"features": SMALL[name]}, norm=norm)
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), (min_size, min_size, 1)))
+    assert bool(variables.get("batch_stats")) == (norm in ("batch", "ghost:2"))
+    scales = [path for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"]) if "scale" in str(path[-1])]
+    assert bool(scales) == (norm != "none")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"norm": "none"}, {"bn": False}),
+        ({"norm": "batch"}, {"bn": True}),
+        ({"norm": "ghost:4"}, {"ghost_batch": 4}),
+    ],
+)
+def test_two_names_of_one_normalization_make_equal_networks(one, other):
+    assert network_of((8, 8, 1), **one) == network_of((8, 8, 1), **other)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"bn": False, "norm": "group"}, "model.norm: group excludes --no-bn"),
+        ({"bn": False, "ghost_batch": 4}, "model.ghost_batch: excludes --no-bn"),
+        ({"norm": "group", "ghost_batch": 4}, "model.ghost_batch: excludes --norm group"),
+        ({"norm": "ghost:0"}, "must be batch, group, layer, ghost:N or none"),
+    ],
+)
+def test_normalizations_that_contradict_each_other_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**settings)
+
+
+def test_ones_own_model_decides_its_normalization():
+    with pytest.raises(UsageError, match="--norm group: my:Net is your own model"):
+        network_of((8, 8, 1), name="my:Net", norm="group")

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bncli.ops import BatchNorm
+from bncli.ops import BatchNorm, GhostBatchNorm, GroupNorm
+from bncli.ops.normalization import ghost_batch_normalize, num_groups
 
 SHAPE = (6, 5, 4, 3)  # [B, H, W, C]
 
@@ -114,3 +115,73 @@ def test_its_variables_are_those_of_flax():
     jax.tree.map(
         np.testing.assert_array_equal, made, nn.BatchNorm(use_running_average=False).init(jax.random.key(0), x)
     )
+
+
+def ghost_reference(x, scale, bias, size, epsilon, real=None):
+    """(y, mean, var) in float64: the ghost batches one by one, in plain NumPy."""
+    real = np.ones(len(x), bool) if real is None else real
+    count = -(-len(x) // size)
+    y, means, variances = np.zeros(x.shape), [], []
+    for ghost in range(count):
+        members = np.arange(ghost, len(x), count)
+        counted = [i for i in members if real[i]]
+        values = x[counted or members].astype(np.float64)
+        axes = tuple(range(values.ndim - 1))
+        mean, var = values.mean(axes), values.var(axes)
+        y[members] = (x[members] - mean) / np.sqrt(var + epsilon) * scale + bias
+        if counted:
+            means.append(mean)
+            variances.append(var)
+    return y, np.mean(means, 0), np.mean(variances, 0)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((12, 3, 2, 4), 4), ((12, 5), 3), ((11, 5), 4), ((5, 4), 2)], ids=str)
+@pytest.mark.parametrize("num_padding", [0, 3])
+def test_ghost_batches_are_normalized_each_by_itself(shape, size, num_padding):
+    x, variables, _ = drawn(shape)
+    scale, bias = variables["params"]["scale"], variables["params"]["bias"]
+    real = np.arange(shape[0]) < shape[0] - num_padding
+    mask = jnp.asarray(real.reshape(-1, *[1] * (x.ndim - 1))) if num_padding else None
+    got = ghost_batch_normalize(x, scale, bias, mask, 1e-3, ghost_size=size)
+    expected = ghost_reference(x, scale, bias, size, 1e-3, real)
+    for mine, reference in zip((got[0][real], *got[1:]), (expected[0][real], *expected[1:]), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(got[0]).all()
+
+
+def test_one_ghost_batch_is_bn_to_the_bit():
+    x, variables, weights = drawn(SHAPE)
+    got = outcome(GhostBatchNorm(ghost_size=SHAPE[0]), variables, x, weights)
+    assert_identical(got, outcome(BatchNorm(), variables, x, weights))
+
+
+def assert_identical(left, right):
+    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_ghost_bn_is_bn_in_eval_mode():
+    x, variables, _ = drawn(SHAPE)
+    calls = [
+        layer.apply(variables, x, use_running_average=True) for layer in (GhostBatchNorm(ghost_size=2), BatchNorm())
+    ]
+    assert_identical(*calls)
+
+
+@pytest.mark.parametrize(("shape", "groups"), [((3, 4, 4, 8), 2), ((3, 12), 3), ((2, 5, 5, 6), 1)], ids=str)
+def test_group_norm_is_pytorchs_formula(shape, groups):
+    """y = (x − E[x]) / √(Var[x] + ε) · γ + β over (C / groups, H, W), with the biased variance: torch.nn.GroupNorm."""
+    x, variables, _ = drawn(shape)
+    scale, bias = (np.asarray(variables["params"][name], np.float64) for name in ("scale", "bias"))
+    channels_first = np.moveaxis(x, -1, 1).astype(np.float64).reshape(shape[0], groups, -1)
+    mean, var = channels_first.mean(2, keepdims=True), channels_first.var(2, keepdims=True)
+    normalized = ((channels_first - mean) / np.sqrt(var + 1e-5)).reshape(shape[0], shape[-1], *shape[1:-1])
+    expected = np.moveaxis(normalized, 1, -1) * scale + bias
+    layer = GroupNorm(groups=groups)
+    got = layer.apply({"params": variables["params"]}, x)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_number_of_groups_divides_the_channels_and_leaves_four_to_each():
+    found = [num_groups(channels) for channels in (1, 3, 16, 24, 32, 64, 100, 128, 256, 1280)]
+    assert found == [1, 1, 4, 6, 8, 16, 25, 32, 32, 32]

@@ -123,9 +123,11 @@ def test_a_network_of_the_users_own_trains(dataset, tmp_path):
 # One device and eight.
 
 
-def devices_config(epochs):
+def devices_config(epochs, norm=None):
     """Dropout, augmentation and padded batches are all on; 32 divides over 8 devices."""
-    return run_config(model={"dropout": 0.2}, optimizer={"schedule_epochs": 2}, training={"epochs": epochs})
+    return run_config(
+        model={"dropout": 0.2, "norm": norm}, optimizer={"schedule_epochs": 2}, training={"epochs": epochs}
+    )
 
 
 ON_EIGHT_DEVICES = """
@@ -146,20 +148,31 @@ except UsageError:
     pass
 else:
     raise AssertionError("30 does not divide over 8")
-out, resumed = map(Path, sys.argv[1:])
-new = train(devices_config(2), make_dataset(), out)
-more = train(devices_config(2), make_dataset(), resumed, resume=True)  # begun on one device
+out, resumed = map(Path, sys.argv[1:3])
+norm = sys.argv[3]
+new = train(devices_config(2, norm), make_dataset(), out)
+more = train(devices_config(2, norm), make_dataset(), resumed, resume=True)  # begun on one device
 averaged = run_config(training={"epochs": 1, "batch_size": 64, "ema_decay": 0.9})
 train(averaged, make_dataset(num_train=43), out.with_name("averaged"))  # fewer images than a batch, not divisible by 8
 print(json.dumps([[asdict(row) for row in result.history] for result in (new, more)]))
 """
 
 
-def test_eight_devices_give_the_numbers_of_one(dataset, tmp_path):
+@pytest.mark.parametrize("norm", ["batch", pytest.param("ghost:8", marks=pytest.mark.slow)])
+def test_eight_devices_give_the_numbers_of_one(dataset, tmp_path, norm):
     """BN statistics are of the global batch, random numbers those of one device, a save can be read on any number."""
-    train(devices_config(1), dataset, tmp_path / "resumed")
+    train(devices_config(1, norm), dataset, tmp_path / "resumed")
     code = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", ON_EIGHT_DEVICES, str(tmp_path / "eight"), str(tmp_path / "resumed")],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            ON_EIGHT_DEVICES,
+            str(tmp_path / "eight"),
+            str(tmp_path / "resumed"),
+            norm,
+        ],
         env=os.environ
         | {
             "JAX_PLATFORMS": "cpu",
@@ -170,7 +183,7 @@ def test_eight_devices_give_the_numbers_of_one(dataset, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    one = train(devices_config(2), dataset, tmp_path / "one")
+    one = train(devices_config(2, norm), dataset, tmp_path / "one")
     stdout, stderr = code.communicate(timeout=500)
     assert code.returncode == 0, stderr
     for history in json.loads(stdout.splitlines()[-1]):

@@ -23,6 +23,14 @@ from bncli.cli.render.stats import (
     stats_json,
     stats_text,
 )
+from bncli.cli.render.study import (
+    experiments_json,
+    experiments_text,
+    study_json,
+    study_page,
+    study_progress,
+    study_text,
+)
 from bncli.cli.render.sweep import sweep_json, sweep_page, sweep_text
 from bncli.cli.render.train import origin_lines, run_lines, train_json, train_text
 from bncli.cli.render.verify import verify_json, verify_text
@@ -50,6 +58,8 @@ __all__ = [
     "emit_json",
     "eval_json",
     "eval_text",
+    "experiments_json",
+    "experiments_text",
     "fetched_json",
     "fold_json",
     "fold_text",
@@ -70,6 +80,10 @@ __all__ = [
     "stats_html",
     "stats_json",
     "stats_text",
+    "study_json",
+    "study_page",
+    "study_progress",
+    "study_text",
     "sweep_json",
     "sweep_page",
     "sweep_text",

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bncli.cli.render.tables import plain_table
 from bncli.cli.render.weights import account_line, weights_json
-from bncli.cli.render.words import counted, marked
+from bncli.cli.render.words import counted, marked, norm_words
 from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def run_lines(trainer: Trainer) -> str:
     config, data = trainer.config, trainer.dataset
     num_params = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params))
     bn = f"BN {config.model.bn_placement}-activation" if trainer.state.batch_stats else "no BN"
+    if config.model.normalization not in ("batch", "none"):
+        bn = norm_words(config.model.normalization)
     device = jax.devices()[0].device_kind
     return (
         f"{visible(config.model.name)}, {bn}, {num_params:,} parameters, on {trainer.execution.mesh.size} × {device}\n"

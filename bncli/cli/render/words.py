@@ -31,6 +31,15 @@ def short(number: float | None) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
+def norm_words(normalization: str) -> str:
+    """Return the normalization of a network, as ``ModelConfig.normalization`` names it, in words."""
+    kind, _, size = normalization.partition(":")
+    words = {"batch": "BN", "group": "group normalization", "layer": "layer normalization"}
+    if kind == "none":
+        return "without BN"
+    return f"with ghost BN of {size} examples" if kind == "ghost" else f"with {words[kind]}"
+
+
 def marked(text: str) -> str:
     """Return the text as ``visible``, to be part of rich's markup."""
     return escape(visible(text))

@@ -15,7 +15,7 @@ from bncli.cli.render.report.words import scored_on
 from bncli.cli.render.stats.html.cards import each_layer_section
 from bncli.cli.render.stats.html.findings import findings_section
 from bncli.cli.render.stats.html.parts import count_chip
-from bncli.cli.render.words import counted
+from bncli.cli.render.words import counted, norm_words
 from bncli.cli.untrusted import visible
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _chips(run: RunReport) -> list[Html]:
 def _facts(run: RunReport) -> list[tuple[str, str]]:
     config, data, best = run.config, run.config.dataset, run.best
     size = "×".join(map(str, config.preprocessing.image_shape))
-    found = [("network", f"{config.run.model.name}, {'with BN' if config.run.model.bn else 'without BN'}")]
+    found = [("network", f"{config.run.model.name}, {norm_words(config.run.model.normalization)}")]
     if data is not None:
         found.append(("data", f"{data.name}, {counted(len(data.class_names), 'class', 'classes')}, {size}"))
         found.append(("images", f"{data.num_train:,} train, {data.num_val:,} val, {data.num_test:,} test"))
