@@ -22,6 +22,7 @@ GUIDES = (
     "report",
     "lr-find",
     "sweep",
+    "study",
     "resume",
     "diagnose",
     "inspect",

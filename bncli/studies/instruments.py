@@ -11,7 +11,6 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 W = TypeVar("W")
 # The least positive float32.
@@ -83,10 +82,10 @@ def along_gradient(loss: LossOf[W], w: W, steps: jax.Array) -> AlongGradient:
 
     def at(step: jax.Array) -> tuple[jax.Array, jax.Array]:
         there, g_there = jax.value_and_grad(loss)(jax.tree.map(lambda leaf, d: leaf - step * d, w, g))
-        return there, optax.global_norm(jax.tree.map(jnp.subtract, g, g_there))
+        return there, global_norm(jax.tree.map(jnp.subtract, g, g_there))
 
     losses, changes = jax.vmap(at)(steps)
-    return AlongGradient(losses, start, changes, steps * optax.global_norm(g))
+    return AlongGradient(losses, start, changes, steps * global_norm(g))
 
 
 def loss_range(line: AlongGradient) -> jax.Array:
@@ -150,8 +149,15 @@ def scale_invariance(
     return ScaleInvariance(_relative(scaled, plain), _relative(g_scaled, g))
 
 
+def global_norm(tree: object) -> jax.Array:
+    """The Euclidean norm over all arrays of a tree."""
+    squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(tree)]
+    norm: jax.Array = jnp.sqrt(jnp.sum(jnp.stack(squares)))
+    return norm
+
+
 def _relative(found: jax.Array, expected: jax.Array) -> jax.Array:
-    return jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
+    return global_norm(found - expected) / global_norm(expected)
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:

@@ -235,7 +235,8 @@ def _scores(programs: _Programs, state: State, data: StudyData) -> dict[str, np.
     finite = _finite_lanes(state) > 0
     found: dict[str, np.ndarray] = {}
     for name, examples in (("train", data.train_scored), ("val", data.val), ("test", data.test)):
-        loss, accuracy = map(np.asarray, programs.score(state, examples, data.offset, data.factor))
+        scores = programs.score(state, examples, data.offset, data.factor)
+        loss, accuracy = (np.asarray(score, np.float64) for score in scores)
         found[f"{name}_loss"] = np.where(finite, loss, np.nan)
         found[f"{name}_accuracy"] = np.where(finite, accuracy, data.chance)
     return found
