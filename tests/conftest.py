@@ -19,6 +19,9 @@ from bncli.cli import save_errors
 settings.register_profile("bncli", deadline=None, print_blob=True)
 settings.load_profile("bncli")
 
+# JAX makes many objects and few cycles: at the default thresholds, looking for them takes a tenth of the suite.
+gc.set_threshold(50_000, 20, 50)
+
 TESTS = Path(__file__).parent
 # Here the compiled code is the subject. Elsewhere the suite saves optimisations, which take longer than the runs.
 OPTIMISED = [TESTS / "selftest", TESTS / "process"]

@@ -33,6 +33,7 @@ def test_a_value_is_taken_unless_the_option_stands_alone(words, expected):
     assert with_value(words.split(), flags=FLAGS) == expected.split()
 
 
+@pytest.mark.broad
 def test_every_spelling_measures_the_same(ckpt):
     spellings = (("inspect-stats", "--data", ckpt), ("inspect-stats", ckpt, "--data", "digits"))
     own, named = (document(*words)["data"] for words in spellings)

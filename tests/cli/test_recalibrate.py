@@ -23,6 +23,7 @@ def broken(tmp_path_factory):
     return out
 
 
+@pytest.mark.broad
 def test_the_cause_is_named_and_the_remedy_repairs_it(broken, tmp_path):
     by_running = document("eval", broken, *STEP)["accuracy"]
     by_batch = document("eval", broken, *STEP, "--stats", "batch")["accuracy"]
@@ -61,6 +62,7 @@ def test_text_shows_before_and_after(broken, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.broad
 def test_precise_bn_does_it_at_the_end_of_training(tmp_path):
     out = tmp_path / "ckpt"
     result = document("train", "--epochs", 2, "--bn-momentum", 0.999, "--precise-bn", "--out", out, *SMALL)

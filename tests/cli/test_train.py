@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from support.breadth import broad
 
 from bncli import checkpoint
 from bncli.training.loop import Trainer
@@ -35,7 +36,11 @@ def test_document_says_what_was_run_and_what_came_of_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [["--no-bn"], ["--bn-placement", "post"], ["--model", "mlp", "--optimizer", "adamw"]]
+    "options",
+    broad(
+        [["--no-bn"], ["--bn-placement", "post"], ["--model", "mlp", "--optimizer", "adamw"]],
+        lambda options: "mlp" in options,
+    ),
 )
 def test_variants_train(tmp_path, options):
     small = [] if "mlp" in options else ["--model-arg", "features=[4]"]
@@ -135,7 +140,7 @@ def test_overwrite_replaces_a_checkpoint_and_progress_goes_to_stderr_the_result_
 
 
 @pytest.mark.parametrize(
-    ("merged", "quiet"), [(True, False), (False, False), pytest.param(True, True, marks=pytest.mark.slow)]
+    ("merged", "quiet"), broad([(False, False), (True, False), (True, True)], lambda case: case == (False, False))
 )
 def test_each_number_of_an_epoch_stands_once_in_one_place(tmp_path, merged, quiet):
     words = [*TINY[:-1], *(["--quiet"] if quiet else [])]

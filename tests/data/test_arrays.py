@@ -217,7 +217,13 @@ def needed_and_taken(path, dtype, splits, count):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("splits", [("train",), ("train", "test"), ("train", "val", "test")])
+@pytest.mark.parametrize(
+    "splits",
+    [
+        ("train",),
+        *(pytest.param(splits, marks=pytest.mark.broad) for splits in (("train", "test"), ("train", "val", "test"))),
+    ],
+)
 def test_the_memory_asked_for_grows_as_the_memory_taken(tmp_path, dtype, splits):
     """Chunks of a bounded size come on top, for which the reserve is kept."""
     small, large = (needed_and_taken(tmp_path / "x.npz", dtype, splits, count) for count in (4000, 8000))

@@ -113,7 +113,7 @@ MOBILENET = ["layers/layers/1", "layers/layers/4", "layers/layers/7"]
     ("cls", "mode", "folded", "kept"),
     [
         (ResNet, "batch", RESNET, []),
-        (MobileNet, "ema", MOBILENET, []),
+        pytest.param(MobileNet, "ema", MOBILENET, [], marks=pytest.mark.broad),
         (PreActivation, "batch", ["norms/second"], ["norms/first"]),
     ],
     ids=lambda value: getattr(value, "__name__", None),

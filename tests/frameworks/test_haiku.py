@@ -65,7 +65,7 @@ MOBILENET = ["separable/batch_norm", "separable/batch_norm_1", "separable/batch_
     ("function", "mode", "folded", "kept"),
     [
         (resnet, (True,), ["batch_norm", "bn0_a", "bn0_b", "bn1_a", "bn1_b"], []),
-        (mobilenet, (True,), MOBILENET, []),
+        pytest.param(mobilenet, (True,), MOBILENET, [], marks=pytest.mark.broad),
         (preactivation, (True,), ["batch_norm_1"], ["batch_norm"]),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.breadth import broad
 from support.networks import network_of, random_images
 
 from bncli.config.settings import ModelConfig
@@ -21,6 +22,8 @@ SMALL = {
     "resnet20": 2,
     "resnet50": 2,
 }
+# Others are made of the same parts.
+DEEP = ("efficientnet_lite0", "resnet50")
 # test_network.py takes the gradient of a smaller residual network.
 QUICK_TO_COMPILE = (("cnn", "float32"), ("mlp", "float32"), ("mlp", "bfloat16"))
 
@@ -49,7 +52,7 @@ def training_step(name, precision):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", broad(SMALL, lambda name: name not in DEEP))
 def test_variables_and_logits_are_float32_in_either_precision(name, precision):
     step, init = training_step(name, precision)
     before = jax.eval_shape(init)
@@ -89,7 +92,7 @@ def test_bfloat16_computes_in_bfloat16():
     assert 0 < np.abs(exact - rounded).max() < 0.1 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", broad(SMALL, lambda name: name not in DEEP))
 def test_without_bn_there_are_no_statistics(name):
     shape = (8, 8, 1)
     with_bn, without = (

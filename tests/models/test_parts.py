@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from support.breadth import broad
 
 from bncli.config.settings import FineTuneConfig, ModelConfig
 from bncli.errors import ModelError, UsageError
@@ -62,12 +63,10 @@ class OwnNorm(nn.Module):
 
 
 # The others differ from these in numbers alone.
-QUICK = ("cnn", "convnet", "efficientnet_lite0", "mlp", "mobilenet_v2", "resnet20", "resnet50")
+QUICK = ("cnn", "convnet", "efficientnet_lite0", "mlp", "resnet20")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in MODELS]
-)
+@pytest.mark.parametrize("name", broad(MODELS, lambda name: name in QUICK))
 def test_the_head_of_a_built_in_network_makes_its_logits(name):
     parts = built_in(name)
     assert {path.rpartition("/")[2] for path in parts.head_paths} == {"kernel", "bias"}

@@ -124,7 +124,8 @@ while True: pass
 
 
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
 sys.path[:] = {path!r}
 from bncli.process.child import run_child
 run_child("sleeper:serve", {pid_file!r})

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import tiny
+from support.breadth import broad
 
 from bncli import checkpoint
 from bncli.config.settings import ModelConfig
@@ -148,7 +149,7 @@ class Looping(nn.Module):
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("with_outer", [True, False])
+@pytest.mark.parametrize("with_outer", broad([True, False], bool))
 def test_layers_inside_a_transformation_are_left_out_with_one_warning(loop, with_outer):
     network = as_network(Looping(loop, with_outer))
     variables = network.init(jax.random.key(0), (8, 8, 1))

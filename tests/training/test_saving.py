@@ -130,6 +130,7 @@ def test_who_reads_while_a_training_saves_reads_a_whole_save(dataset, tmp_path):
     assert result.epochs_run == 6
 
 
+@pytest.mark.broad
 def test_a_lost_save_is_never_the_best_of_a_later_one(dataset, tmp_path, full_disk):
     """Epoch 1, by far the best, is not saved; the saves after it name another."""
     out = tmp_path / "ckpt"

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from jax import lax
+from support.breadth import broad
 
 from bncli.errors import FoldError
 from bncli.folding import fold
@@ -199,10 +200,11 @@ def test_every_rule_is_tried():
 
 
 # Networks whose operations others have too.
-SLOW_NETS = ("resnet18", "resnet50", "inception", "classic, post", "cnn, post", "unet, transposed kernels")
+LARGE = ("classic", "classic, post", "cnn, post", "densenet", "inception", "inception, post", "resnet18", "resnet50")
+TWINS = ("unet, transposed kernels",)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_NETS)) for name in NETS])
+@pytest.mark.parametrize("name", broad(NETS, lambda name: name not in LARGE + TWINS))
 def test_a_network_computes_the_same_after_folding(name):
     model, _, kept = NETS[name]
     variables = trained(model, X)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.breadth import broad
 
 from bncli.folding import fold
 from bncli.folding.fold import batch_axes
@@ -86,7 +87,7 @@ def assert_same(before, after):
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
-@pytest.mark.parametrize("pooled", [True, False])
+@pytest.mark.parametrize("pooled", broad([True, False], bool))
 @pytest.mark.parametrize(("layer", "channels"), [("BatchNorm_0", (1, 4)), ("BatchNorm_1", (0, 2, 7))])
 def test_channels_with_scale_0_go_with_what_makes_and_reads_them(padding, pooled, layer, channels):
     model = Plain(pooled, padding)

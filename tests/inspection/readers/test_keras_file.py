@@ -8,6 +8,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+from support.breadth import broad
 
 from bncli.errors import CheckpointError
 from bncli.inspection import readers
@@ -219,7 +220,10 @@ def test_the_layers_are_the_model_s_own(build, keras, tmp_path):
         check(layers, norms, settings=build is not subclassed)
 
 
-@pytest.mark.parametrize("build", [each for each in MODELS if each is not nested], ids=lambda build: build.__name__)
+FLAT = [build for build in MODELS if build is not nested]
+
+
+@pytest.mark.parametrize("build", broad(FLAT, lambda build: build in FLAT[::3]), ids=lambda build: build.__name__)
 def test_weights_alone_have_the_same_layers(build, keras, tmp_path):
     model = save(build(keras), tmp_path / "model.weights.h5")
     contents = read(tmp_path / "model.weights.h5", Asked())
@@ -258,6 +262,7 @@ def test_of_three_arrays_without_a_configuration_one_is_guessed_with_a_note(kera
     assert contents.notes[0] == f"three arrays, the first of which can be γ or β, and is assumed to be β: {NUMBERED}"
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("file", ["model.keras", "model.h5", "model.weights.h5"])
 def test_a_large_network_is_read_in_the_order_of_its_layers(file, keras, tmp_path):
     model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3), classes=2)

@@ -118,6 +118,7 @@ def test_as_many_and_as_deep_as_a_network_may_be_passes(path):
         check_msgpack(path)
 
 
+@pytest.mark.broad
 def test_counting_takes_no_memory(path):
     path.write_bytes(b"\xdd\xff\xff\xff\xff" + b"\x80" * (MAX_OBJECTS + 1))
     tracemalloc.start()
