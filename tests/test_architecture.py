@@ -43,12 +43,12 @@ INDEPENDENT = ("folding", "ops")
 GUESTS = ("equinox", "haiku", "keras")
 # dependency -> the only rooms or files that may import it.
 DOORS = {
-    "equinox": {"frameworks/equinox.py"},
+    "equinox": {"frameworks/equinox.py", "frameworks/equinox_layers.py", "frameworks/equinox_network.py"},
     "h5py": {"inspection/readers/hdf5.py"},
     "huggingface_hub": {"weights/hub.py"},
     "jax.extend": {"checkpoint/program.py", "folding/trace/graph.py", "training/segments.py"},
     "jax.extend.core": {"folding/trace/graph.py", "training/segments.py"},
-    "haiku": {"frameworks/haiku.py"},
+    "haiku": {"frameworks/haiku.py", "frameworks/haiku_network.py"},
     "keras": {"frameworks/keras.py"},
     "matplotlib": {"studies/drawing.py"},
     "mlflow": {"jobs/loggers/mlflow_run.py"},

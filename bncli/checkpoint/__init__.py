@@ -19,8 +19,8 @@
 ``integrity`` check files against their SHA-256. ``background`` writes saves while the training continues, and
 ``locking`` admits one training per directory. ``load`` opens a ``Checkpoint``, and ``program`` examines the forward
 pass of a folded one before it runs. ``foreign_arrays`` reads the files of other programs (``orbax_layout`` their Orbax
-directories), and ``foreign_model`` makes a ``Checkpoint`` of them. Only ``orbax_io`` imports orbax, and only
-``orbax_layout`` imports tensorstore.
+directories), ``foreign_model`` makes a ``Checkpoint`` of them, and ``opening`` opens one of any origin. Only
+``orbax_io`` imports orbax, and only ``orbax_layout`` imports tensorstore.
 """
 
 from bncli.checkpoint.background import BackgroundSaver
@@ -51,6 +51,7 @@ from bncli.checkpoint.hashing import sha256_tree
 from bncli.checkpoint.integrity import FileReport, VerifyReport, verify_checkpoint
 from bncli.checkpoint.load import Checkpoint, check_model_code, load
 from bncli.checkpoint.locking import locked, locked_for_all
+from bncli.checkpoint.opening import Unsaid, is_unsaid, open_checkpoint, refuse_unsaid
 from bncli.checkpoint.program import trust_program
 from bncli.checkpoint.saves import (
     complete_steps,
@@ -81,6 +82,7 @@ __all__ = [
     "Checkpoint",
     "FileReport",
     "ForeignCheckpoint",
+    "Unsaid",
     "VerifyReport",
     "append_layers",
     "check_model_code",
@@ -92,18 +94,21 @@ __all__ = [
     "find_variables",
     "has_precise_statistics",
     "is_foreign",
+    "is_unsaid",
     "keep_layers",
     "load",
     "load_variables",
     "locked",
     "locked_for_all",
     "new_output",
+    "open_checkpoint",
     "open_foreign",
     "prune",
     "read_config",
     "read_foreign",
     "read_layers",
     "read_progress",
+    "refuse_unsaid",
     "restore_training",
     "save",
     "save_precise_statistics",

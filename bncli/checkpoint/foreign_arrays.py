@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -127,20 +127,25 @@ def read_foreign(path: Path, *, step: str = "best") -> ForeignCheckpoint:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}", remedy=READABLE) from error
 
 
-def find_variables(foreign: ForeignCheckpoint) -> tuple[str, Variables]:
+def find_variables(foreign: ForeignCheckpoint, collections: Iterable[str] = COLLECTIONS) -> tuple[str, Variables]:
     """(path, {"params": …, "batch_stats": …}): the variables nearest to the top of the tree.
 
     Usually both lie side by side, at the top or in a training state. If they never do, as in a checkpoint with one item
     for each, the nearest of each is taken.
 
+    Args:
+        foreign: the content of the checkpoint.
+        collections: the network's; one without BN has no ``batch_stats``.
+
     Raises:
         CheckpointError: one of them is missing, or several are equally near.
     """
-    together = _nearest(foreign.tree, COLLECTIONS)
+    names = tuple(collections)
+    together = _nearest(foreign.tree, names)
     if together:
-        place, node = _only(foreign, COLLECTIONS, together)
-        return place, {name: node[name] for name in COLLECTIONS}
-    return "", {name: _only(foreign, (name,), _nearest(foreign.tree, (name,)))[1][name] for name in COLLECTIONS}
+        place, node = _only(foreign, names, together)
+        return place, {name: node[name] for name in names}
+    return "", {name: _only(foreign, (name,), _nearest(foreign.tree, (name,)))[1][name] for name in names}
 
 
 def _read_orbax(directory: Path, step: str) -> ForeignCheckpoint:

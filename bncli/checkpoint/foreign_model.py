@@ -21,7 +21,8 @@ from bncli.config.json_types import JSON
 from bncli.config.settings import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from bncli.config.validation import validated
 from bncli.errors import CheckpointError, UsageError
-from bncli.frameworks.linen import Network, Variables, observing
+from bncli.frameworks.calls import LayerCall, observing
+from bncli.frameworks.network import Network, Variables
 from bncli.measure.logits import count_classes
 from bncli.models import build_own_network, model_file_sha256
 from bncli.process.hardware import versions
@@ -57,11 +58,13 @@ def open_foreign(
         ModelError: the model cannot be built, or is not a network from images to logits.
     """
     foreign = read_foreign(path, step=step)
-    place, found = find_variables(foreign)
     if model is None or image_shape is None:
+        find_variables(foreign)  # a file without variables is named before anything is asked for
         raise _missing_options(foreign, model, image_shape)
     network = build_own_network(model.name, model.args)
-    variables, unwrapped = _fitted(found, _expected(network, image_shape), path=path, name=model.name)
+    expected = _expected(network, image_shape)
+    place, found = find_variables(foreign, dict.fromkeys(key[0] for key in expected))
+    variables, unwrapped = _fitted(found, expected, path=path, name=model.name)
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     count_classes(network.logits, variables, images, name=model.name)
     precision = _precision(network, variables, images)
@@ -209,8 +212,8 @@ def _precision(network: Network, variables: Variables, images: jax.ShapeDtypeStr
     """The precision that the network computes in: bfloat16 if any of its modules returns bfloat16."""
     dtypes: set[np.dtype] = set()
 
-    def note(module: nn.Module, inputs: object, outputs: object) -> None:
-        dtypes.update(leaf.dtype for leaf in jax.tree.leaves(outputs) if hasattr(leaf, "dtype"))
+    def note(call: LayerCall) -> None:
+        dtypes.update(leaf.dtype for leaf in jax.tree.leaves(call.outputs) if hasattr(leaf, "dtype"))
 
     with observing(note):
         jax.eval_shape(network.logits, variables, images)

@@ -28,7 +28,8 @@ from bncli.config.settings import ModelConfig
 from bncli.config.validation import validated
 from bncli.data import Preprocessor
 from bncli.errors import BncliError, CheckpointError, ModelError, UsageError
-from bncli.frameworks.linen import Network, Variables
+from bncli.frameworks.linen import LinenNetwork
+from bncli.frameworks.network import ImageShape, Network, Variables
 from bncli.measure.eval_step import LogitsFn
 from bncli.models import build_network, build_own_network, untrusted
 from bncli.models.parts import frozen_parts, network_parts
@@ -53,7 +54,7 @@ class Checkpoint:
         config: the content of ``config.json``.
         variables: pytree of host arrays; ``params`` and ``batch_stats`` of a trained network.
         progress: the run's progress at that save: epochs done, best so far, history.
-        network: the linen module with the way to call it; None for a folded checkpoint, which has only a function.
+        network: the network with the way to call it; None for a folded checkpoint, which has only a function.
         apply_fn: (variables, normalized images [B, H, W, C]) -> logits [B, K], in inference mode.
         notes: assumptions about a checkpoint that bncli did not write.
         has_population_statistics: True if the BN statistics were measured on data and are not running averages.
@@ -70,9 +71,32 @@ class Checkpoint:
     has_population_statistics: bool = False
 
     @property
+    def is_foreign(self) -> bool:
+        """True if another program wrote it, and bncli has not written it anew since."""
+        config = self.config
+        known = (config.dataset, config.weights, config.folded_from, config.recalibrated)
+        return all(origin is None for origin in known)
+
+    @property
     def model(self) -> nn.Module | None:
-        """The linen module; None for a folded checkpoint."""
-        return self.network.module if self.network is not None else None
+        """The linen module; None for a folded checkpoint and for networks of other frameworks."""
+        network = self.network.inner if isinstance(self.network, _StoredNetwork) else self.network
+        return network.module if isinstance(network, LinenNetwork) else None
+
+    def restored(self) -> object:
+        """The user's own objects with the trained arrays, as their framework applies them.
+
+        linen: (module, variables). NNX: the module in eval mode. Equinox: (model in inference mode, state). Haiku:
+        (params, state).
+
+        Raises:
+            CheckpointError: the checkpoint is folded, and has only a function.
+        """
+        if self.network is None:
+            raise CheckpointError(
+                f"{self.path} is folded and has no module", remedy="Restore the checkpoint it was folded from."
+            )
+        return self.network.restored(jax.tree.map(jnp.asarray, self.variables))
 
     @property
     def preprocessor(self) -> Preprocessor:
@@ -225,7 +249,7 @@ def _network(directory: Path, config: CheckpointConfig, model: str | None) -> Ne
         if model is not None:
             raise
         raise ModelError(f"{directory / CONFIG}: {error.message}", remedy=error.remedy) from None
-    return _StoredNetwork(network.module, network.train_argument, directory, named.name)
+    return _StoredNetwork(network, directory, named.name)
 
 
 def _built(config: CheckpointConfig, named: ModelConfig, *, sha256: str | None) -> Network:
@@ -255,28 +279,58 @@ def _as_trained(network: Network, config: CheckpointConfig, variables: Variables
 
 @dataclass(frozen=True)
 class _StoredNetwork(Network):
-    """The network that a ``config.json`` describes; the arrays saved beside it may belong to another one."""
+    """The network that a ``config.json`` describes; the arrays saved beside it may belong to another one.
 
+    Each call raises ModelError if the variables are not this network's, or if it cannot be applied to such images.
+
+    Attributes:
+        inner: the network.
+        directory: of the checkpoint.
+        name: of the model.
+    """
+
+    inner: Network
     directory: Path
     name: str
 
-    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
-        """As in Network.
+    @property
+    def _network(self) -> Network:
+        return replace(self.inner, frozen=self.frozen)
 
-        Raises:
-            ModelError: the variables are not this network's, or it cannot be applied to such images.
-        """
+    def init(self, key: jax.Array, image_shape: ImageShape) -> Variables:
+        """As in Network."""
+        return self.inner.init(key, image_shape)
+
+    def train_logits(
+        self, variables: Variables, images: jax.Array, *, mask: jax.Array | None, dropout_key: jax.Array
+    ) -> tuple[jax.Array, Variables]:
+        """As in Network."""
         with _blaming(self.directory, self.name):
-            return super().logits(variables, images)
+            return self._network.train_logits(variables, images, mask=mask, dropout_key=dropout_key)
+
+    def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
+        """As in Network."""
+        with _blaming(self.directory, self.name):
+            return self.inner.logits(variables, images)
 
     def logits_by_batch_stats(self, variables: Variables, images: jax.Array, *, mask: jax.Array | None) -> jax.Array:
-        """As in Network.
-
-        Raises:
-            ModelError: the variables are not this network's, or it cannot be applied to such images.
-        """
+        """As in Network."""
         with _blaming(self.directory, self.name):
-            return super().logits_by_batch_stats(variables, images, mask=mask)
+            return self._network.logits_by_batch_stats(variables, images, mask=mask)
+
+    def restored(self, variables: Variables) -> object:
+        """As in Network."""
+        with _blaming(self.directory, self.name):
+            return self.inner.restored(variables)
+
+    @property
+    def debiases(self) -> bool:
+        """As in Network."""
+        return self.inner.debiases
+
+    def excess(self, variables: Variables) -> Mapping[str, float]:
+        """As in Network."""
+        return self.inner.excess(variables)
 
 
 @contextmanager

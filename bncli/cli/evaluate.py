@@ -25,6 +25,10 @@ def evaluate(
     data_dir: options.DataDir = None,
     step: options.Step = "best",
     model: options.Model = None,
+    model_arg: options.ModelArg = None,
+    input_shape: options.InputShape = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     min_accuracy: Annotated[
         float | None, typer.Option(help="Exit with 3 below this accuracy.", min=0, max=1, show_default=False)
     ] = None,
@@ -35,7 +39,8 @@ def evaluate(
     """Score a checkpoint on a split: loss, accuracy, top-5, per-class accuracy, confusion matrix."""
     from bncli.cli import render, session
 
-    opened = session.open_checkpoint(checkpoint, step=step, model=model)
+    unsaid = session.unsaid(model_arg, input_shape, mean, std)
+    opened = session.open_checkpoint(checkpoint, step=step, model=model, unsaid=unsaid, quiet=quiet)
     dataset = session.checkpoint_data(opened, source=data, data_dir=data_dir, quiet=quiet)
     from bncli.jobs.evaluate import evaluate_checkpoint
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import Annotated, cast, get_args
 
 import typer
 
 from bncli.cli import options
-from bncli.cli.parsing import absolute_model_name, image_shape, model_arguments, numbers
 from bncli.config.choices import ExportFormat, QuantizeFormat
-from bncli.config.json_types import Document
 from bncli.errors import UsageError
-
-if TYPE_CHECKING:
-    from bncli.checkpoint import Checkpoint
-
-_FOREIGN = "A checkpoint that bncli did not write"
 
 
 def fold(
@@ -73,49 +65,11 @@ def fold(
         typer.Option(help="Largest relative error of a logit; by default what rounding explains.", show_default=False),
     ] = None,
     step: options.Step = "best",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="The model's code, as file.py:Class or package.module:Class, if it has moved or changed since "
-            "training, or if bncli did not write CKPT.",
-            show_default=False,
-        ),
-    ] = None,
-    model_arg: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="key=value for the model of another program's checkpoint; repeatable.",
-            rich_help_panel=_FOREIGN,
-            show_default=False,
-        ),
-    ] = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(
-            metavar="H,W,C",
-            help="Of one image, like 32,32,3, for another program's checkpoint.",
-            rich_help_panel=_FOREIGN,
-            show_default=False,
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            metavar="M,…",
-            help="With --input-shape: per channel, subtracted from pixels in [0, 1]; 0 by default.",
-            rich_help_panel=_FOREIGN,
-            show_default=False,
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(
-            metavar="S,…",
-            help="With --input-shape: per channel, what is left is divided by it; 1 by default.",
-            rich_help_panel=_FOREIGN,
-            show_default=False,
-        ),
-    ] = None,
+    model: options.Model = None,
+    model_arg: options.ModelArg = None,
+    input_shape: options.InputShape = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     data_dir: options.DataDir = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -129,15 +83,11 @@ def fold(
     """
     exports = _export_formats(export)
     _check_quantize(quantize, exports, min_accuracy)
-    foreign = _ForeignOptions(
-        model_arguments(model_arg or ()),
-        image_shape(input_shape) if input_shape is not None else None,
-        numbers(mean, "--mean") if mean is not None else None,
-        numbers(std, "--std") if std is not None else None,
-    )
-    from bncli.cli import render
+    from bncli.cli import render, session
 
-    original = _open(checkpoint, step, model, foreign)
+    unsaid = session.unsaid(model_arg, input_shape, mean, std)
+    _refuse_onnx(checkpoint)
+    original = session.open_checkpoint(checkpoint, step=step, model=model, unsaid=unsaid)
     from bncli.jobs.fold import FoldOptions, fold_checkpoint
 
     options = FoldOptions(
@@ -153,50 +103,12 @@ def fold(
     render.emit(result, as_json=as_json, to_json=render.fold_json, to_text=render.fold_text)
 
 
-@dataclass(frozen=True)
-class _ForeignOptions:
-    """The facts that another program's checkpoint lacks; empty or None if not given."""
+def _refuse_onnx(checkpoint: Path) -> None:
+    """Raise CheckpointError for an ONNX file, which holds a network that is exported already."""
+    from bncli.checkpoint import is_foreign, is_unsaid, read_foreign
 
-    model_args: Document
-    image_shape: tuple[int, int, int] | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-
-    def refuse(self, checkpoint: Path) -> None:
-        """Raise UsageError if one was given for bncli's own checkpoint, which holds them all."""
-        given = {
-            "--model-arg": bool(self.model_args),
-            "--input-shape": self.image_shape is not None,
-            "--mean": self.mean is not None,
-            "--std": self.std is not None,
-        }
-        if any(given.values()):
-            raise UsageError(
-                f"{', '.join(name for name, is_given in given.items() if is_given)}: {checkpoint} is bncli's own "
-                "checkpoint, which holds this itself",
-                remedy="Leave the option out.",
-            )
-
-
-def _open(path: Path, step: str, model: str | None, foreign: _ForeignOptions) -> Checkpoint:
-    """The checkpoint to fold, and JAX set up for the precision of its network."""
-    from bncli.checkpoint import is_foreign, open_foreign
-    from bncli.cli import session
-    from bncli.process.configure import configure
-
-    if not is_foreign(path):
-        foreign.refuse(path)
-        return session.open_checkpoint(path, step=step, model=model)
-    configure("bfloat16")  # not known yet, and these settings are right for either
-    from bncli.config.settings import ModelConfig
-    from bncli.config.validation import validated
-
-    named = None
-    if model is not None:
-        named = validated(ModelConfig, name=absolute_model_name(model), args=foreign.model_args)
-    return open_foreign(
-        path, step=step, model=named, image_shape=foreign.image_shape, mean=foreign.mean, std=foreign.std
-    )
+    if is_foreign(checkpoint) and not is_unsaid(checkpoint):
+        read_foreign(checkpoint)
 
 
 def _check_quantize(

@@ -20,9 +20,10 @@ from bncli.config.choices import FailOn
 from bncli.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
+    from bncli.checkpoint import Unsaid
     from bncli.inspection import Finding, StatsReport
 
-_DATA = "On data (a checkpoint that bncli trained)"
+_DATA = "On data (the network must be known)"
 _OUTPUT = "Output"
 
 
@@ -58,6 +59,10 @@ def inspect_stats(
         ),
     ] = None,
     model: options.Model = None,
+    model_arg: options.ModelArg = None,
+    input_shape: options.InputShape = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     history: Annotated[
         bool, typer.Option("--history", help="Show each layer over the epochs of the training.")
     ] = False,
@@ -130,14 +135,18 @@ def inspect_stats(
     ignored = finding_codes(ignore or ())
     if html is not None:
         check_new(html, overwrite=overwrite)
-    inspect = partial(_inspect, epsilon=epsilon, momentum=momentum, model=model)
+    from bncli.cli import session
+
+    unsaid = session.unsaid(model_arg, input_shape, mean, std)
+    inspect = partial(_inspect, epsilon=epsilon, momentum=momentum, model=model, unsaid=unsaid)
     report = inspect(path, step).without(ignored)
     if other is not None:
         new = _show_comparison(report, inspect(other, other_step or step).without(ignored), form)
         _fail_on(fail_on, new)
         return
     if wants_data:
-        report = _with_data(report, path, step, model, _Data(source or None, data_dir, quiet)).without(ignored)
+        on = _Data(source or None, data_dir, quiet)
+        report = _with_data(report, path, on, step=step, model=model, unsaid=unsaid).without(ignored)
     if history:
         from bncli.jobs.inspect import with_history
 
@@ -206,31 +215,55 @@ def _check_usage(
         raise UsageError("--data-dir is the folder of the data of --data", remedy="Add --data.")
 
 
-def _inspect(path: Path, step: str, *, epsilon: float | None, momentum: float | None, model: str | None) -> StatsReport:
+def _inspect(
+    path: Path, step: str, *, epsilon: float | None, momentum: float | None, model: str | None, unsaid: Unsaid
+) -> StatsReport:
+    from bncli.cli import session
     from bncli.inspection import inspect_stats as inspect
     from bncli.inspection.readers import detect
 
-    if detect(path) == "bncli":  # its network is traced, so JAX must be set up; other files need no JAX
-        from bncli.cli import session
+    if detect(path) == "bncli":  # its network is traced, so JAX must be set up
+        from bncli.checkpoint import refuse_unsaid
 
+        refuse_unsaid(path, unsaid)
         session.configure_for(path)
     elif model is not None:
-        raise UsageError(f"--model: {path} is read without its model's code", remedy="Leave the option out.")
+        return _inspect_network(path, step, epsilon=epsilon, momentum=momentum, model=model, unsaid=unsaid)
+    elif unsaid.options:
+        raise UsageError(
+            f"{', '.join(unsaid.options)}: {path} is read without its model's code",
+            remedy="Add --model file.py:Class, or leave the option out.",
+        )
+    # Other files need no JAX.
     return inspect(path, step=step, epsilon=epsilon, momentum=momentum, model=model)
 
 
-def _with_data(report: StatsReport, path: Path, step: str, model: str | None, data: _Data) -> StatsReport:
+def _inspect_network(
+    path: Path, step: str, *, epsilon: float | None, momentum: float | None, model: str, unsaid: Unsaid
+) -> StatsReport:
+    """The report on another program's checkpoint with its model, which knows ε, momentum, and the order of layers."""
+    from bncli.cli import session
+    from bncli.inspection.opened import inspect_opened
+    from bncli.inspection.readers import Asked
+
+    asked = Asked(step, epsilon, momentum, model)
+    return inspect_opened(session.open_checkpoint(path, step=step, model=model, unsaid=unsaid), asked)
+
+
+def _with_data(
+    report: StatsReport, path: Path, data: _Data, *, step: str, model: str | None, unsaid: Unsaid
+) -> StatsReport:
     """The report with measurements on data.
 
     Raises:
-        CheckpointError: bncli did not train the checkpoint, or without BN.
+        CheckpointError: the network has no BN, or is not known.
         DataError: the data cannot be read, or are not for this network.
     """
     from bncli.cli import display, session
-    from bncli.jobs.inspect import check_can_run, with_data
+    from bncli.inspection.opened import check_can_run, with_data
 
-    check_can_run(report, path)
-    opened = session.open_checkpoint(path, step=step, model=model)
+    check_can_run(report, path, is_known=model is not None or report.format == "bncli")
+    opened = session.open_checkpoint(path, step=step, model=model, unsaid=unsaid)
     dataset = session.checkpoint_data(opened, source=data.source, data_dir=data.data_dir, quiet=data.quiet)
     display.note(visible(f"measuring the network on {dataset.name} …"), quiet=data.quiet)
     return with_data(report, opened, dataset, step=step)

@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
+FOREIGN = "A checkpoint that bncli did not write"
+
 Checkpoint = Annotated[
-    Path, typer.Argument(metavar="CKPT", help="A checkpoint directory, trained or folded.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="CKPT",
+        help="A checkpoint directory, trained or folded; or another program's Orbax directory or Flax msgpack file.",
+        show_default=False,
+    ),
 ]
 Data = Annotated[
     str | None,
@@ -27,8 +34,47 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Your own model's code, as file.py:Class or package.module:Class, if it has moved or changed since "
-        "training, or if you have not run it before.",
+        help="The model's code, as file.py:Class or package.module:Class, if it has moved or changed since training, "
+        "if you have not run it before, or if bncli did not write CKPT.",
+        show_default=False,
+    ),
+]
+ModelArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-arg",
+        help="key=value for the model of another program's checkpoint; repeatable.",
+        rich_help_panel=FOREIGN,
+        show_default=False,
+    ),
+]
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        "--input-shape",
+        metavar="H,W,C",
+        help="Of one image, like 32,32,3, for another program's checkpoint.",
+        rich_help_panel=FOREIGN,
+        show_default=False,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="M,…",
+        help="With --input-shape: per channel, subtracted from pixels in [0, 1]; 0 by default.",
+        rich_help_panel=FOREIGN,
+        show_default=False,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        metavar="S,…",
+        help="With --input-shape: per channel, what is left is divided by it; 1 by default.",
+        rich_help_panel=FOREIGN,
         show_default=False,
     ),
 ]

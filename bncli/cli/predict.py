@@ -21,6 +21,10 @@ def predict(
     top: Annotated[int, typer.Option(help="Classes to show, the most probable first.", min=1)] = 5,
     step: options.Step = "best",
     model: options.Model = None,
+    model_arg: options.ModelArg = None,
+    input_shape: options.InputShape = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -31,7 +35,8 @@ def predict(
     """
     from bncli.cli import display, render, session
 
-    opened = session.open_checkpoint(checkpoint, step=step, model=model)
+    unsaid = session.unsaid(model_arg, input_shape, mean, std)
+    opened = session.open_checkpoint(checkpoint, step=step, model=model, unsaid=unsaid, quiet=quiet)
     from bncli.jobs.predict import predict as predict_images
 
     with display.counting(quiet=quiet, unit="files") as progress:

@@ -41,6 +41,10 @@ def recalibrate(
         ),
     ] = None,
     model: options.Model = None,
+    model_arg: options.ModelArg = None,
+    input_shape: options.InputShape = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -52,11 +56,12 @@ def recalibrate(
     """
     from bncli.cli import render, session
 
-    opened = session.open_checkpoint(checkpoint, step=step or "best", model=model)
+    unsaid = session.unsaid(model_arg, input_shape, mean, std)
+    opened = session.open_checkpoint(checkpoint, step=step or "best", model=model, unsaid=unsaid, quiet=quiet)
     dataset = session.checkpoint_data(opened, source=data, data_dir=data_dir, quiet=quiet)
     from bncli.jobs.recalibrate import Sampling, recalibrate_checkpoint
 
-    if step is None:
+    if step is None and opened.config.dataset is not None:  # another program's save is the only one, or the newest
         opened = _better_save(opened, checkpoint, dataset, model=model, quiet=quiet)
     sampling = Sampling(num_batches=batches or None, batch_size=batch_size, max_runs=max_runs)
     result = recalibrate_checkpoint(opened, out, dataset, sampling, dry_run=dry_run, overwrite=overwrite)

@@ -9,6 +9,7 @@ from bncli.errors import FoldError
 from bncli.folding import Folded
 from bncli.folding import fold as fold_function
 from bncli.folding.proof.examples import count, random_inputs
+from bncli.folding.rewrite.unroll import unrolled
 from bncli.folding.search.statistics import Asked
 from bncli.folding.trace.graph import Pytree
 from bncli.folding.verify import compare, outcome
@@ -23,6 +24,7 @@ def fold(
     exclude: Sequence[str] = (),
     statistics: Asked = None,
     verify: bool = True,
+    unroll: bool = False,
     **named: Pytree,
 ) -> Folded:
     """Fold every BN of a network that can be folded exactly.
@@ -50,6 +52,8 @@ def fold(
             or as a tree like the variables with a `bncli.folding.Role`, True, False or None for each. By default those
             under a key `batch_stats`; if there is none, those that the function uses as a mean and a variance.
         verify: compare both networks on a few random examples; the result is `report.verification`.
+        unroll: write each iteration of a `scan` in its place, so that BN layers in its body fold; the folded network
+            is longer by as much.
         named: `variables`, `params`, `state` and `example` by name.
 
     Raises:
@@ -61,7 +65,7 @@ def fold(
     given = bound(framework, "fold", "example", arguments, named)
     if framework is None:
         return fold_function(
-            network,
+            unrolled(network) if unroll else network,
             given["variables"],
             given["example"],
             include=include,
@@ -71,7 +75,7 @@ def fold(
         )
     user = adapted(network, framework, given)
     folded = fold_function(
-        user.apply_fn,
+        unrolled(user.apply_fn) if unroll else user.apply_fn,
         user.variables,
         given["example"],
         include=include,

@@ -47,8 +47,8 @@ def adapt(transformed: Transformed, params: Arrays, state: Arrays) -> Adapted:
 
     The function's own argument for eval mode is found at the first call, by trying the usual ones.
     """
-    param_paths = {_param_path(module, name, state): (module, name) for module, name in _names(params)}
-    state_paths = {_state_path(module, name): (module, name) for module, name in _names(state)}
+    param_paths = {param_path(module, name, state): (module, name) for module, name in names_of(params)}
+    state_paths = {state_path(module, name): (module, name) for module, name in names_of(state)}
     found: list[Call] = []
 
     def apply_fn(variables: Variables, x: Pytree) -> Pytree:
@@ -74,7 +74,8 @@ def adapt(transformed: Transformed, params: Arrays, state: Arrays) -> Adapted:
     )
 
 
-def _names(arrays: Arrays) -> list[tuple[str, str]]:
+def names_of(arrays: Arrays) -> list[tuple[str, str]]:
+    """The module and the name of each array."""
     return [(module, name) for module, inner in arrays.items() for name in inner]
 
 
@@ -82,12 +83,13 @@ def _tree(arrays: Mapping[tuple[str, str], Array], like: Arrays) -> dict[str, di
     return {module: {name: arrays[module, name] for name in inner} for module, inner in like.items()}
 
 
-def _param_path(module: str, name: str, state: Arrays) -> ArrayPath:
+def param_path(module: str, name: str, state: Mapping[str, object]) -> ArrayPath:
+    """The path of a parameter; those of a BN layer are called scale and bias."""
     is_norm = any(f"{module}/~/{average}" in state for average in AVERAGES)
     return (PARAMETERS, module, NAMES.get(name, name) if is_norm else name)
 
 
-def _state_path(module: str, name: str) -> ArrayPath:
+def state_path(module: str, name: str) -> ArrayPath:
     """A running average by its BN layer; the numbers behind it, and other state, apart."""
     layer, _, average = module.rpartition("/~/")
     if average in AVERAGES and name == "average":
@@ -114,7 +116,7 @@ def _call_of(transformed: Transformed, params: Arrays, state: Arrays, example: P
 
 
 def _with_arguments(transformed: Transformed, positional: tuple[bool, ...], keywords: Mapping[str, bool]) -> Call:
-    has_rng = "rng" in inspect.signature(transformed.apply).parameters
+    has_rng = takes_rng(transformed)
     has_state = isinstance(transformed, hk.TransformedWithState)
 
     def call(params: Arrays, state: Arrays, x: Pytree) -> tuple[Pytree, Arrays]:
@@ -126,8 +128,13 @@ def _with_arguments(transformed: Transformed, positional: tuple[bool, ...], keyw
     return call
 
 
+def takes_rng(transformed: Transformed) -> bool:
+    """True if the function takes a key; ``hk.without_apply_rng`` makes one that does not."""
+    return "rng" in inspect.signature(transformed.apply).parameters
+
+
 def _check_unchanged(before: Arrays, after: Arrays) -> None:
-    for module, name in _names(before):
+    for module, name in names_of(before):
         if after[module][name] is not before[module][name]:
             layer = module.rpartition("/~/")[0] or module
             raise FoldError(f"{layer} updates its state: the function is called in train mode", remedy=EVAL_MODE)

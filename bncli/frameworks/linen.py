@@ -1,6 +1,6 @@
 """One way to call any linen module: train or eval mode, running or batch statistics, padded batches.
 
-Modules spell train mode differently (``train=True``, ``deterministic=False`` …) and few take a mask. A ``Network``
+Modules spell train mode differently (``train=True``, ``deterministic=False`` …) and few take a mask. A ``LinenNetwork``
 hides both. It finds the module's own spelling, and passes the mask to each ``nn.BatchNorm`` inside the module with
 ``nn.intercept_methods``, so a model does not have to know about padding.
 
@@ -10,10 +10,10 @@ Letters: B batch size, H W height and width, C channels, K classes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,58 +24,27 @@ from flax.linen.module import InterceptorContext
 
 from bncli.errors import ModelError
 from bncli.folding.trace.graph import Pytree
+from bncli.frameworks.calls import Arguments, Keywords
+from bncli.frameworks.network import TRAIN_ARGUMENTS, BatchNormSettings, ImageShape, Network, Variables
 from bncli.process.flags import once_compiler_options
 
-Variables: TypeAlias = Mapping[str, Any]  # {"params": …, "batch_stats": …}, or a part of it: a tree of arrays
-# Gets a module that was called, its input, and its output.
-Look: TypeAlias = Callable[[nn.Module, object, object], None]
-# Arguments as a module was called with them.
-_Arguments: TypeAlias = tuple[object, ...]
-_Keywords: TypeAlias = dict[str, object]
-
-# argument of ``__call__`` -> its value in train mode
-TRAIN_ARGUMENTS = {
-    "deterministic": False,
-    "is_training": True,
-    "train": True,
-    "training": True,
-    "use_running_average": False,
-}
+__all__ = ["TRAIN_ARGUMENTS", "BatchNormSettings", "LinenNetwork", "Network", "Variables", "as_network"]
 
 
 @dataclass(frozen=True)
-class BatchNormSettings:
-    """The settings of a BN layer, which no checkpoint stores.
-
-    Attributes:
-        epsilon: ε, added to the variance.
-        momentum: weight of the old running value (Flax's convention: 1 − PyTorch's).
-    """
-
-    epsilon: float
-    momentum: float
-
-
-@dataclass(frozen=True)
-class Network:
+class LinenNetwork(Network):
     """A linen module with the way to call it.
 
     Attributes:
         module: takes images [B, H, W, C] and returns logits [B, K].
         train_argument: the module's name for its mode, a key of TRAIN_ARGUMENTS; None if it has none.
-        frozen: paths of the BN layers that normalize by their running statistics in train mode too, and keep them.
     """
 
     module: nn.Module
     train_argument: str | None
-    frozen: frozenset[str] = field(default=frozenset(), kw_only=True)
 
-    def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Variables:
-        """Initial variables for images of ``image_shape`` = (H, W, C).
-
-        Raises:
-            ModelError: the module cannot be applied to such images.
-        """
+    def init(self, key: jax.Array, image_shape: ImageShape) -> Variables:
+        """As in Network."""
         images = jnp.zeros((2, *image_shape), jnp.float32)  # [B, H, W, C]
         params_key, dropout_key = jax.random.split(key)
         traced = isinstance(images, jax.core.Tracer)  # inside another program, whose compiler options apply
@@ -95,14 +64,7 @@ class Network:
     def train_logits(
         self, variables: Variables, images: jax.Array, *, mask: jax.Array | None, dropout_key: jax.Array
     ) -> tuple[jax.Array, Variables]:
-        """(logits float32 [B, K], updated batch_stats) in train mode.
-
-        Args:
-            variables: params and batch_stats.
-            images: normalized, [B, H, W, C].
-            mask: bool [B], False for padding, which BN leaves out of its statistics; None if there is no padding.
-            dropout_key: the PRNG key of this step.
-        """
+        """As in Network."""
         with _interception(mask=mask, frozen=self.frozen):
             return self._train_mode(variables, images, dropout_key)
 
@@ -121,7 +83,7 @@ class Network:
             return self._train_mode(variables, images, dropout_key)[0]
 
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
-        """Logits float32 [B, K] of normalized images [B, H, W, C], in eval mode with running statistics."""
+        """As in Network."""
         logits: Any = self.module.apply(variables, images, **self._mode(False))
         result: jax.Array = logits.astype(jnp.float32)
         return result
@@ -131,40 +93,13 @@ class Network:
         return self.module.apply(variables, *inputs, **self._mode(False))
 
     def logits_by_batch_stats(self, variables: Variables, images: jax.Array, *, mask: jax.Array | None) -> jax.Array:
-        """Logits float32 [B, K] where each BN normalizes by the statistics of this batch, with dropout off.
-
-        This is train mode without ``nn.Dropout``: frozen BN layers use their running statistics. Other randomness of a
-        module stays, with a fixed key.
-        """
+        """As in Network."""
         with _interception(mask=mask, dropout=False, frozen=self.frozen):
             return self._train_mode(variables, images, jax.random.key(0))[0]
 
-    def batch_norms(self, variables: Variables, image_shape: tuple[int, int, int]) -> dict[str, BatchNormSettings]:
-        """The settings of each BN layer that the module calls, by path ("Block_1/BatchNorm_0"), in call order."""
-        found: dict[str, BatchNormSettings] = {}
-
-        def look(module: nn.Module, inputs: object, outputs: object) -> None:
-            if isinstance(module, nn.BatchNorm):
-                found["/".join(module.path)] = BatchNormSettings(float(module.epsilon), float(module.momentum))
-
-        self._trace(variables, image_shape, look)
-        return found
-
-    def called_modules(self, variables: Variables, image_shape: tuple[int, int, int]) -> tuple[str, ...]:
-        """Paths of the modules that the network calls, each once, in the order in which they finish first."""
-        found: dict[str, None] = {}
-
-        def look(module: nn.Module, inputs: object, outputs: object) -> None:
-            found.setdefault("/".join(module.path))
-
-        self._trace(variables, image_shape, look)
-        return tuple(found)
-
-    def _trace(self, variables: Variables, image_shape: tuple[int, int, int], look: Look) -> None:
-        """Call ``look`` for each module of a forward pass in eval mode; nothing is computed."""
-        images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-        with observing(look):
-            jax.eval_shape(self.logits, variables, images)
+    def restored(self, variables: Variables) -> tuple[nn.Module, Variables]:
+        """(the module, the variables)."""
+        return self.module, variables
 
     def _train_mode(
         self, variables: Variables, images: jax.Array, dropout_key: jax.Array
@@ -200,47 +135,10 @@ class PartOfBatch:
     hide: Callable[[nn.BatchNorm], None]
 
 
-def as_network(module: nn.Module) -> Network:
+def as_network(module: nn.Module) -> LinenNetwork:
     """The module with the way to call it, which the signature of its ``__call__`` tells."""
     parameters = inspect.signature(type(module).__call__).parameters
-    return Network(module, next((name for name in TRAIN_ARGUMENTS if name in parameters), None))
-
-
-@contextmanager
-def observing(look: Look, *, hidden: Callable[[nn.Module], None] | None = None) -> Iterator[None]:
-    """Call ``look(module, input, output)`` after each call of a linen module inside the context.
-
-    Args:
-        look: gets the values of a call.
-        hidden: gets, in place of ``look``, each module that is called inside a loop or another transformation of JAX
-            (``nn.scan``, ``nn.remat``, ``nn.vmap``), which its values must not leave. None if ``look`` keeps no values.
-    """
-    running: list[nn.Module] = []
-    outermost: list[object] = []  # the trace of the network's own call
-
-    def intercept(
-        next_fun: Callable[..., object], args: _Arguments, kwargs: _Keywords, context: InterceptorContext
-    ) -> object:
-        module = context.module
-        # A subclass that calls its parent's method is intercepted twice.
-        if context.method_name != "__call__" or any(module is other for other in running):
-            return next_fun(*args, **kwargs)
-        trace: object = tracers.current_trace()
-        if not running:
-            outermost[:] = [trace]
-        running.append(module)
-        try:
-            outputs = next_fun(*args, **kwargs)
-        finally:
-            running.pop()
-        if hidden is not None and trace != outermost[0]:
-            hidden(module)
-        else:
-            look(module, args[0] if args else kwargs.get("x"), outputs)
-        return outputs
-
-    with nn.intercept_methods(intercept):
-        yield
+    return LinenNetwork(module, next((name for name in TRAIN_ARGUMENTS if name in parameters), None))
 
 
 def _is_batch_norm_call(context: InterceptorContext) -> bool:
@@ -274,7 +172,7 @@ def _interception(
     """
 
     def intercept(
-        next_fun: Callable[..., object], args: _Arguments, kwargs: _Keywords, context: InterceptorContext
+        next_fun: Callable[..., object], args: Arguments, kwargs: Keywords, context: InterceptorContext
     ) -> object:
         if not dropout and isinstance(context.module, nn.Dropout):
             return args[0]
@@ -308,7 +206,7 @@ def _interception_of_part(part: PartOfBatch, *, frozen: frozenset[str]) -> Itera
             return next_fun(x)
 
     def intercept(
-        next_fun: Callable[..., object], args: _Arguments, kwargs: _Keywords, context: InterceptorContext
+        next_fun: Callable[..., object], args: Arguments, kwargs: Keywords, context: InterceptorContext
     ) -> object:
         nonlocal outermost
         outermost = outermost or tracers.current_trace()
@@ -325,7 +223,7 @@ def _interception_of_part(part: PartOfBatch, *, frozen: frozenset[str]) -> Itera
         yield
 
 
-def _uses_running_statistics(norm: nn.BatchNorm, args: _Arguments, kwargs: _Keywords) -> bool:
+def _uses_running_statistics(norm: nn.BatchNorm, args: Arguments, kwargs: Keywords) -> bool:
     """True if a model calls a BN layer in eval mode although the model is in train mode."""
     asked = args[1] if len(args) > 1 else kwargs.get("use_running_average")
     return True in (asked, norm.use_running_average)

@@ -15,10 +15,13 @@ from bncli.checkpoint import Checkpoint
 from bncli.config.choices import StatsMode
 from bncli.data import Dataset
 from bncli.errors import CheckpointError
+from bncli.folding.trace.graph import Pytree
+from bncli.frameworks.adapted import Adapted
 from bncli.frameworks.linen import Variables
 from bncli.inspection.live_report import PARTED, BatchScore, LayerLive, LiveReport, Score
 from bncli.measure.batches import ImageBatches
 from bncli.measure.moments import Observer, drift, layer_statistics, record_batch_norms
+from bncli.measure.population import observer_of, whole_batches
 from bncli.measure.score import EvalResult, score_network
 from bncli.ops import pad_small_images
 from bncli.process.mesh import fetch, make_mesh
@@ -61,6 +64,39 @@ def look_at_data(checkpoint: Checkpoint, dataset: Dataset) -> LiveReport:
         running=Score(running.accuracy, running.loss),
         batch=Score(by_batch_size[-1].accuracy, by_batch_size[-1].loss),
         by_batch_size=by_batch_size,
+    )
+
+
+def look_at_batches(user: Adapted, batches: Iterable[Pytree]) -> LiveReport:
+    """Measure the inputs of a network's BN layers over batches, which have no labels: gaps and scores are NaN.
+
+    Args:
+        user: the network.
+        batches: inputs [B, ...], read once for the shapes and once for the values.
+
+    Raises:
+        UsageError: there are no batches, or they can be read only once.
+        ModelError: the network has no BN layer, or one in a loop.
+    """
+    whole = whole_batches(batches)
+    observer = observer_of(user.apply_fn, user.variables, whole)
+    measured = observer.measure(user.variables, whole)
+    unknown = float("nan")
+    layers = tuple(
+        LayerLive(
+            name, drift(*observer.statistics(user.variables, name), found, epsilon=observer.epsilons[name]), unknown
+        )
+        for name, found in measured.items()
+    )
+    return LiveReport(
+        dataset="the batches",
+        num_examples=sum(num_real for _, num_real in whole),
+        num_val=0,
+        layers=layers,
+        first_apart=None,
+        running=Score(unknown, unknown),
+        batch=Score(unknown, unknown),
+        by_batch_size=(),
     )
 
 

@@ -21,7 +21,7 @@ class LayerLive:
         name: path of the layer.
         drift: distance of its running statistics from those of its inputs in eval mode, over training images.
         output_gap: rms difference between its outputs in train and in eval mode, in standard deviations of those in
-            train mode.
+            train mode; NaN if it was not measured.
         frozen: True if it uses its running statistics in train mode too.
     """
 
@@ -33,7 +33,7 @@ class LayerLive:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy and loss on the validation split."""
+    """Accuracy and loss on the validation split; NaN for data without labels."""
 
     accuracy: float
     loss: float

@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from bncli.inspection.findings import SEVERITIES, Finding, most_severe_first
+from bncli.inspection.findings import SEVERITIES, Finding, find, most_severe_first
 from bncli.inspection.history import LayerHistory
-from bncli.inspection.layers import BatchNormArrays, LayerStats
+from bncli.inspection.layers import BatchNormArrays, LayerStats, layer_stats
 from bncli.inspection.live_report import LayerLive, LiveReport
 
 if TYPE_CHECKING:  # a validation library, which a report on a file does not need
     from bncli.config.document import FoldedFrom
+    from bncli.inspection.readers.contents import Contents
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,26 @@ class StatsReport:
         """The number of findings of each severity, most severe first."""
         counted = Counter(finding.severity for finding in self.findings)
         return {severity: counted[severity] for severity in SEVERITIES}
+
+
+def report_of(source: str, contents: Contents, *, step: str) -> StatsReport:
+    """The report on what a reader found.
+
+    Args:
+        source: the path, or the words for what was read.
+        contents: its layers.
+        step: the save, as asked for.
+    """
+    framework = contents.framework or contents.format
+    return StatsReport(
+        source=source,
+        format=contents.format,
+        layers=tuple(layer_stats(layer) for layer in contents.layers),
+        findings=find(contents.layers, file_format=framework, path=source, step=step),
+        notes=contents.notes,
+        folded_from=contents.folded_from,
+        arrays=contents.layers,
+    )
 
 
 NO_HISTORY = (

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,8 @@ from flax import traverse_util
 
 from bncli.errors import ModelError
 from bncli.folding.trace.graph import trace
-from bncli.frameworks.linen import Variables, observing
+from bncli.frameworks.calls import LayerCall, NormCall, observing
+from bncli.frameworks.network import Variables
 from bncli.ops import pad_small_images
 from bncli.process import distributed
 from bncli.process.mesh import fetch, make_mesh, put_whole
@@ -157,7 +157,7 @@ class Observer:
         """Find the layers; nothing is computed.
 
         Args:
-            apply_fn: ``(variables, x) -> outputs`` of a linen module in inference mode.
+            apply_fn: ``(variables, x) -> outputs`` of a network in inference mode.
             variables: its params and batch_stats.
             example: an input, or its shape and dtype; the batch size may differ.
 
@@ -219,7 +219,7 @@ def inputs_of_batch_norms(apply_fn: ApplyFn, variables: Variables, x: jax.Array)
 
 
 def epsilons_of(apply_fn: ApplyFn, variables: Variables, example: Example) -> dict[str, float]:
-    """ε of each linen BN layer that the function calls, in the order of the calls.
+    """ε of each BN layer that the function calls, in the order of the calls.
 
     The dict that a function under ``jit`` returns would lose that order.
     """
@@ -234,29 +234,29 @@ def epsilons_of(apply_fn: ApplyFn, variables: Variables, example: Example) -> di
 
 
 def record_batch_norms(
-    apply_fn: ApplyFn, variables: Variables, x: jax.Array, look: Callable[[nn.BatchNorm, jax.Array, jax.Array], T]
+    apply_fn: ApplyFn, variables: Variables, x: jax.Array, look: Callable[[NormCall, jax.Array, jax.Array], T]
 ) -> dict[str, list[T]]:
-    """The values of ``look(module, input, output)`` at each call of a BN layer inside ``apply_fn``, by layer."""
+    """The values of ``look(norm, input, output)`` at each call of a BN layer inside ``apply_fn``, by layer."""
     recorded: dict[str, list[T]] = {}
 
-    def record(module: nn.Module, inputs: object, outputs: object) -> None:
-        if isinstance(module, nn.BatchNorm):
-            assert isinstance(inputs, jax.Array | np.ndarray)
-            assert isinstance(outputs, jax.Array)
-            recorded.setdefault("/".join(module.path), []).append(look(module, jnp.asarray(inputs), outputs))
+    def record(call: LayerCall) -> None:
+        if call.norm is not None:
+            assert isinstance(call.inputs, jax.Array | np.ndarray)
+            assert isinstance(call.outputs, jax.Array)
+            recorded.setdefault(call.path, []).append(look(call.norm, jnp.asarray(call.inputs), call.outputs))
 
     with observing(record):
         apply_fn(variables, x)
     return recorded
 
 
-def _by_example(x: jax.Array, norm: nn.BatchNorm, batch_size: int) -> jax.Array:
+def _by_example(x: jax.Array, norm: NormCall, batch_size: int) -> jax.Array:
     """A layer's input as [B, positions, C]; time steps that were merged into the batch are split off again."""
-    given = (norm.axis,) if isinstance(norm.axis, int) else tuple(norm.axis)
+    given = (norm.axis,) if isinstance(norm.axis, int) else norm.axis
     axes = tuple(axis % x.ndim for axis in given)
     if 0 in axes or x.shape[0] % batch_size:
         raise ModelError(
-            f"{'/'.join(norm.path)}: the first axis of its input {x.shape} is not the batch",
+            f"{norm.path}: the first axis of its input {x.shape} is not the batch",
             remedy="Normalize over the batch axis first.",
         )
     moved = jnp.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))

@@ -21,7 +21,7 @@ from bncli.folding.proof.examples import count
 from bncli.folding.trace.arguments import described
 from bncli.folding.trace.graph import Pytree
 from bncli.frameworks.adapt import adapted, bound, framework_of
-from bncli.frameworks.linen import Network, Variables
+from bncli.frameworks.network import Network, Variables
 from bncli.measure.moments import ApplyFn, Drift, Moments, Observer, drift, epsilons_of, with_statistics
 from bncli.measure.traced import TracedObserver
 
@@ -86,16 +86,13 @@ def recalibrate(network: Pytree, *arguments: Pytree, **named: Pytree) -> Pytree:
     """
     framework = framework_of(network)
     given = bound(framework, "recalibrate", "batches", arguments, named)
-    if iter(given["batches"]) is given["batches"]:
-        raise UsageError("batches can be read only once", remedy="Pass a list: the data are read once per layer.")
-    batches = _Whole(given["batches"])
+    batches = whole_batches(given["batches"])
     if framework is None:
         return recalibrate_measured(network, given["variables"], batches).variables
     user = adapted(network, framework, given, eval_mode=True)
-    first = _first(batches)
-    if epsilons_of(user.apply_fn, user.variables, first):
-        return recalibrate_measured(user.apply_fn, user.variables, batches).variables
-    observer = TracedObserver(user.apply_fn, user.variables, first)
+    observer = observer_of(user.apply_fn, user.variables, batches)
+    if isinstance(observer, Observer):
+        return _recalibrated(observer, user.variables, batches).variables
     done = _recalibrated(observer, user.variables, batches)
     return user.with_statistics({layer: observer.statistics(done.variables, layer) for layer in observer.layers})
 
@@ -121,9 +118,31 @@ def recalibrate_measured(
         UsageError: there are no batches.
         ModelError: the network has no BN layer, or one in a loop.
     """
+    observer = observer_of(apply_fn, variables, batches)
+    return _recalibrated(observer, variables, batches, max_runs=max_runs, kept=kept)
+
+
+def whole_batches(batches: Iterable[Pytree]) -> Batches:
+    """Batches without padding, which can be read several times.
+
+    Raises:
+        UsageError: they can be read only once.
+    """
+    if iter(batches) is batches:
+        raise UsageError("batches can be read only once", remedy="Pass a list: the data are read once per layer.")
+    return _Whole(batches)
+
+
+def observer_of(apply_fn: ApplyFn, variables: Variables, batches: Batches) -> Observer | TracedObserver:
+    """The observer of a network's BN layers: by the calls of its modules, or by its trace.
+
+    Raises:
+        UsageError: there are no batches.
+        ModelError: the network has no BN layer, or one in a loop.
+    """
     first = _first(batches)
     observes = Observer if _is_linen(apply_fn, variables, first) else TracedObserver
-    return _recalibrated(observes(apply_fn, variables, first), variables, batches, max_runs=max_runs, kept=kept)
+    return observes(apply_fn, variables, first)
 
 
 class Measuring(Protocol):

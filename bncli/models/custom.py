@@ -1,4 +1,4 @@
-"""The user's own linen module, named as ``package.module:Class`` or ``file.py:Class``.
+"""The user's own network, named as ``package.module:Class`` or ``file.py:Class``.
 
 Building it imports, and so runs, the named code, and remembers that it ran (see ``trust``). Code that a checkpoint
 names must pass ``untrusted`` first, and is built with the SHA-256 that passed: ``source`` then runs no other bytes.
@@ -9,20 +9,26 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-import flax.linen as nn
+import jax.numpy as jnp
 
 from bncli.config.file_names import on_disk
 from bncli.config.json_types import JSON
 from bncli.errors import ModelError
+from bncli.frameworks.build import KINDS, build, is_buildable, is_linen_class, is_network_like, takes_dtype
+from bncli.frameworks.construction import parameters_of
+from bncli.frameworks.linen import as_network
+from bncli.frameworks.network import Network
 from bncli.models import trust
 from bncli.models.layers import Dtype
 from bncli.models.source import ModelCode, importing, run_file
 from bncli.process.files import read_regular
+
+# Arguments that Flax and bncli give to a network.
+_NOT_GIVEN = frozenset({"key", "name", "parent", "rngs"})
 
 
 def is_custom(name: str) -> bool:
@@ -37,32 +43,35 @@ def build_custom(
     num_classes: int | None = None,
     dtype: Dtype | None = None,
     sha256: str | None = None,
-) -> nn.Module:
-    """The user's module, built with ``args``, and with ``num_classes`` and ``dtype`` if it has such fields.
+) -> Network:
+    """The user's network, built with ``args``, and with ``num_classes`` and ``dtype`` if it takes such arguments.
 
     Args:
-        name: file.py:Class or package.module:Class.
-        args: the module's fields.
+        name: file.py:Class or package.module:Class; the place of Class may be taken by a function that returns a
+            network, or by a function that Haiku has transformed.
+        args: keyword arguments, the fields of a linen module.
         num_classes: of the data.
         dtype: of the computation.
-        sha256: as in ``load_class``.
+        sha256: as in ``load_target``.
 
     Raises:
         ModelError: the file, the class or an argument does not exist, or the code fails.
     """
-    cls = load_class(name, sha256=sha256)
-    fields = inspect.signature(cls).parameters
-    defaults = {"num_classes": num_classes, "dtype": dtype}
-    known = {key: value for key, value in defaults.items() if key in fields and value is not None}
+    target = load_target(name, sha256=sha256)
+    parameters = parameters_of(target)
+    defaults = {"num_classes": num_classes, "dtype": dtype if takes_dtype(target) else None}
+    known = {key: value for key, value in defaults.items() if key in parameters and value is not None}
     arguments = known | hashable(args)
-    unknown = sorted(set(arguments) - set(fields))
-    if unknown:
+    unknown = sorted(set(arguments) - set(parameters))
+    if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         raise ModelError(
             f"--model-arg {unknown[0]}: {name} has no such argument",
-            remedy=f"It takes {', '.join(key for key in fields if key not in ('parent', 'name')) or 'none'}.",
+            remedy=f"It takes {', '.join(key for key in parameters if key not in _NOT_GIVEN) or 'none'}.",
         )
+    if not is_linen_class(target):
+        return build(name, target, arguments, dtype=None if dtype is None else jnp.dtype(dtype))
     try:
-        return cls(**arguments)
+        return as_network(target(**arguments))
     except Exception as error:
         raise ModelError(
             f"{name} cannot be built with {arguments}: {error}", remedy="Pass its arguments with --model-arg key=value."
@@ -74,8 +83,8 @@ def hashable(args: Mapping[str, JSON]) -> dict[str, JSON]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
 
 
-def load_class(name: str, *, sha256: str | None = None) -> type[nn.Module]:
-    """The class that ``name`` points to.
+def load_target(name: str, *, sha256: str | None = None) -> object:
+    """The class, the function or the transformed function that ``name`` points to.
 
     Args:
         name: file.py:Class or package.module:Class.
@@ -85,18 +94,16 @@ def load_class(name: str, *, sha256: str | None = None) -> type[nn.Module]:
     Raises:
         ModelError: the code is missing, fails, has changed, or has no such class.
     """
-    module_name, _, class_name = name.rpartition(":")
+    module_name, _, target_name = name.rpartition(":")
     module = _run(name, sha256)
-    cls = getattr(module, class_name, None)
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        modules = [
-            key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)
-        ]
+    target: object = getattr(module, target_name, None)
+    if not is_buildable(target):
+        own = [key for key, value in vars(module).items() if not key.startswith("_") and is_network_like(value)]
         raise ModelError(
-            f"{name}: {class_name!r} is not a linen module of {module_name}",
-            remedy=f"It has {', '.join(modules) or 'no subclass of flax.linen.Module'}.",
+            f"{name}: {target_name!r} is not a network of {module_name}",
+            remedy=f"It has {', '.join(own) or 'none'}. A network is {KINDS}.",
         )
-    return cls
+    return target
 
 
 def _run(name: str, sha256: str | None) -> ModuleType:

@@ -15,7 +15,7 @@ import numpy as np
 
 from bncli.config.settings import FineTuneConfig
 from bncli.errors import ModelError, UsageError
-from bncli.frameworks.linen import Network, Variables
+from bncli.frameworks.network import Network, Variables
 
 # The pattern that names all arrays but those of the head.
 BACKBONE = "backbone"

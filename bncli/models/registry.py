@@ -19,7 +19,8 @@ import numpy as np
 from bncli.config.json_types import JSON
 from bncli.config.settings import ModelConfig
 from bncli.errors import ModelError, UsageError
-from bncli.frameworks.linen import Network, as_network
+from bncli.frameworks.linen import as_network
+from bncli.frameworks.network import Network
 from bncli.models.cnn import CNN
 from bncli.models.convnet import ConvNet
 from bncli.models.custom import build_custom, hashable, is_custom
@@ -132,7 +133,7 @@ def build_network(
     dtype = jnp.dtype(precision)
     if is_custom(config.name):
         _check_custom(config)
-        return as_network(build_custom(config.name, config.args, num_classes=num_classes, dtype=dtype, sha256=sha256))
+        return build_custom(config.name, config.args, num_classes=num_classes, dtype=dtype, sha256=sha256)
     known = _known_model(config.name)
     _check_arguments(config, known)
     _check_fits(config, known, image_shape)
@@ -156,7 +157,7 @@ def build_own_network(name: str, args: Mapping[str, JSON], *, sha256: str | None
             f"--model {name}: a checkpoint that bncli did not write needs a model of your own",
             remedy="Name its code as file.py:Class or package.module:Class.",
         )
-    return as_network(build_custom(name, args, sha256=sha256))
+    return build_custom(name, args, sha256=sha256)
 
 
 def relu_follows_every_bn(config: ModelConfig) -> bool:

@@ -32,7 +32,8 @@ from jax import lax
 
 from bncli.config.choices import AccumulateBn
 from bncli.errors import ModelError
-from bncli.frameworks.linen import Network, PartOfBatch, Variables
+from bncli.frameworks.linen import LinenNetwork, PartOfBatch
+from bncli.frameworks.network import Network, Variables
 from bncli.training.segments import Cut, Segment, cut
 
 Tree: TypeAlias = Any  # nested containers of arrays
@@ -268,6 +269,11 @@ class _Forward:
         micro: _Micro,
         look: Callable[[nn.BatchNorm, jax.Array], None],
     ) -> jax.Array:
+        if not isinstance(self.network, LinenNetwork):
+            raise ModelError(
+                "--accumulate: the BN statistics of all micro-batches together need a network of flax.linen",
+                remedy=_REMEDY,
+            )
         size = micro.images.shape[0]
         part = PartOfBatch(
             size=size,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bncli.frameworks.linen import observing
+from bncli.frameworks.calls import LayerCall, observing
 from bncli.process.shared_programs import shared
 from bncli.training.state import ArrayTree, TrainState
 from bncli.training.steps import Examples, StepSettings, all_finite, make_loss
@@ -61,11 +60,11 @@ class _Examination:
         names: list[str] = []
         outputs: list[jax.Array] = []
 
-        def look(module: nn.Module, given: object, made: object) -> None:
-            names.append("/".join(module.path))
-            outputs.append(all_finite(made))
+        def look(call: LayerCall) -> None:
+            names.append(call.path)
+            outputs.append(all_finite(call.outputs))
 
-        with observing(look, hidden=lambda module: None):  # a module around the loop is named instead
+        with observing(look, hidden=lambda call: None):  # a module around the loop is named instead
             loss, (_, batch_stats) = self._loss_of(state.params, state, examples)
         grads, _ = jax.grad(self._loss_of, has_aux=True)(state.params, state, examples)
         self._names = names  # as traced: the same each time

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bncli.data import Preprocessor, Split
-from bncli.frameworks.linen import Network, Variables
+from bncli.frameworks.network import Network, Variables
 from bncli.measure.eval_step import EvalStep, make_eval_step
 from bncli.measure.score import EvalResult, score
 from bncli.process import distributed

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bncli.errors import BncliWarning
-from bncli.frameworks.linen import Network, Variables, observing
+from bncli.frameworks.calls import LayerCall, observing
+from bncli.frameworks.network import Network, Variables
 from bncli.measure.moments import layer_statistics
 from bncli.process.shared_programs import shared
 
@@ -123,18 +123,21 @@ class _Outputs:
         return found
 
     def _percentiles(self, variables: Variables, images: jax.Array) -> Observed:
-        kinds: tuple[type[nn.Module], ...] = (nn.BatchNorm,) if variables.get("batch_stats") else (nn.Conv, nn.Dense)
+        has_norms = bool(variables.get("batch_stats"))
         found: dict[str, tuple[int, jax.Array]] = {}
         hidden: dict[str, None] = {}
 
-        def look(module: nn.Module, inputs: object, outputs: object) -> None:
-            if isinstance(module, kinds):
-                assert isinstance(outputs, jax.Array)
-                found.setdefault("/".join(module.path), (len(found), _percentiles(outputs)))
+        def is_shown(call: LayerCall) -> bool:
+            return call.norm is not None if has_norms else call.is_linear
 
-        def hide(module: nn.Module) -> None:
-            if isinstance(module, kinds):
-                hidden["/".join(module.path)] = None
+        def look(call: LayerCall) -> None:
+            if is_shown(call):
+                assert isinstance(call.outputs, jax.Array)
+                found.setdefault(call.path, (len(found), _percentiles(call.outputs)))
+
+        def hide(call: LayerCall) -> None:
+            if is_shown(call):
+                hidden[call.path] = None
 
         with observing(look, hidden=hide):
             self._network.logits_by_batch_stats(variables, images, mask=None)

@@ -16,7 +16,7 @@ from bncli.config.document import CheckpointConfig, DatasetRecord, WeightsRecord
 from bncli.config.settings import RunConfig, TrainingConfig
 from bncli.data import Augmentation, Dataset, Preprocessor, epoch_order, steps_per_epoch
 from bncli.errors import BncliWarning, CheckpointError, ModelError
-from bncli.frameworks.linen import Network, Variables
+from bncli.frameworks.network import Network, Variables
 from bncli.measure.batches import ImageBatches
 from bncli.measure.logits import count_classes
 from bncli.measure.moments import batch_norm_stats

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bncli.frameworks.linen import Network, Variables
+from bncli.frameworks.network import Network, Variables
 
 # Folded into the seed's key, so that initial weights and dropout come from unrelated streams ("init", "drop").
 _INIT_STREAM = 0x696E6974

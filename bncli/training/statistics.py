@@ -14,7 +14,7 @@ import jax
 from bncli.config.document import CheckpointConfig
 from bncli.data import Dataset
 from bncli.errors import ModelError
-from bncli.frameworks.linen import Network, Variables
+from bncli.frameworks.network import Network, Variables
 from bncli.measure.batches import ImageBatches
 from bncli.measure.population import batch_statistics_of
 from bncli.process.mesh import make_mesh, round_up

@@ -21,7 +21,7 @@ from bncli.config.settings import OptimizerConfig
 from bncli.data import Augmentation, Preprocessor
 from bncli.data.augment import augment
 from bncli.data.batches import example_keys
-from bncli.frameworks.linen import Network, Variables
+from bncli.frameworks.network import Network, Variables
 from bncli.measure.eval_step import smoothed_cross_entropy
 from bncli.training.accumulation import Accumulation, Inputs, make_accumulated
 from bncli.training.optimizer import (

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from bncli.config.settings import FineTuneConfig, RunConfig
 from bncli.errors import BncliWarning, UsageError
-from bncli.frameworks.linen import Network
+from bncli.frameworks.network import Network
 from bncli.models.parts import Parts, array_path, frozen_parts, network_parts
 
 Group: TypeAlias = Literal["trained", "later", "frozen"]

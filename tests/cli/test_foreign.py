@@ -1,4 +1,4 @@
-"""``bncli fold`` on checkpoints that bncli did not write, and the other commands on what it makes of them."""
+"""Commands on checkpoints that bncli did not write, and on what ``bncli fold`` makes of them."""
 
 import importlib.util
 import json
@@ -10,6 +10,8 @@ from PIL import Image
 from support.foreign_files import make_state, make_variables, save_item, save_msgpack, save_steps, write_net
 from support.tiny import make_split
 
+import bncli
+from bncli.errors import UsageError
 from bncli.measure.score import summarize
 from cli.conftest import document, invoke, succeed
 
@@ -153,3 +155,83 @@ def test_a_network_in_bfloat16_folds_by_its_own_tolerance(model, tmp_path):
     assert result["folded"] == 1
     assert result["verification"]["tolerance"] > 0.01
     assert json.loads((tmp_path / "out" / "config.json").read_text())["run"]["training"]["precision"] == "bfloat16"
+
+
+def test_eval_scores_another_programs_checkpoint(place, model):
+    scored = document("eval", "saved", *model, *SHAPE, *NORMALISED, "--data", "data.npz")
+    assert scored["predictions_sha256"] == expected_sha256(place)
+    unknown = invoke("eval", "saved", *model, *SHAPE)
+    assert unknown.exit_code == 1
+    assert "--data" in unknown.stderr
+
+
+def test_predict_says_what_it_assumes(model):
+    result = invoke("predict", "saved", "image.png", *model, *SHAPE, "--mean", "0.25")
+    assert result.exit_code == 0, result.output
+    assert "std 1 of the pixels, scaled to [0, 1], are assumed" in " ".join(result.stderr.split())
+    assert "image.png" in result.stdout
+
+
+def test_recalibrate_makes_bnclis_own_checkpoint_of_it(place, model, tmp_path):
+    out = tmp_path / "out"
+    result = document("recalibrate", "saved", out, *model, *SHAPE, *NORMALISED, "--data", "data.npz")
+    assert result["after"]["loss"] != result["before"]["loss"]
+    scored = document("eval", out, "--data", "data.npz", "--split", "val")
+    assert scored["loss"] == result["after"]["loss"]
+    (layer,) = document("inspect-stats", out, "--data", "data.npz")["data"]["layers"]
+    assert layer["drift"]["distance"] < 1e-5
+
+
+def test_bench_compares_it_with_the_folded_one(model, tmp_path):
+    succeed("fold", "saved", tmp_path / "out", *model, *SHAPE, *NORMALISED)
+    few = ["--batch-sizes", "1", "--rounds", "5", "--no-cold"]
+    result = document("bench", "saved", tmp_path / "out", *model, *SHAPE, *few)
+    assert [row["kind"] for row in result["networks"]] == ["trained", "folded"]
+    lacking = invoke("bench", "saved", "--model", "net.py:Net")
+    assert lacking.exit_code == 2
+    assert "--input-shape H,W,C" in lacking.stderr
+    own = invoke("bench", tmp_path / "out", *SHAPE)
+    assert own.exit_code == 2
+    assert "bncli's own checkpoint" in " ".join(own.stderr.split())
+
+
+def test_inspect_stats_knows_the_network_of_a_named_model(place, model):
+    alone = document("inspect-stats", "saved")
+    known = document("inspect-stats", "saved", *model, *SHAPE)
+    assert [row["name"] for row in known["layers"]] == ["BatchNorm_0"]
+    assert any("assumed" in note for note in alone["notes"])
+    assert not any("ε" in note for note in known["notes"])
+    measured = document("inspect-stats", "saved", *model, *SHAPE, *NORMALISED, "--data", "data.npz")
+    assert measured["data"]["layers"][0]["drift"]["distance"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "words"),
+    [
+        (["--data", "data.npz"], 1, "Add --model file.py:Class and --input-shape H,W,C"),
+        (SHAPE, 2, "Add --model file.py:Class"),
+        (["--model", "net.py:Net"], 2, "Add --input-shape H,W,C."),
+    ],
+)
+def test_inspect_stats_says_what_it_lacks(model, given, code, words):
+    result = invoke("inspect-stats", "saved", *given)
+    assert result.exit_code == code, result.output
+    assert words in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("command", ["eval", "predict", "inspect-stats", "recalibrate"])
+def test_each_command_refuses_facts_about_bnclis_own_checkpoint(command, ckpt, tmp_path):
+    more = {"predict": [tmp_path], "recalibrate": [tmp_path / "out"]}.get(command, [])
+    result = invoke(command, ckpt, *more, *SHAPE)
+    assert result.exit_code == 2
+    assert f"--input-shape: {ckpt} is bncli's own checkpoint" in " ".join(result.stderr.split())
+
+
+def test_the_same_in_python(place, model):
+    report = bncli.inspect_stats(
+        "saved", model="net.py:Net", input_shape=(8, 8, 1), mean=(0.25,), std=(0.5,), data="data.npz"
+    )
+    text = document("inspect-stats", "saved", *model, *SHAPE, *NORMALISED, "--data", "data.npz")
+    assert report.data.layers[0].drift.distance == text["data"]["layers"][0]["drift"]["distance"]
+    with pytest.raises(UsageError, match="network is not known"):
+        bncli.inspect_stats("saved", data="data.npz")

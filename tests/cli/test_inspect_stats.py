@@ -110,7 +110,7 @@ def test_data_from_elsewhere(ckpt, tmp_path):
 def test_data_are_for_what_bncli_trained(folded):
     result = invoke("inspect-stats", folded, "--data")
     assert result.exit_code == 1
-    assert "bncli trained" in " ".join(result.stderr.split())
+    assert "has no BN layer to measure" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("name", ["BatchNorm_1", "*_1"])
@@ -269,7 +269,7 @@ def test_what_only_bnclis_own_checkpoints_have_is_said(foreign, options):
     result = invoke("inspect-stats", foreign, *options)
     assert "Traceback" not in result.output
     assert result.exit_code == (1 if "--data" in options else 0)
-    assert "no checkpoint that bncli trained" in result.stderr or "no history" in " ".join(result.stdout.split())
+    assert "its network is not known" in result.stderr or "no history" in " ".join(result.stdout.split())
 
 
 def test_a_setting_out_of_range_is_a_usage_error(foreign):

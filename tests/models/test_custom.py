@@ -10,7 +10,7 @@ import pytest
 from bncli.config.settings import ModelConfig
 from bncli.errors import ModelError
 from bncli.models import build_network, model_file_sha256
-from bncli.models.custom import build_custom, load_class, source_file
+from bncli.models.custom import build_custom, load_target, source_file
 
 NET = """
 import flax.linen as nn
@@ -49,7 +49,7 @@ def net_file(tmp_path):
 
 
 def build(name, args=None, *, num_classes=3):
-    return build_custom(name, args or {}, num_classes=num_classes, dtype=jnp.dtype("float32"))
+    return build_custom(name, args or {}, num_classes=num_classes, dtype=jnp.dtype("float32")).module
 
 
 def test_a_class_in_a_file_is_built_with_the_number_of_classes_and_the_precision(net_file):
@@ -93,10 +93,10 @@ def test_two_files_of_one_name_are_two_modules(tmp_path):
     ("name", "args", "message", "remedy"),
     [
         ("{folder}/gone.py:Net", {}, r"gone\.py: no such file", "file.py:Class"),
-        ("{folder}/net.py:Ne", {}, r"'Ne' is not a linen module of .*net\.py", "It has Net, Picky."),
-        ("{folder}/net.py:NotAModule", {}, "'NotAModule' is not a linen module", "It has Net, Picky."),
-        ("{folder}/net.py:", {}, "'' is not a linen module", "It has Net, Picky."),
-        ("{folder}/empty.py:Net", {}, "'Net' is not a linen module", "no subclass of flax.linen.Module"),
+        ("{folder}/net.py:Ne", {}, r"'Ne' is not a network of .*net\.py", "It has Net, Picky."),
+        ("{folder}/net.py:NotAModule", {}, "'NotAModule' is not a network", "It has Net, Picky."),
+        ("{folder}/net.py:", {}, "'' is not a network", "It has Net, Picky."),
+        ("{folder}/empty.py:Net", {}, "'Net' is not a network", "It has none."),
         ("{folder}/syntax.py:Net", {}, r"syntax\.py: SyntaxError: ", "Fix the file"),
         ("{folder}/raises.py:Net", {}, r"raises\.py: RuntimeError: on import", "Fix the file"),
         (
@@ -130,9 +130,9 @@ def test_a_file_that_failed_can_be_mended_and_loaded(tmp_path):
     path = tmp_path / "net.py"
     path.write_text("class Net(:\n")
     with pytest.raises(ModelError):
-        load_class(f"{path}:Net")
+        load_target(f"{path}:Net")
     path.write_text(NET)
-    assert load_class(f"{path}:Net").__name__ == "Net"
+    assert load_target(f"{path}:Net").__name__ == "Net"
 
 
 def test_the_hash_is_that_of_the_file_and_known_models_have_none(net_file):

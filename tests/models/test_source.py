@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bncli.errors import ModelError
-from bncli.models.custom import load_class, model_file_sha256
+from bncli.models.custom import load_target, model_file_sha256
 
 NET = """
 import flax.linen as nn
@@ -68,14 +68,14 @@ def test_bytecode_planted_beside_a_file_does_not_run(tmp_path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.Net.origin == "bytecode"  # so it does run otherwise
-    assert load_class(f"{path}:Net").origin == "source"
+    assert load_target(f"{path}:Net").origin == "source"
 
 
 def test_bytecode_planted_in_a_package_does_not_run(tmp_path, monkeypatch):
     package = write_package(tmp_path, monkeypatch)
     plant_bytecode(package / "net.py", NET.replace('"source"', '"bytecode"'))
     plant_bytecode(package / "parts.py", "ORIGIN = 'bytecode'\n")
-    assert load_class("zoo_of_source.net:Net").origin == "source"
+    assert load_target("zoo_of_source.net:Net").origin == "source"
 
 
 def test_only_the_bytes_of_this_hash_run(tmp_path):
@@ -83,14 +83,14 @@ def test_only_the_bytes_of_this_hash_run(tmp_path):
     path.write_text(NET)
     sha256 = model_file_sha256(f"{path}:Net")
     with pytest.raises(ModelError, match="was not run by you before"):
-        load_class(f"{path}:Net", sha256=sha256)
-    load_class(f"{path}:Net")
+        load_target(f"{path}:Net", sha256=sha256)
+    load_target(f"{path}:Net")
     forget()
-    assert load_class(f"{path}:Net", sha256=sha256).origin == "source"
+    assert load_target(f"{path}:Net", sha256=sha256).origin == "source"
     path.write_text(NET.replace('"source"', '"changed"'))
     with pytest.raises(ModelError, match="is new or has changed since you ran it"):
-        load_class(f"{path}:Net", sha256=sha256)
-    assert load_class(f"{path}:Net").origin == "changed"
+        load_target(f"{path}:Net", sha256=sha256)
+    assert load_target(f"{path}:Net").origin == "changed"
 
 
 @pytest.mark.parametrize("place", ["in the package", "beside the file"])
@@ -105,47 +105,47 @@ def test_a_neighbour_that_has_changed_does_not_run(tmp_path, monkeypatch, place)
         monkeypatch.syspath_prepend(tmp_path)
         name = f"{tmp_path}/net.py:Net"
     sha256 = model_file_sha256(name)
-    load_class(name)
+    load_target(name)
     forget()
-    assert load_class(name, sha256=sha256).origin == "source"
+    assert load_target(name, sha256=sha256).origin == "source"
     forget()
     trap = tmp_path / "was_run"
     neighbour.write_text(f"open({str(trap)!r}, 'w').close()\nORIGIN = 'changed'\n")
     with pytest.raises(
         ModelError, match=rf"{neighbour.name}, which the model imports, is new or has changed"
     ) as caught:
-        load_class(name, sha256=sha256)
+        load_target(name, sha256=sha256)
     assert caught.value.remedy == f"If you trust it, name it: --model {name}"
     assert not trap.exists()
     forget()
-    load_class(name)
+    load_target(name)
     forget()
-    load_class(name, sha256=sha256)  # the user has chosen it
+    load_target(name, sha256=sha256)  # the user has chosen it
 
 
 def test_a_neighbour_that_ran_before_is_approved_with_the_model(tmp_path, monkeypatch):
     write_package(tmp_path, monkeypatch)
     importlib.import_module("zoo_of_source.parts")
     sha256 = model_file_sha256("zoo_of_source.net:Net")
-    load_class("zoo_of_source.net:Net")
+    load_target("zoo_of_source.net:Net")
     forget()
-    load_class("zoo_of_source.net:Net", sha256=sha256)
+    load_target("zoo_of_source.net:Net", sha256=sha256)
 
 
 def test_a_compiled_neighbour_is_refused_unless_the_model_is_named(tmp_path, monkeypatch):
     package = write_package(tmp_path, monkeypatch)
     name = "zoo_of_source.net:Net"
     sha256 = model_file_sha256(name)
-    load_class(name)
+    load_target(name)
     forget()
     code = compile("ORIGIN = 'compiled'\n", "parts.py", "exec")
     (package / "parts.py").unlink()
     (package / "parts.pyc").write_bytes(importlib.util.MAGIC_NUMBER + bytes(12) + marshal.dumps(code))
     importlib.invalidate_caches()
     with pytest.raises(ModelError, match=r"parts.pyc, which the model imports, is compiled and cannot be checked"):
-        load_class(name, sha256=sha256)
+        load_target(name, sha256=sha256)
     forget()
-    assert load_class(name).origin == "compiled"
+    assert load_target(name).origin == "compiled"
 
 
 def test_installed_packages_are_no_neighbours(tmp_path, monkeypatch):
@@ -155,7 +155,7 @@ def test_installed_packages_are_no_neighbours(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(installed)
     (tmp_path / "net.py").write_text(f"from helper_of_source import ORIGIN\n{NET}")
     name = f"{tmp_path}/net.py:Net"
-    load_class(name)
+    load_target(name)
     forget()
     (installed / "helper_of_source.py").write_text("ORIGIN = 'upgraded'\n")
-    load_class(name, sha256=hashlib.sha256((tmp_path / "net.py").read_bytes()).hexdigest())
+    load_target(name, sha256=hashlib.sha256((tmp_path / "net.py").read_bytes()).hexdigest())

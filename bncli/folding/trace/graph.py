@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.extend import core as jex
 
 from bncli.folding.primitives import primitive_of
@@ -140,11 +141,15 @@ class Graph:
         return "\n".join(lines) + "\n"
 
 
-def trace(apply_fn: ApplyFn, variables: Pytree, x: Pytree) -> Graph:
-    """The graph of `apply_fn(variables, x)`; both are pytrees of arrays or `jax.ShapeDtypeStruct`s."""
+def trace(apply_fn: ApplyFn, variables: Pytree, x: Pytree, *, unroll: bool = False) -> Graph:
+    """The graph of `apply_fn(variables, x)`; both are pytrees of arrays or `jax.ShapeDtypeStruct`s.
+
+    Args:
+        unroll: write each iteration of a scan in its place, and both branches of a cond with a choice between them.
+    """
     closed, out_shape = jax.make_jaxpr(apply_fn, return_shape=True)(variables, x)
     jaxpr, constants = _open(closed)
-    builder = _Builder()
+    builder = _Builder(unroll=unroll)
     leaves, inputs = ([path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]] for tree in (variables, x))
     arguments = [builder.value(var.aval) for var in jaxpr.invars]
     builder.leaves.update(zip(arguments, map(leaf_path, leaves), strict=False))
@@ -180,12 +185,23 @@ class _Place:
 
 
 Environment: TypeAlias = dict[jex.Var, int]
+# (equation, its inputs, its place) -> the values of its outputs
+Special: TypeAlias = "Callable[[jex.JaxprEqn, list[int], _Place], list[int]]"
 
 
 class _Builder:
-    """The nodes collected so far from a jaxpr and the bodies of its calls."""
+    """The nodes collected so far from a jaxpr and the bodies of its calls.
 
-    def __init__(self) -> None:
+    Args:
+        unroll: as in `trace`.
+    """
+
+    def __init__(self, *, unroll: bool) -> None:
+        self._special: Mapping[str, Special] = {
+            "stack": self.stack,
+            "unstack": self.unstack,
+            **({"cond": self.both_branches, "scan": self.iterations} if unroll else {}),
+        }
         self.nodes: list[Node] = []
         self.avals: list[Aval] = []
         self.leaves: dict[int, Path] = {}
@@ -223,6 +239,8 @@ class _Builder:
         """Append an equation as a node, or, for a call, the nodes of its body; return the values of its outputs."""
         if body := primitive_of(eqn.primitive.name).body:
             return self.inline(*_open(eqn.params[body]), inputs, place.inside(eqn))
+        if (special := self._special.get(eqn.primitive.name)) and not eqn.effects:
+            return special(eqn, inputs, place)
         outputs = [self.value(var.aval) for var in eqn.outvars]
         node = Node(
             index=len(self.nodes),
@@ -236,6 +254,42 @@ class _Builder:
         )
         self.nodes.append(node)
         return outputs
+
+    def expand(self, function: Callable[..., Pytree], values: Sequence[int], place: _Place) -> list[int]:
+        """Append the operations of a function of these values; return its outputs."""
+        avals = [jax.ShapeDtypeStruct(self.avals[value].shape, self.avals[value].dtype) for value in values]
+        return self.inline(*_open(jax.make_jaxpr(function)(*avals)), values, place)
+
+    def stack(self, eqn: jex.JaxprEqn, inputs: list[int], place: _Place) -> list[int]:
+        """Values side by side along a new axis, which older releases of JAX write as a concatenation."""
+        axis = eqn.params["axis"]
+        return self.expand(lambda *xs: lax.concatenate([lax.expand_dims(x, (axis,)) for x in xs], axis), inputs, place)
+
+    def unstack(self, eqn: jex.JaxprEqn, inputs: list[int], place: _Place) -> list[int]:
+        """The parts of a value along an axis that is removed."""
+        axis, count = eqn.params["axis"], len(eqn.outvars)
+        return self.expand(
+            lambda x: [lax.index_in_dim(x, index, axis, keepdims=False) for index in range(count)], inputs, place
+        )
+
+    def iterations(self, eqn: jex.JaxprEqn, inputs: list[int], place: _Place) -> list[int]:
+        """The iterations of a scan one after the other: (carry, x[i]) -> (carry, y[i])."""
+        params = eqn.params
+        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+        constants, carry, xs = inputs[:first], inputs[first:last], inputs[last:]
+        rows: dict[int, list[int]] = {}
+        for index in sorted(range(params["length"]), reverse=params["reverse"]):
+            x = [self.expand(_element(index), [value], place)[0] for value in xs]
+            outputs = self.inline(*_open(params["jaxpr"]), [*constants, *carry, *x], place)
+            carry, rows[index] = outputs[: len(carry)], outputs[len(carry) :]
+        columns = zip(*(rows[index] for index in sorted(rows)), strict=True)
+        return [*carry, *(self.expand(lambda *ys: jnp.stack(ys), column, place)[0] for column in columns)]
+
+    def both_branches(self, eqn: jex.JaxprEqn, inputs: list[int], place: _Place) -> list[int]:
+        """The branches of a cond, and for each output the one that the first operand chooses."""
+        choice, *operands = inputs
+        branches = [self.inline(*_open(branch), operands, place) for branch in eqn.params["branches"]]
+        return [self.expand(_chosen, [choice, *cases], place)[0] for cases in zip(*branches, strict=True)]
 
     def finish(self, inputs: Mapping[int, Path], outputs: list[int], out_tree: jax.tree_util.PyTreeDef) -> Graph:
         """The graph of everything appended."""
@@ -258,6 +312,19 @@ class _Builder:
             if not node.effectful and known.issuperset(node.inputs):
                 known.update(node.outputs)
                 yield from node.outputs
+
+
+def _element(index: int) -> Callable[[Tensor], Tensor]:
+    return lambda x: lax.index_in_dim(x, index, keepdims=False)
+
+
+def _chosen(choice: Tensor, *cases: Tensor) -> Tensor:
+    """The case that the number chooses, the nearest one for a number out of range."""
+    bounded = lax.clamp(0, choice.astype(jnp.int32), len(cases) - 1)
+    made = cases[0]
+    for number, case in enumerate(cases[1:], start=1):
+        made = lax.select(jnp.broadcast_to(bounded == number, case.shape), case, made)
+    return made
 
 
 def _open(jaxpr: jex.Jaxpr) -> tuple[jex.Jaxpr, Sequence[jax.typing.ArrayLike]]:

@@ -17,6 +17,7 @@ from bncli.folding import NothingToFoldWarning, fold
 from bncli.frameworks.linen import BatchNormSettings
 from bncli.inspection.layers import BatchNormArrays
 from bncli.inspection.readers.contents import Contents, folded_note
+from bncli.inspection.readers.detection import detect
 from bncli.inspection.readers.settings import Asked
 from bncli.inspection.readers.variables import read_variables
 from bncli.models import relu_follows_every_bn
@@ -28,7 +29,11 @@ def read(path: Path, asked: Asked) -> Contents:
     Raises:
         BncliError: as ``bncli.load`` does.
     """
-    checkpoint = load(path, step=asked.step, model=asked.model)
+    return read_opened(load(path, step=asked.step, model=asked.model), asked)
+
+
+def read_opened(checkpoint: Checkpoint, asked: Asked) -> Contents:
+    """Read the BN layers of an open checkpoint, of bncli or of another program."""
     folded_from = checkpoint.config.folded_from
     if folded_from is not None:
         return Contents("bncli-folded", (), (folded_note(folded_from),), folded_from)
@@ -40,7 +45,10 @@ def read(path: Path, asked: Asked) -> Contents:
     )
     kept, refused = _fold_verdict(checkpoint, contents.layers)
     layers = _with_history(checkpoint, contents.layers, kept)
-    return Contents("bncli", layers, (*contents.notes, *_frozen_note(layers), *refused))
+    notes = (*checkpoint.notes, *contents.notes, *_frozen_note(layers), *refused)
+    if checkpoint.is_foreign:
+        return replace(contents, format=detect(checkpoint.path), layers=layers, notes=notes)
+    return Contents("bncli", layers, notes)
 
 
 def _frozen_note(layers: Sequence[BatchNormArrays]) -> tuple[str, ...]:
@@ -62,14 +70,30 @@ def _with_history(
     measured = checkpoint.has_population_statistics
     assert checkpoint.network is not None  # a trained checkpoint has its network
     frozen = checkpoint.network.frozen
-    # Averages of layers that were frozen for a while did not begin at the initial values.
-    counts = not measured and checkpoint.config.run.finetune.unfreeze_at is None
+    excess = {} if measured else checkpoint.network.excess(checkpoint.variables)
+    # Averages of layers that were frozen for a while did not begin at the initial values. Another program's steps may
+    # be anything.
+    # Where the initial values are divided out, only what is left of them counts.
+    network = checkpoint.network
+    counts = (
+        not measured
+        and not checkpoint.is_foreign
+        and not network.debiases
+        and checkpoint.config.run.finetune.unfreeze_at is None
+    )
 
     def with_history(layer: BatchNormArrays) -> BatchNormArrays:
         module = _unstacked(layer.name)
         is_frozen = module in frozen and not measured
         updates = checkpoint.step if counts and not is_frozen else None
-        return replace(layer, updates=updates, measured=measured, frozen=is_frozen, kept=kept.get(module))
+        return replace(
+            layer,
+            updates=updates,
+            measured=measured,
+            frozen=is_frozen,
+            kept=kept.get(module),
+            excess=excess.get(layer.name, 0.0),
+        )
 
     return tuple(map(with_history, layers))
 

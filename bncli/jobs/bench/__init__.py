@@ -10,7 +10,15 @@ Read in this order::
 """
 
 from bncli.jobs.bench.cold import ColdStart, cold_starts, measure_cold_start
-from bncli.jobs.bench.networks import Kind, OpenNetwork, Target, open_network, random_images, read_target
+from bncli.jobs.bench.networks import (
+    Kind,
+    OpenNetwork,
+    Target,
+    common_target,
+    open_network,
+    random_images,
+    read_target,
+)
 from bncli.jobs.bench.run import BatchTiming, BenchResult, Disturbance, Fastest, NetworkTiming, bench
 from bncli.jobs.bench.warm import Rounds, Spread, time_rounds
 
@@ -28,6 +36,7 @@ __all__ = [
     "Target",
     "bench",
     "cold_starts",
+    "common_target",
     "measure_cold_start",
     "open_network",
     "random_images",

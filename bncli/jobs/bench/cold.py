@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from bncli.checkpoint.opening import Unsaid
 from bncli.config.json_types import JSON
 from bncli.errors import BncliError
 from bncli.jobs.bench.networks import Target, first_call, open_network, random_images
@@ -53,6 +54,7 @@ def cold_starts(
     *,
     step: str = "best",
     model: str | None = None,
+    unsaid: Unsaid | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[ColdStart, ...]:
     """Measure the cold start of each network, one process after the other.
@@ -65,19 +67,26 @@ def cold_starts(
         batch_sizes: of the first calls.
         step: "best", "last" or the number of a step.
         model: the model's name, needed if the user's own code has moved or changed since training.
+        unsaid: the facts that checkpoints of other programs do not say.
         progress: called with (title, done, total).
     """
     tell = progress or (lambda title, done, total: None)
     found: list[ColdStart] = []
     tell("cold start", 0, len(paths))
     for path in paths:
-        found.append(measure_cold_start(path, target, batch_sizes, step=step, model=model))
+        found.append(measure_cold_start(path, target, batch_sizes, step=step, model=model, unsaid=unsaid))
         tell("cold start", len(found), len(paths))
     return tuple(found)
 
 
 def measure_cold_start(
-    path: Path, target: Target, batch_sizes: Sequence[int], *, step: str = "best", model: str | None = None
+    path: Path,
+    target: Target,
+    batch_sizes: Sequence[int],
+    *,
+    step: str = "best",
+    model: str | None = None,
+    unsaid: Unsaid | None = None,
 ) -> ColdStart:
     """Measure the cold start of one network.
 
@@ -90,6 +99,7 @@ def measure_cold_start(
         "batch_sizes": list(batch_sizes),
         "step": step,
         "model": model,
+        "unsaid": asdict(unsaid or Unsaid()),
         "launched": time.monotonic(),  # the clock of the whole system, so that the other process can subtract it
     }
     try:
@@ -115,13 +125,16 @@ def serve(request: JSON) -> Iterator[Answer]:
 
 def _measure_here(request: JSON) -> ColdStart:
     target = Target(tuple(request["target"]["image_shape"]), request["target"]["precision"])
-    configure(target.precision)
+    configure(target.precision or "bfloat16")  # these settings are right for either
     _switch_cache_off()
     start = time.monotonic() - request["launched"]
     memory_before = _memory("VmRSS")
     begin = time.perf_counter()
-    network = open_network(Path(request["path"]), step=request["step"], model=request["model"])
+    network = open_network(
+        Path(request["path"]), step=request["step"], model=request["model"], unsaid=_unsaid(request["unsaid"])
+    )
     seconds = time.perf_counter() - begin
+    target = replace(target, precision=network.precision)
     first_calls = []
     for batch_size in request["batch_sizes"]:
         images = random_images(target, batch_size)
@@ -129,6 +142,12 @@ def _measure_here(request: JSON) -> ColdStart:
         first_call(network.call, images)
         first_calls.append(time.perf_counter() - begin)
     return ColdStart(start, seconds, tuple(first_calls), memory_before, _memory("VmHWM"))
+
+
+def _unsaid(document: JSON) -> Unsaid:
+    """The facts in a request, with tuples where JSON has lists."""
+    shape, mean, std = (document[name] and tuple(document[name]) for name in ("image_shape", "mean", "std"))
+    return Unsaid(model_args=document["model_args"], image_shape=shape, mean=mean, std=std)
 
 
 def _switch_cache_off() -> None:

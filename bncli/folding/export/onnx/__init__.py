@@ -86,7 +86,7 @@ RULES: Mapping[str, Spelling] = {
     "exp": Spelling(elementwise.named("Exp")),
     "expm1": Spelling(elementwise.expm1),
     "floor": Spelling(elementwise.named("Floor")),
-    "gather": Spelling(layout.gather, {"dimension_numbers", "slice_sizes"}),
+    "gather": Spelling(layout.gather, {"dimension_numbers", "mode", "slice_sizes"}),
     "ge": Spelling(elementwise.named("GreaterOrEqual")),
     "gt": Spelling(elementwise.named("Greater")),
     "integer_pow": Spelling(elementwise.integer_power, {"y"}),
@@ -128,6 +128,8 @@ RULES: Mapping[str, Spelling] = {
     "stop_gradient": Spelling(elementwise.alias),
     "sub": Spelling(elementwise.named("Sub")),
     "tanh": Spelling(elementwise.named("Tanh")),
+    "tile": Spelling(layout.tile, {"reps"}),
+    "top_k": Spelling(pool.top_k, {"k", "axis"}),
     "transpose": Spelling(layout.transpose, {"permutation"}),
     "xor": Spelling(elementwise.named("Xor")),
 }
@@ -142,7 +144,8 @@ def to_onnx(
 ) -> ModelProto:
     """`x -> apply_fn(variables, x)` as an ONNX model with the variables inside, checked by `onnx.checker`.
 
-    Its input and outputs keep JAX's axis order; inside, convolutions are NCHW. bfloat16 becomes float32.
+    Its input and outputs keep JAX's axis order; inside, convolutions are NCHW. bfloat16 becomes float32. A scan is
+    written iteration by iteration, and a cond as a choice between the outputs of its branches.
 
     Args:
         apply_fn: the network, in inference mode.
@@ -153,7 +156,7 @@ def to_onnx(
     Raises:
         FoldError: ONNX or this package cannot express an operation; the message names it.
     """
-    graph = trace(apply_fn, variables, example)
+    graph = trace(apply_fn, variables, example, unroll=True)
     leaves = jax.tree.leaves(variables)
     paths = list(graph.leaves.values())
     builder = Builder(graph, Constants(graph, dict(zip(paths, leaves, strict=True))), _input_names(graph))

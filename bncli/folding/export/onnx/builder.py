@@ -135,6 +135,12 @@ class Builder:
             self._cache[key] = name
         return self._cache[key]
 
+    def emit_all(self, op_type: str, *inputs: str, count: int, **attributes: Attribute) -> tuple[str, ...]:
+        """Append a node with several outputs and return their names."""
+        names = tuple(self._unique(op_type) for _ in range(count))
+        self.nodes.append(helper.make_node(op_type, list(inputs), names, name=names[0], **attributes))  # type: ignore[arg-type]
+        return names
+
     def put(self, value: int, name: str, layout: Layout, shape: Shape | None = None) -> None:
         """Record the ONNX value of a traced value; `shape` is given if axes are still to be broadcast."""
         self.values[value] = Value(name, layout, self.shape(value) if shape is None else shape)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
+from jax.lax import GatherScatterMode
 
 from bncli.folding.affine import compact, varying
 from bncli.folding.export.onnx.builder import Builder, Dim, Layout, Shape, is_symbolic
@@ -151,16 +152,47 @@ def rev(builder: Builder, node: Node) -> None:
     builder.put(node.outputs[0], builder.emit("Slice", name, *(builder.integers(*part) for part in parts)), layout)
 
 
+def tile(builder: Builder, node: Node) -> None:
+    """Repeat the value along its axes."""
+    layout = builder.layout(node.inputs)
+    repeats = builder.integers(*(node.params["reps"][axis] for axis in layout))
+    builder.put(node.outputs[0], builder.emit("Tile", builder.whole(node.inputs[0], layout), repeats), layout)
+
+
 def gather(builder: Builder, node: Node) -> None:
-    """Slices at constant positions: one, as in x[:, 1:] with a symbolic batch size, or several along one axis."""
+    """Slices at constant positions: one, as in x[:, 1:] with a symbolic batch size, or several along one axis.
+
+    Positions that the network computes take whole slices along one axis, as ``jnp.take`` does.
+    """
     numbers, indices = node.params["dimension_numbers"], node.inputs[1]
-    if not builder.is_constant(indices) or numbers.operand_batching_dims:
-        builder.refuse(node, "its indices depend on the input")
-    places = np.broadcast_to(builder.array(indices), builder.shape(indices))
-    if places.ndim == 1:
-        _one_part(builder, node, places)
+    if not builder.is_constant(indices):
+        _taken(builder, node)
+    elif numbers.operand_batching_dims:
+        builder.refuse(node, "it gathers within a batch")
     else:
-        _grid(builder, node, places)
+        places = np.broadcast_to(builder.array(indices), builder.shape(indices))
+        write = _one_part if places.ndim == 1 else _grid
+        write(builder, node, places)
+
+
+def _taken(builder: Builder, node: Node) -> None:
+    """The slices of a value along one axis at positions that depend on the input; those out of range are clamped."""
+    numbers, (value, indices) = node.params["dimension_numbers"], node.inputs
+    shape, places, rank = builder.shape(value), builder.shape(indices), len(builder.shape(node.outputs[0]))
+    axes = tuple(numbers.start_index_map)
+    whole = all(node.params["slice_sizes"][axis] == size for axis, size in enumerate(shape) if axis not in axes)
+    if len(axes) != 1 or tuple(numbers.collapsed_slice_dims) != axes or numbers.operand_batching_dims or not whole:
+        builder.refuse(node, "its indices depend on the input, and it does not take whole slices along one axis")
+    (axis,) = axes
+    batch = tuple(place for place in range(rank) if place not in numbers.offset_dims)
+    if batch != tuple(range(axis, axis + len(batch))) or node.params.get("mode") != GatherScatterMode.CLIP:
+        builder.refuse(node, "its indices depend on the input and may be out of range")
+    traced = tuple(range(len(shape)))
+    name = builder.whole(value, traced)
+    numbers_of_slices = builder.emit("Squeeze", builder.whole(indices, tuple(range(len(places)))), builder.integers(-1))
+    bounds = [builder.tensor(np.array(bound, builder.graph.avals[indices].dtype)) for bound in (0, shape[axis] - 1)]
+    inside = builder.emit("Min", builder.emit("Max", numbers_of_slices, bounds[0]), bounds[1])
+    builder.put(node.outputs[0], builder.emit("Gather", name, inside, axis=axis), tuple(range(rank)))
 
 
 def _one_part(builder: Builder, node: Node, place: np.ndarray) -> None:

@@ -139,3 +139,14 @@ def _pool_of_reshape(builder: Builder, node: Node, axes: tuple[int, ...], op_typ
         name = builder.emit("Mul", name, size)
     builder.put(node.outputs[0], name, layout)
     return True
+
+
+def top_k(builder: Builder, node: Node) -> None:
+    """The k largest values along an axis, in descending order, and their positions."""
+    axis = node.params.get("axis", len(builder.shape(node.inputs[0])) - 1)
+    layout = builder.layout(node.inputs)
+    name, k = builder.whole(node.inputs[0], layout), builder.integers(node.params["k"])
+    values, positions = builder.emit_all("TopK", name, k, count=2, axis=layout.index(axis), largest=1, sorted=1)
+    builder.put(node.outputs[0], values, layout)
+    dtype = tensor_type(builder.graph.avals[node.outputs[1]].dtype)
+    builder.put(node.outputs[1], builder.emit("Cast", positions, to=dtype), layout)
