@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ _DPI = 200
 _BAND = 0.18
 # More points than these are a line without markers.
 _FEW = 16
+# Coordinates have more digits than a screen has.
+_LONG_NUMBER = re.compile(r"(?<![\w.])\d+\.\d{3,}(?![\w.])")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def draw(figure: Figure) -> Picture:
         svg, png = io.StringIO(), io.BytesIO()
         canvas.savefig(svg, format="svg", metadata={"Date": None, "Title": figure.title})
         canvas.savefig(png, format="png", dpi=_DPI, metadata={"Software": None})
-    return Picture(svg.getvalue(), png.getvalue())
+    return Picture(_LONG_NUMBER.sub(lambda found: f"{float(found.group()):.2f}", svg.getvalue()), png.getvalue())
 
 
 @contextmanager

@@ -123,15 +123,15 @@ def _rows(outcome: Outcome) -> Iterator[Html]:
     for comparison in outcome.conclusion.comparisons:
         shown = comparison.shown
         unit = " points" if comparison.unit == "points" else ""
-        cells = (
-            f"{number(shown.mean)}{unit}",
-            f"{number(shown.low)} to {number(shown.high)}",
-            number(comparison.in_unit(comparison.margin)),
-        )
+        cells = {
+            "mean": f"{number(shown.mean)}{unit}",
+            "interval": f"{number(shown.low)} to {number(shown.high)}",
+            "margin": number(comparison.in_unit(comparison.margin)),
+        }
         yield element(
             "tr",
             element("th", comparison.name, scope="row"),
-            *(element("td", cell, class_="number") for cell in cells),
+            *(element("td", cell, class_="number", data_label=name) for name, cell in cells.items()),
             element("td", comparison.verdict),
             title=comparison_line(comparison),
         )
