@@ -43,7 +43,9 @@ INDEPENDENT = ("folding", "ops")
 GUESTS = ("equinox", "haiku", "keras")
 # dependency -> the only rooms or files that may import it.
 DOORS = {
+    "absl": {"data/grain_stream.py"},
     "equinox": {"frameworks/equinox.py", "frameworks/equinox_layers.py", "frameworks/equinox_network.py"},
+    "grain": {"data/grain_stream.py"},
     "h5py": {"inspection/readers/hdf5.py"},
     "huggingface_hub": {"weights/hub.py"},
     "jax.extend": {"checkpoint/program.py", "folding/trace/graph.py", "training/segments.py"},
@@ -56,7 +58,7 @@ DOORS = {
     "onnxruntime": {"checkpoint/onnx_file.py", "jobs/quantize.py"},
     "optuna": {"jobs/sweep/study.py"},
     "orbax": {"checkpoint/orbax_io.py"},
-    "PIL": {"data/deep_image.py", "data/image_file.py"},
+    "PIL": {"data/deep_image.py", "data/image_file.py", "data/rand_augment.py"},
     "pydantic": {"config"},
     "rich": {"cli"},
     "safetensors": {"folding/export/safetensors.py"},

@@ -27,6 +27,7 @@ from bncli.config.json_types import Document
 from bncli.config.settings import ModelConfig
 from bncli.config.validation import validated
 from bncli.data import Preprocessor
+from bncli.data.lazy_images import Images
 from bncli.errors import BncliError, CheckpointError, ModelError, UsageError
 from bncli.frameworks.linen import LinenNetwork
 from bncli.frameworks.network import ImageShape, Network, Variables
@@ -103,7 +104,7 @@ class Checkpoint:
         """The way from uint8 images to the network's input."""
         return Preprocessor.of_checkpoint(self.config)
 
-    def logits(self, images: np.ndarray, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
+    def logits(self, images: Images, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
         """Logits float32 [N, K] in inference mode.
 
         Compiled once per batch shape. Nothing is shuffled, augmented or padded.

@@ -70,6 +70,7 @@ def _doctor(*, with_collectives: bool, as_json: bool, quiet: bool) -> None:
 
     configure(allow_bad_jaxlib=True)
     from bncli import selftest
+    from bncli.data.folder_cache import data_cache
 
     display.note("checking jaxlib …", quiet=quiet)
     checks = selftest.examine() if distributed.is_first() else ()
@@ -79,6 +80,7 @@ def _doctor(*, with_collectives: bool, as_json: bool, quiet: bool) -> None:
         hardware=hardware(),
         xla_flags=os.environ.get("XLA_FLAGS", ""),
         compile_cache=compile_cache(),
+        data_cache=data_cache(),
         known_fault=jaxlib.known_fault(),
         checks=(*checks, *(selftest.examine_collectives() if with_collectives else ())),
     )

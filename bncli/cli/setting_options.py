@@ -51,7 +51,7 @@ def _parameter(option: Option) -> inspect.Parameter:
 
 def _annotation(option: Option) -> Any:  # noqa: ANN401 - a type
     if option.type is bool:
-        return bool
+        return bool | None if option.optional else bool
     if option.default in _EMPTY:
         return list[str] | None  # repeated
     kind = Path if option.field.endswith("_dir") else option.type

@@ -44,10 +44,11 @@ from bncli.errors import ConfigError
 GENERAL = "Options"
 MODEL = "Model"
 DATA = "Data"
+AUGMENT = "Augmentation"
 OPTIMIZER = "Optimizer"
 FINETUNE = "Fine-tuning"
 OUTPUT = "Output"
-PANELS = (GENERAL, MODEL, DATA, OPTIMIZER, FINETUNE, OUTPUT)  # in the order of the help
+PANELS = (GENERAL, MODEL, DATA, AUGMENT, OPTIMIZER, FINETUNE, OUTPUT)  # in the order of the help
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ NonNegative = Annotated[float, Bounds(ge=0)]
 Fraction = Annotated[float, Bounds(ge=0, lt=1)]
 OpenFraction = Annotated[float, Bounds(gt=0, lt=1)]
 Factor = Annotated[float, Bounds(gt=0, le=1)]
+Probability = Annotated[float, Bounds(ge=0, le=1)]
 _NUMBER = r"-?[0-9]{1,12}(\.[0-9]{1,12})?"
 Range = Annotated[str, Matches(rf"\A(auto|{_NUMBER}:{_NUMBER})\Z", "auto, or LOW:HIGH such as 0:4095")]
 _LOGGERS = get_args(LoggerName)
@@ -293,8 +295,57 @@ class DataConfig(Section):
         Numbers | None,
         Setting("Per channel, divides what --mean has left; by default that of the images.", DATA),
     ] = None
+    stream: Annotated[
+        bool | None,
+        Setting(
+            "Read images while training instead of keeping them all in memory: the same batches, so the same weights; "
+            "by default if they do not fit.",
+            DATA,
+            changeable=True,
+        ),
+    ] = None
+    workers: Annotated[
+        int,
+        Bounds(ge=0, lt=2**10),
+        Setting("Processes that read streamed images; 0 reads by threads of this one.", DATA, changeable=True),
+    ] = 0
     bad_images: Annotated[BadImages, Setting("Treatment of an unreadable image file.", DATA)] = "error"
-    augment: Annotated[bool, Setting("Shift and flip the training images.", DATA)] = True
+    augment: Annotated[
+        bool,
+        Setting(
+            "Change the training images at random: shifted and flipped as suits the data, or as set below.", AUGMENT
+        ),
+    ] = True
+    random_resized_crop: Annotated[
+        Factor | None,
+        Setting(
+            "In place of a shift, train on a random part of each image, resized, of at least this share of its area, "
+            "such as 0.08. Images are then scored by their centre: --resize is 8/7 of --image-size unless it is given.",
+            AUGMENT,
+        ),
+    ] = None
+    hflip: Annotated[
+        Probability | None,
+        Setting("Probability of mirroring left and right; by default 0.5 for photographs and 0 for digits.", AUGMENT),
+    ] = None
+    color_jitter: Annotated[
+        NonNegative, Setting("Strength of random brightness, contrast and saturation, such as 0.4.", AUGMENT)
+    ] = 0.0
+    randaugment: Annotated[
+        int, Bounds(ge=0, le=16), Setting("Number of RandAugment's operations for each image, such as 2.", AUGMENT)
+    ] = 0
+    randaugment_magnitude: Annotated[
+        int, Bounds(ge=0, le=30), Setting("Magnitude of these operations, 0 to 30.", AUGMENT)
+    ] = 9
+    random_erasing: Annotated[
+        Probability, Setting("Probability of erasing a random rectangle, such as 0.25.", AUGMENT)
+    ] = 0.0
+    mixup: Annotated[
+        NonNegative, Setting("α of mixup, which adds two images and their labels, such as 0.2.", AUGMENT)
+    ] = 0.0
+    cutmix: Annotated[
+        NonNegative, Setting("α of CutMix, which pastes a part of one image into another, such as 1.", AUGMENT)
+    ] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,9 @@ Read in this order::
     splits.py         the examples that are set aside
     configured.py     the data set that a configuration or a checkpoint names
     augment.py        random changes of training images, in JAX
-    batches.py        the examples of a batch: pure functions of (seed, epoch, step)
+    batches.py threefry.py    the examples of a batch: pure functions of (seed, epoch, step)
+    sources.py file_list.py lazy_images.py    images that are read one by one, in memory or in files
+    feed.py grain_stream.py    the images of batches, read ahead of their use
     preprocessing.py  uint8 images -> the network's input
 """
 

@@ -1,4 +1,4 @@
-"""Random changes of training images: cheap on a CPU, and a function of one key per example.
+"""Random changes of training images on the device: cheap, and a function of one key per example.
 
 Letters: B batch, H W height and width, C channels. Images are NHWC, of any dtype.
 
@@ -17,9 +17,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from bncli.data.colour import erase, jitter_colour
+from bncli.data.read_augment import AS_IT_IS, ReadAugmentation
 from bncli.errors import ConfigError
 
 PadMode = Literal["zero", "reflect"]
+# Folded into an example's key, so that its changes are drawn independently of each other ("jitt", "eras").
+_JITTER_STREAM = 0x6A697474
+_ERASING_STREAM = 0x65726173
 _NUMPY_PAD_MODE = {"reflect": "reflect", "zero": "constant"}
 
 
@@ -30,12 +35,24 @@ class Augmentation:
     Attributes:
         max_shift: the image moves by up to this many pixels along each axis ("pad and crop"); 0 for none.
         pad_mode: the pixels that move in: ``zero`` (black) or ``reflect`` (the image mirrored at its border).
-        horizontal_flip: mirror left and right with probability 1/2.
+        horizontal_flip: mirror left and right, with ``flip_probability``.
+        flip_probability: of each image.
+        color_jitter: strength of the random change of brightness, contrast and saturation; 0 for none.
+        random_erasing: probability of a rectangle of the image being replaced by the mean pixel.
+        mixup: α of mixup, see ``mixing.py``; 0 for none.
+        cutmix: α of CutMix; 0 for none.
+        when_read: the changes that are made where the image is read.
     """
 
     max_shift: int = 0
     pad_mode: PadMode = "zero"
     horizontal_flip: bool = False
+    flip_probability: float = 0.5
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    when_read: ReadAugmentation = AS_IT_IS
 
     def __post_init__(self) -> None:
         if self.max_shift < 0:
@@ -53,27 +70,62 @@ class Augmentation:
     @property
     def is_none(self) -> bool:
         """True if no image is changed."""
-        return self.max_shift == 0 and not self.horizontal_flip
+        return self == Augmentation(max_shift=0, pad_mode=self.pad_mode, flip_probability=self.flip_probability)
+
+    @property
+    def moves(self) -> bool:
+        """True if images are shifted or mirrored."""
+        return self.max_shift > 0 or self.horizontal_flip
+
+    @property
+    def mixes(self) -> bool:
+        """True if the images of two examples are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
-def augment(images: jax.Array, keys: jax.Array, augmentation: Augmentation) -> jax.Array:
-    """The images, each changed at random by its own key.
+def augment(images: jax.Array, keys: jax.Array, augmentation: Augmentation, mean: Sequence[float] = ()) -> jax.Array:
+    """The images, each changed at random by its own key: moved, then its colours, then erased in part.
 
     Args:
-        images: [B, H, W, C], of any dtype; pixels are moved, never recomputed.
+        images: [B, H, W, C], of any dtype, pixels in 0 … 255.
         keys: [B], typed PRNG keys.
         augmentation: the changes; static under ``jit``.
+        mean: [C], the pixel in 0 … 1 that erased parts get.
 
     Returns:
-        [B, H, W, C], of the dtype of ``images``.
+        [B, H, W, C], of the dtype of ``images`` where pixels are only moved, else float32.
 
     Raises:
         ConfigError: ``max_shift`` is not smaller than the image.
     """
     assert images.ndim == 4, f"images must be [B, H, W, C], not {images.shape}"
     assert keys.ndim == 1, f"keys must be [B], not {keys.shape}"
-    if augmentation.is_none:
-        return images
+    if augmentation.moves:
+        images = _moved(images, keys, augmentation)
+    if augmentation.color_jitter:
+        images = jitter_colour(images, stream_keys(keys, _JITTER_STREAM), strength=augmentation.color_jitter)
+    if augmentation.random_erasing:
+        fill = 255 * jnp.asarray(mean, jnp.float32)
+        images = erase(
+            images.astype(jnp.float32),
+            stream_keys(keys, _ERASING_STREAM),
+            probability=augmentation.random_erasing,
+            fill=fill,
+        )
+    return images
+
+
+def stream_keys(keys: jax.Array, stream: int) -> jax.Array:
+    """Keys for another purpose, [B], which are independent of ``keys``."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, stream)
+
+
+def _moved(images: jax.Array, keys: jax.Array, augmentation: Augmentation) -> jax.Array:
+    """The images, shifted and mirrored; pixels are moved, never recomputed.
+
+    Raises:
+        ConfigError: ``max_shift`` is not smaller than the image.
+    """
     if augmentation.max_shift >= min(images.shape[1:3]):
         raise ConfigError(
             f"max_shift is {augmentation.max_shift}, but the images are {images.shape[1]}x{images.shape[2]}",
@@ -82,7 +134,7 @@ def augment(images: jax.Array, keys: jax.Array, augmentation: Augmentation) -> j
     shift = augmentation.max_shift
     pad = ((0, 0), (shift, shift), (shift, shift), (0, 0))
     padded = jnp.pad(images, pad, mode=_NUMPY_PAD_MODE[augmentation.pad_mode])
-    offsets, flips = _draw(keys, shift)  # [B, 2], [B]
+    offsets, flips = _draw(keys, shift, augmentation.flip_probability)  # [B, 2], [B]
     return jax.vmap(partial(_crop, height=images.shape[1], width=images.shape[2]))(
         padded, offsets, flips & augmentation.horizontal_flip
     )
@@ -107,12 +159,12 @@ def normalize(
     return normalized.astype(dtype)
 
 
-def _draw(keys: jax.Array, max_shift: int) -> tuple[jax.Array, jax.Array]:
+def _draw(keys: jax.Array, max_shift: int, flip_probability: float) -> tuple[jax.Array, jax.Array]:
     """(start of the crop in the padded image, int32 [B, 2]; flips, bool [B]), drawn per example."""
     bits = jax.vmap(lambda key: jax.random.bits(key, (3,), "uint32"))(keys)  # [B, 3]
     # 2^32 is not a multiple of 2s + 1, which favours some offsets by less than one in ten million.
     offsets = (bits[:, :2] % jnp.uint32(2 * max_shift + 1)).astype(jnp.int32)
-    return offsets, bits[:, 2] >> 31 == 1
+    return offsets, bits[:, 2] >= jnp.uint32(min(round((1 - flip_probability) * 2**32), 2**32 - 1))
 
 
 def _crop(padded: jax.Array, offset: jax.Array, flip: jax.Array, *, height: int, width: int) -> jax.Array:

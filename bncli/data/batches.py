@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from bncli.data import threefry
 from bncli.errors import ConfigError
 
 # Folded into the seed's key, so that the order of an epoch and the keys of its examples come from unrelated streams
@@ -21,10 +22,14 @@ _EXAMPLE_STREAM = 0x65786D70
 
 @dataclass(frozen=True)
 class Batch:
-    """The examples of one step. ``mask`` is False for padding, and None if there is no padding."""
+    """The examples of one step. ``mask`` is False for padding, and None if there is no padding.
+
+    A streamed batch has its images with it.
+    """
 
     indices: np.ndarray  # int32 [B]
     mask: np.ndarray | None  # bool [B]
+    images: jax.Array | None = None  # uint8 [B, H, W, C], on the devices
 
     @property
     def real(self) -> np.ndarray:
@@ -46,9 +51,8 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """The order of the examples in one epoch, int32 [N]: a permutation that depends on (seed, epoch, N) only."""
     # Users can change JAX's default implementation of keys; the order must not depend on it.
-    key = jax.random.key(seed, impl="threefry2x32")
-    epoch_key = jax.random.fold_in(jax.random.fold_in(key, _ORDER_STREAM), epoch)
-    return np.asarray(jax.random.permutation(epoch_key, num_examples), dtype=np.int32)
+    key = threefry.fold_in(threefry.fold_in(threefry.key_of(seed), _ORDER_STREAM), epoch)
+    return threefry.permutation(key, num_examples)
 
 
 def example_keys(seed_key: jax.Array, epoch: jax.Array | int, indices: jax.Array) -> jax.Array:
@@ -65,6 +69,15 @@ def example_keys(seed_key: jax.Array, epoch: jax.Array | int, indices: jax.Array
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(epoch_key, indices)
 
 
+def read_keys(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
+    """The keys of ``example_keys`` where images are read, by processes without JAX: uint32 [B, 2].
+
+    They are the same numbers where JAX's default implementation of keys is threefry.
+    """
+    stream = threefry.fold_in(threefry.fold_in(threefry.key_of(seed), _EXAMPLE_STREAM), epoch)
+    return threefry.fold_in(stream, indices)
+
+
 def epoch_batches(order: np.ndarray, batch_size: int) -> Iterator[Batch]:
     """The batches of one training epoch, each example exactly once.
 
@@ -77,10 +90,14 @@ def epoch_batches(order: np.ndarray, batch_size: int) -> Iterator[Batch]:
         order: int32 [N], the examples in the order to visit.
         batch_size: B.
     """
-    start = 0
-    for size in _epoch_sizes(len(order), batch_size):
-        yield _padded(order[start : start + size], batch_size, padding=order)
-        start += size
+    for step in range(steps_per_epoch(len(order), batch_size)):
+        yield epoch_batch(order, batch_size, step)
+
+
+def epoch_batch(order: np.ndarray, batch_size: int, step: int) -> Batch:
+    """The batch of one step of an epoch, from 0: the ``step``-th of ``epoch_batches``."""
+    start, end = _epoch_range(len(order), batch_size, step)
+    return _padded(order[start:end], batch_size, padding=order)
 
 
 def eval_batches(num_examples: int, batch_size: int) -> Iterator[Batch]:
@@ -91,16 +108,14 @@ def eval_batches(num_examples: int, batch_size: int) -> Iterator[Batch]:
         yield _padded(order[start : start + batch_size], batch_size, padding=order)
 
 
-def _epoch_sizes(num_examples: int, batch_size: int) -> list[int]:
-    """The number of real examples in each batch of an epoch."""
-    _check_sizes(num_examples, batch_size)
-    full, rest = divmod(num_examples, batch_size)
-    if rest == 0:
-        return [batch_size] * full
-    if full == 0:
-        return [rest]
-    shared = batch_size + rest
-    return [batch_size] * (full - 1) + [shared - shared // 2, shared // 2]
+def _epoch_range(num_examples: int, batch_size: int, step: int) -> tuple[int, int]:
+    """The first example of a step in the order, and the one after its last."""
+    steps, rest = steps_per_epoch(num_examples, batch_size), num_examples % batch_size
+    start = step * batch_size
+    if rest == 0 or steps == 1 or step < steps - 2:
+        return start, min(start + batch_size, num_examples)
+    middle = num_examples - (batch_size + rest) // 2
+    return (start, middle) if step == steps - 2 else (middle, num_examples)
 
 
 def _padded(indices: np.ndarray, batch_size: int, *, padding: np.ndarray) -> Batch:

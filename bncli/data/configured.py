@@ -9,10 +9,12 @@ from pathlib import Path
 from bncli.config.document import CheckpointConfig, Crop
 from bncli.config.file_names import on_disk
 from bncli.config.settings import DataConfig
+from bncli.data.augment import Augmentation
 from bncli.data.dataset import Dataset
 from bncli.data.folder import ImageOptions
 from bncli.data.load import load_dataset
 from bncli.data.pixel_range import RangeChoice, parse_range
+from bncli.data.read_augment import ReadAugmentation
 from bncli.errors import DataError, UsageError
 
 Progress = Callable[[str, int, int | None], None]  # (stage, amount done, total amount)
@@ -43,10 +45,34 @@ def load_configured(
             bad_images=config.bad_images,
             pixel_range=pixel_range or parse_range(config.pixel_range),
             crop=_crop(config),
+            stream=config.stream,
+            random_crop=config.augment and config.random_resized_crop is not None,
         ),
         progress=progress,
     )
     return normalized_as(config, dataset)
+
+
+def augmentation_of(config: DataConfig, dataset: Dataset) -> Augmentation:
+    """The random changes of a run's training images: those that suit the data, and those that are asked for."""
+    if not config.augment:
+        return Augmentation.none()
+    own = dataset.augmentation
+    return replace(
+        own,
+        max_shift=own.max_shift if config.random_resized_crop is None else 0,
+        horizontal_flip=own.horizontal_flip if config.hflip is None else config.hflip > 0,
+        flip_probability=config.hflip or own.flip_probability,
+        color_jitter=config.color_jitter or own.color_jitter,
+        random_erasing=config.random_erasing or own.random_erasing,
+        mixup=config.mixup or own.mixup,
+        cutmix=config.cutmix or own.cutmix,
+        when_read=ReadAugmentation(
+            min_crop=config.random_resized_crop,
+            randaugment=config.randaugment,
+            magnitude=config.randaugment_magnitude,
+        ),
+    )
 
 
 def _crop(config: DataConfig) -> Crop | None:
@@ -109,6 +135,8 @@ def load_matching(
     stored = config.run.data
     directory = str(data_dir) if data_dir else stored.data_dir
     wanted = replace(stored, data_dir=directory)
+    if stored.stream is False:
+        wanted = replace(wanted, stream=None)
     if source is not None:
         square = shape[0] if shape[0] == shape[1] else None
         crop = config.preprocessing.crop
@@ -119,6 +147,7 @@ def load_matching(
             image_size=square,
             resize=None if crop is None else crop.resize,
             interpolation="bilinear" if crop is None else crop.interpolation,
+            random_resized_crop=None,
         )
     try:
         recorded: RangeChoice = config.preprocessing.pixel_range or "recorded"

@@ -9,8 +9,8 @@ pixels. Readers know formats; the work that is common to all data sets is here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,6 +18,8 @@ import numpy as np
 
 from bncli.config.document import Crop
 from bncli.data.augment import Augmentation
+from bncli.data.file_list import FileList
+from bncli.data.lazy_images import Images, LazyImages
 from bncli.data.pixel_range import PixelRange
 from bncli.data.splits import stratified_sample, take_out
 from bncli.errors import DataError
@@ -27,17 +29,18 @@ from bncli.errors import DataError
 TEST_FRACTION = 0.2
 TEST_SEED = 20150706
 
-Files: TypeAlias = tuple[Path, ...] | None
+Files: TypeAlias = Sequence[Path] | None
 
 _MIN_STD = 1 / 255  # one grey level; a channel below it is constant, and dividing by less would only amplify noise
 _CHUNK_BYTES = 1 << 22
+_CHUNK_IMAGES = 256
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels."""
+    """Images and their labels. Images that do not fit into memory are read when they are asked for."""
 
-    images: np.ndarray  # uint8 [N, H, W, C]
+    images: Images  # uint8 [N, H, W, C]
     labels: np.ndarray  # int32 [N]
     files: Files = None  # [N], the image files; None for a source that has none
 
@@ -51,10 +54,18 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def is_streamed(self) -> bool:
+        """True if the images are not in memory."""
+        return isinstance(self.images, LazyImages)
+
 
 @dataclass(frozen=True)
 class RawDataset:
-    """The content of a source; a missing split is None. ``build_dataset`` reuses the memory of ``train``."""
+    """The content of a source; a missing split is None. ``build_dataset`` reuses the memory of ``train``.
+
+    A reader whose images are not in memory has measured their ``sha256`` itself.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -66,6 +77,7 @@ class RawDataset:
     warnings: tuple[str, ...] = ()
     pixel_range: PixelRange | None = None
     crop: Crop | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +109,21 @@ class Dataset:
         """K."""
         return len(self.class_names)
 
+    @property
+    def is_streamed(self) -> bool:
+        """True if the training images are not in memory."""
+        return self.train.is_streamed
+
+    def streamed(self) -> Dataset:
+        """The same data set, whose images are read when they are asked for."""
+        return replace(self, train=_streamed(self.train), val=_streamed(self.val), test=_streamed(self.test))
+
+
+def _streamed(split: Split) -> Split:
+    if isinstance(split.images, LazyImages):
+        return split
+    return replace(split, images=LazyImages.of_array(split.images))
+
 
 def build_dataset(raw: RawDataset, *, val_fraction: float, seed: int) -> Dataset:
     """``raw`` with all three splits, its hash and the statistics of its train pixels.
@@ -110,7 +137,7 @@ def build_dataset(raw: RawDataset, *, val_fraction: float, seed: int) -> Dataset
         DataError: a split is empty, a label or class is out of range, or a class is too small to be split.
     """
     _check_raw(raw)
-    sha256 = dataset_sha256(raw)
+    sha256 = raw.sha256 or dataset_sha256(raw)
     train, test = _carve_test(raw)
     train, val = _carve_val(raw, train, val_fraction=val_fraction, seed=seed)
     mean, std = pixel_statistics(train.images)
@@ -169,16 +196,40 @@ def numbered_classes(labels: np.ndarray, *, origin: str) -> tuple[str, ...]:
 
 def dataset_sha256(raw: RawDataset) -> str:
     """SHA-256 over the splits in the order train, val, test: name, dtype, shape, little-endian bytes of each array."""
-    digest = hashlib.sha256()
-    for split_name, split in _present_splits(raw):
-        for array_name, array in (("images", split.images), ("labels", split.labels)):
-            little_endian = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-            digest.update(f"{split_name}/{array_name} {array.dtype.name} {array.shape}\n".encode())
-            digest.update(little_endian.reshape(-1).view(np.uint8).data)
+    digest = DatasetDigest()
+    for name, split in _present_splits(raw):
+        digest.begin_images(name, split.images.shape)
+        for start in range(0, len(split), _CHUNK_IMAGES):
+            digest.add(split.images[start : start + _CHUNK_IMAGES])
+        digest.add_labels(name, split.labels)
     return digest.hexdigest()
 
 
-def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+class DatasetDigest:
+    """The SHA-256 of a data set, image by image: ``dataset_sha256`` of images that are never in memory together."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def begin_images(self, split: str, shape: tuple[int, ...]) -> None:
+        """Begin with the images of a split, [N, H, W, C]; ``add`` them in their order."""
+        self._digest.update(f"{split}/images uint8 {shape}\n".encode())
+
+    def add(self, images: np.ndarray) -> None:
+        """Add one image or several, uint8."""
+        self._digest.update(np.ascontiguousarray(images).reshape(-1).data)
+
+    def add_labels(self, split: str, labels: np.ndarray) -> None:
+        """Add the labels of a split, int32 [N]."""
+        self._digest.update(f"{split}/labels {labels.dtype.name} {labels.shape}\n".encode())
+        self.add(np.ascontiguousarray(labels, dtype="<i4").view(np.uint8))
+
+    def hexdigest(self) -> str:
+        """The SHA-256 of what was added."""
+        return self._digest.hexdigest()
+
+
+def pixel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 images scaled to [0, 1].
 
     The sums are integers, chunk by chunk: exact, the same in any order, and without a float copy of the images.
@@ -189,18 +240,23 @@ def pixel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float
     Returns:
         mean [C] and std [C]; std is at least one grey level, 1 / 255.
     """
-    channels = images.shape[3]
-    total = np.zeros(channels, np.int64)
-    squares = np.zeros(channels, np.int64)
-    for pixels in _pixel_chunks(images):
-        wide = pixels.astype(np.uint32)
-        total += wide.sum(axis=0, dtype=np.int64)
-        squares += (wide * wide).sum(axis=0, dtype=np.int64)
-    count = images.size // channels
+    total, squares = images.totals() if isinstance(images, LazyImages) else _totals(images)
+    count = images.size // images.shape[3]
     mean = total / count
     var = np.maximum(squares / count - mean * mean, 0)
     std = np.maximum(np.sqrt(var) / 255, _MIN_STD)
     return tuple((mean / 255).tolist()), tuple(std.tolist())
+
+
+def _totals(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of all pixels and of their squares, int64 [C] each."""
+    total = np.zeros(images.shape[3], np.int64)
+    squares = np.zeros_like(total)
+    for pixels in _pixel_chunks(images):
+        wide = pixels.astype(np.uint32)
+        total += wide.sum(axis=0, dtype=np.int64)
+        squares += (wide * wide).sum(axis=0, dtype=np.int64)
+    return total, squares
 
 
 def _pixel_chunks(images: np.ndarray) -> Iterator[np.ndarray]:
@@ -268,16 +324,23 @@ def _carve_val(raw: RawDataset, train: Split, *, val_fraction: float, seed: int)
 
 
 def _split_off(split: Split, chosen: np.ndarray) -> tuple[Split, Split]:
-    kept_images, images = take_out(split.images, chosen)
+    kept_images, images = _images_apart(split.images, chosen)
     kept_labels, labels = take_out(split.labels, chosen)
     kept_files, files = _files_apart(split.files, chosen)
     return Split(kept_images, kept_labels, kept_files), Split(images, labels, files)
+
+
+def _images_apart(images: Images, chosen: np.ndarray) -> tuple[Images, Images]:
+    """(the other images, the chosen ones)."""
+    return images.split(chosen) if isinstance(images, LazyImages) else take_out(images, chosen)
 
 
 def _files_apart(files: Files, chosen: np.ndarray) -> tuple[Files, Files]:
     """(the other files, the chosen ones)."""
     if files is None:
         return None, None
+    if isinstance(files, FileList):
+        return files.chosen(np.setdiff1d(np.arange(len(files)), chosen)), files.chosen(chosen)
     taken = set(chosen.tolist())
     others = tuple(path for index, path in enumerate(files) if index not in taken)
     return others, tuple(files[index] for index in chosen)

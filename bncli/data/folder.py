@@ -5,18 +5,17 @@ Letters: N images, H W height and width, C channels.
 There are two passes, and a third for pixels of more than 8 bits. The first reads the headers, which tell size, channels
 and memory before anything is decoded. The last decodes into one array. Between them, ``pixel_range`` is measured on the
 training images, if any has more than 8 bits. All collect unreadable files, which are reported together.
+
+Images that do not fit into memory are decoded once to be measured, and later again whenever they are needed.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -24,23 +23,22 @@ from bncli.config.choices import BadImages
 from bncli.config.document import Crop
 from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
-from bncli.data.dataset import RawDataset, Split
+from bncli.data.dataset import RawDataset
+from bncli.data.decoding import Decoding, Images, Progress, for_each
+from bncli.data.folder_cache import Listing, listing_of, remember_headers, remembered_headers
 from bncli.data.image_file import ImageInfo, decode, quiet_pillow, read_deep, read_header, reason_of
 from bncli.data.image_tree import BadImage, ImageTree, scan_image_tree
 from bncli.data.pixel_range import FULL_16_BIT, PixelRange, RangeChoice, format_range, natural_range
-from bncli.data.splits import CARVING_FACTOR, take_out
+from bncli.data.sources import Shape
+from bncli.data.splits import CARVING_FACTOR
 from bncli.errors import ConfigError, DataError
-from bncli.process.memory import require_memory
-
-Progress = Callable[[str, int, int | None], None]
-Files = Sequence[tuple[Path, int]]
-T = TypeVar("T")
-R = TypeVar("R")
+from bncli.process.memory import fits_memory, format_bytes, require_memory
 
 _MAX_NATIVE_SIDE = 256
 _DEFAULT_SIDE = 224  # the training size of ImageNet networks
 _SIDE_MULTIPLE = 8
-_FILES_PER_TASK = 64
+_CENTRE_SHARE = 0.875
+_DEVICE_COPY = 1.0  # of the images: on a CPU, the training split lies in this process's memory twice
 _MAX_LISTED = 100  # in an error
 _MAX_NOTED = 10  # in a warning
 
@@ -56,6 +54,10 @@ class ImageOptions:
         bad_images: refuse unreadable files and name them all ("error"), or leave them out ("skip").
         pixel_range: the values that become 0 and 255, if pixels have more than 8 bits.
         crop: the way to the size; None scales each image until it just covers it.
+        stream: read images when they are needed (True) or keep them all in memory (False); None keeps them if they
+            fit.
+        random_crop: True if a training takes random parts of the images. They are then streamed, since each epoch reads
+            other parts of the files, and their centres are what the training is scored by.
     """
 
     size: int | None = None
@@ -63,6 +65,8 @@ class ImageOptions:
     bad_images: BadImages = "error"
     pixel_range: RangeChoice = "auto"
     crop: Crop | None = None
+    stream: bool | None = None
+    random_crop: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -86,20 +90,25 @@ def read_image_folder(
     """
     options = options or ImageOptions()
     tree = scan_image_tree(root)
-    infos, unreadable = _read_headers(tree, progress)
+    listing = listing_of(tree.root, [path for files in tree.splits.values() for path, _ in files])
+    infos, unreadable = _read_headers(tree, listing, progress)
     if not infos:
         raise _bad_images_error([*tree.strays, *unreadable], _count(tree))
     channels = options.channels or _common_channels(infos)
     size, notes = ((options.size, options.size), []) if options.size else _default_size(list(infos.values()))
     notes.extend([*tree.notes, *_frame_notes(infos)])
-    _require_memory(len(infos), size, channels, root)
+    wanted = True if options.random_crop else options.stream
+    is_streamed, stream_notes = _choose_streaming(len(infos), (*size, channels), wanted, root)
+    notes.extend(stream_notes)
     pixel_range, range_notes = _choose_range(tree, infos, options.pixel_range, progress)
     notes.extend(range_notes)
-    _check_crop(options.crop, size)
-    decode_one = partial(decode, shape=(*size, channels), pixel_range=pixel_range, crop=options.crop)
-    decoded = _decode_tree(tree, infos, (*size, channels), decode_one, progress)
+    crop = options.crop or (_central(list(infos.values()), size) if options.random_crop else None)
+    _check_crop(crop, size)
+    decoding = Decoding((*size, channels), pixel_range, crop)
+    images = Images(listing, _readable(tree, infos), decoding, progress)
+    decoded = images.stream() if is_streamed else images.read()
     notes.extend(_clipped_notes(decoded.clipped, pixel_range))
-    bad = [*tree.strays, *unreadable, *decoded.bad]
+    bad = [*tree.strays, *unreadable, *(BadImage(path, reason) for path, reason in decoded.bad)]
     if bad and options.bad_images == "error":
         raise _bad_images_error(bad, _count(tree))
     if bad:
@@ -114,8 +123,19 @@ def read_image_folder(
         source=str(root),
         warnings=tuple(notes),
         pixel_range=pixel_range,
-        crop=options.crop,
+        crop=crop,
+        sha256=decoded.sha256,
     )
+
+
+def _central(infos: Sequence[ImageInfo], size: tuple[int, int]) -> Crop | None:
+    """The usual way to score a network that was trained on random parts: 224 of 256 pixels from the centre.
+
+    None if all images have the size already.
+    """
+    if all((info.height, info.width) == size for info in infos):
+        return None
+    return Crop(resize=round(max(size) / _CENTRE_SHARE))
 
 
 def _check_crop(crop: Crop | None, size: tuple[int, int]) -> None:
@@ -161,17 +181,29 @@ def read_image(
             raise DataError(f"{path}: {reason_of(error)}", remedy="Give a PNG, JPEG or other image file.") from error
 
 
-def _read_headers(tree: ImageTree, progress: Progress | None) -> tuple[dict[Path, ImageInfo], list[BadImage]]:
-    """The first pass: (path -> header, files without a readable header)."""
+def _readable(tree: ImageTree, infos: dict[Path, ImageInfo]) -> dict[str, list[tuple[Path, int]]]:
+    """The files with a readable header by split, in the order of the data set's SHA-256."""
+    names = [name for name in ("train", "val", "test") if name in tree.splits]
+    return {name: [(path, label) for path, label in tree.splits[name] if path in infos] for name in names}
+
+
+def _read_headers(
+    tree: ImageTree, listing: Listing, progress: Progress | None
+) -> tuple[dict[Path, ImageInfo], list[BadImage]]:
+    """The first pass: (path -> header, files without a readable header). Files that were read before are not opened."""
     paths = [path for files in tree.splits.values() for path, _ in files]
-    infos: dict[Path, ImageInfo] = {}
+    infos = dict(zip(paths, remembered_headers(listing), strict=True))
+    unknown = [path for path, info in infos.items() if info is None]
+    if not unknown:
+        return {path: info for path, info in infos.items() if info is not None}, []
     bad: list[BadImage] = []
-    for path, result in zip(paths, _for_each(read_header, paths, "reading headers", progress), strict=True):
+    for path, result in zip(unknown, for_each(read_header, unknown, "reading headers", progress), strict=True):
         if isinstance(result, ImageInfo):
             infos[path] = result
         else:
             bad.append(BadImage(path, result))
-    return infos, bad
+    remember_headers(listing, list(infos.values()))
+    return {path: info for path, info in infos.items() if info is not None}, bad
 
 
 def _common_channels(infos: dict[Path, ImageInfo]) -> int:
@@ -205,13 +237,23 @@ def _frame_notes(infos: dict[Path, ImageInfo]) -> list[str]:
     return [f"{what}: {len(paths)} of {len(infos)}, such as {paths[0]}"] if paths else []
 
 
-def _require_memory(num_images: int, size: tuple[int, int], channels: int, root: Path) -> None:
-    height, width = size
+def _choose_streaming(num_images: int, shape: Shape, wanted: bool | None, root: Path) -> tuple[bool, list[str]]:
+    """(True if the images are not kept in memory, a note to the user if bncli chose that).
+
+    Raises:
+        DataError: they are to be kept, and do not fit.
+    """
+    if wanted:
+        return True, []
+    num_bytes = num_images * math.prod(shape)
+    what = f"{root}: {num_images:,} images of {'x'.join(map(str, shape))}"
+    if wanted is None and not fits_memory(int(num_bytes * (CARVING_FACTOR + _DEVICE_COPY))):
+        note = f"{what} ({format_bytes(num_bytes)}) do not fit into memory: they are streamed from disk"
+        return True, [note]
     require_memory(
-        int(num_images * height * width * channels * CARVING_FACTOR),
-        what=f"{root}: {num_images} images of {height}x{width}x{channels}",
-        remedy="Choose a smaller --image-size, or fewer images.",
+        int(num_bytes * CARVING_FACTOR), what=what, remedy="Choose --stream, a smaller --image-size, or fewer images."
     )
+    return False, []
 
 
 def _choose_range(
@@ -241,7 +283,7 @@ def _measure_range(paths: Sequence[Path], progress: Progress | None) -> PixelRan
         values = read_deep(path)
         return np.stack([values.min(), values.max()])
 
-    measured = _for_each(extremes, paths, "measuring the pixel range", progress)
+    measured = for_each(extremes, paths, "measuring the pixel range", progress)
     read = [values for values in measured if isinstance(values, np.ndarray)]
     return natural_range(read) if read else FULL_16_BIT
 
@@ -253,87 +295,6 @@ def _clipped_notes(clipped: Sequence[Path], pixel_range: PixelRange | None) -> l
         f"images with pixels outside {format_range(pixel_range)}, which were clipped: {len(clipped)}, "
         f"such as {clipped[0]}"
     ]
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """The result of the last pass.
-
-    Attributes:
-        splits: images and labels by split.
-        bad: files whose pixels cannot be read.
-        clipped: files with pixels outside the range.
-    """
-
-    splits: dict[str, Split]
-    bad: list[BadImage]
-    clipped: list[Path]
-
-
-def _decode_tree(
-    tree: ImageTree,
-    infos: dict[Path, ImageInfo],
-    shape: tuple[int, int, int],
-    decode_one: Callable[[Path], tuple[np.ndarray, bool]],
-    progress: Progress | None,
-) -> _Decoded:
-    """Decode all files with a readable header."""
-    decoded = _Decoded({}, [], [])
-    for split, files in tree.splits.items():
-        readable = [(path, label) for path, label in files if path in infos]
-        images = np.empty((len(readable), *shape), np.uint8)
-
-        def decode_into(index: int, files: Files = readable, images: np.ndarray = images) -> bool:
-            images[index], is_clipped = decode_one(files[index][0])
-            return is_clipped
-
-        outcomes = list(_for_each(decode_into, range(len(readable)), f"decoding {split}", progress))
-        decoded.splits[split] = _without_failed(readable, images, outcomes)
-        for (path, _), outcome in zip(readable, outcomes, strict=True):
-            if isinstance(outcome, str):
-                decoded.bad.append(BadImage(path, outcome))
-            elif outcome:
-                decoded.clipped.append(path)
-    return decoded
-
-
-def _without_failed(files: Files, images: np.ndarray, outcomes: Sequence[bool | str]) -> Split:
-    failed = np.asarray([index for index, outcome in enumerate(outcomes) if isinstance(outcome, str)], np.int64)
-    labels = np.asarray([label for _, label in files], np.int32)
-    paths = tuple(path for (path, _), outcome in zip(files, outcomes, strict=True) if not isinstance(outcome, str))
-    return Split(take_out(images, failed)[0], take_out(labels, failed)[0], paths)
-
-
-def _for_each(
-    function: Callable[[T], R], items: Sequence[T], what: str, progress: Progress | None
-) -> Iterator[R | str]:
-    """``function`` of each item, in order, computed by threads; the reason for each item on which it fails."""
-
-    def run(start: int) -> list[R | str]:
-        return [_attempt(function, item) for item in items[start : start + _FILES_PER_TASK]]
-
-    done = 0
-    with quiet_pillow(), ThreadPoolExecutor(_num_threads()) as pool:
-        for results in pool.map(run, range(0, len(items), _FILES_PER_TASK)):
-            yield from results
-            done += len(results)
-            if progress is not None:
-                progress(what, done, len(items))
-
-
-def _attempt(function: Callable[[T], R], item: T) -> R | str:
-    # For bad bytes Pillow's decoders raise whatever their parser raises first (OSError, SyntaxError, ValueError,
-    # struct.error, IndexError, …). Any exception means that the file is damaged.
-    try:
-        return function(item)
-    except MemoryError:  # says nothing about the file
-        raise
-    except Exception as error:
-        return reason_of(error)
-
-
-def _num_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _count(tree: ImageTree) -> int:

@@ -9,6 +9,7 @@ a ``Crop``, the shorter side is scaled to its size instead. Of an animation only
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -19,13 +20,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from bncli.config.document import Crop
 from bncli.data.deep_image import deep_to_8_bit, deep_values, is_deep, raw_mode
 from bncli.data.pixel_range import PixelRange
+from bncli.data.random_crop import draw_box
 from bncli.process.files import open_regular
 
+PILLOW = PIL.__version__
 # Only these formats are tried. Pillow has fifty, and one of them (EPS) starts an interpreter.
 _HAS_AVIF = find_spec("PIL.AvifImagePlugin") is not None
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(("AVIF",) if _HAS_AVIF else ()))
@@ -40,6 +44,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_MAX_DRAFT = 8  # a JPEG decoder shrinks by 2, 4 or 8
 _SIDEWAYS = frozenset({5, 6, 7, 8})  # EXIF orientations that swap height and width
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _GREY_MODES = frozenset({"1", "F", "I", "I;16", "I;16B", "I;16L", "I;16N", "L", "LA", "La"})
@@ -92,6 +97,50 @@ def decode(
         elif image.size != (width, height):
             image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
         return np.asarray(image).reshape(shape), is_clipped
+
+
+def decode_part(
+    path: Path, shape: tuple[int, int, int], pixel_range: PixelRange | None, bits: np.ndarray, min_area: float
+) -> np.ndarray:
+    """A random part of the image, resized to uint8 [H, W, C]; a JPEG is decoded no larger than the part needs."""
+    height, width, channels = shape
+    with _opened(path) as opened:
+        full_width, full_height = reversed(opened.size) if _is_sideways(opened) else opened.size
+        box = draw_box(bits, width=full_width, height=full_height, min_area=min_area)
+        _draft_part(opened, min(box.width / width, box.height / height))
+        image, _ = _loaded(path, opened, pixel_range)
+        mode = "L" if channels == 1 else "RGB"
+        if image.mode != mode or "transparency" in image.info:
+            image = _on_white(image).convert(mode)
+        scale_x, scale_y = image.width / full_width, image.height / full_height
+        left, top, right, bottom = box.corners
+        part = _part(image, (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y), (width, height))
+        return np.asarray(part).reshape(shape)
+
+
+def resized_part(image: np.ndarray, bits: np.ndarray, min_area: float) -> np.ndarray:
+    """A random part of an image in memory, resized to the shape of the whole: uint8 [H, W, C]."""
+    height, width, channels = image.shape
+    box = draw_box(bits, width=width, height=height, min_area=min_area)
+    whole = Image.fromarray(image[..., 0] if channels == 1 else image)
+    return np.asarray(_part(whole, box.corners, (width, height))).reshape(image.shape)
+
+
+def _part(image: Image.Image, corners: tuple[float, float, float, float], size: tuple[int, int]) -> Image.Image:
+    """A part of an image, resized. It is cut out first, or the filter would see pixels beyond its border."""
+    left, top = math.floor(corners[0]), math.floor(corners[1])
+    cut = image.crop((left, top, math.ceil(corners[2]), math.ceil(corners[3])))
+    inside = (corners[0] - left, corners[1] - top, corners[2] - left, corners[3] - top)
+    return cut.resize(size, Image.Resampling.BILINEAR, box=inside)
+
+
+def _draft_part(image: ImageFile.ImageFile, factor: float) -> None:
+    """Let a JPEG decoder shrink an image that is at least four times as large as needed; twice as large is smooth."""
+    shrink = 1
+    while shrink < _MAX_DRAFT and factor >= 4 * shrink:
+        shrink *= 2
+    if shrink > 1:
+        image.draft(None, (image.width // shrink, image.height // shrink))
 
 
 def _cropped(image: Image.Image, size: tuple[int, int], crop: Crop) -> Image.Image:

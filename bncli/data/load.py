@@ -73,7 +73,8 @@ def load_dataset(
         ) from error
     _check_image_options(raw, images)
     raw = _note_unused_range(raw, images.pixel_range)
-    return build_dataset(raw, val_fraction=val_fraction, seed=seed)
+    dataset = build_dataset(raw, val_fraction=val_fraction, seed=seed)
+    return dataset.streamed() if images.stream else dataset
 
 
 def _read(

@@ -200,9 +200,15 @@ def _recalibrated(
     return Recalibration(
         variables=current,
         layers=tuple(LayerDrift(name, before[name], after[name]) for name in observer.layers),
-        num_examples=sum(num_real for _, num_real in batches),
+        num_examples=_num_examples(batches),
         runs=done + 1,
     )
+
+
+def _num_examples(batches: Batches) -> int:
+    """The number of real inputs; batches that know it are not read again."""
+    known = getattr(batches, "num_examples", None)
+    return known if isinstance(known, int) else sum(num_real for _, num_real in batches)
 
 
 def batch_statistics_of(

@@ -15,10 +15,11 @@ import numpy as np
 
 from bncli.data import Preprocessor, Split
 from bncli.data.batches import eval_batches
+from bncli.data.feed import images_of
 from bncli.frameworks.linen import Variables
 from bncli.measure.eval_step import EvalStep, ExampleOutcome, LogitsFn, make_eval_step
 from bncli.process import distributed
-from bncli.process.mesh import check_batch_size, fetch, fitting_batch_size, make_mesh, put_rows, put_whole
+from bncli.process.mesh import check_batch_size, fetch, fitting_batch_size, make_mesh, own_rows, put_rows, put_whole
 
 # Enough to keep a device busy while the host collects results, few enough to bound memory on a large split.
 BATCHES_AHEAD = 4
@@ -119,9 +120,10 @@ def _outcomes(
 ) -> Iterator[ExampleOutcome]:
     """The outcomes of each batch, on the host and without padding; the device runs a few batches ahead."""
     pending: deque[tuple[ExampleOutcome, int]] = deque()
-    for batch in eval_batches(len(split), batch_size):
-        mask = np.ones(batch_size, bool) if batch.mask is None else batch.mask
-        inputs = put_rows((split.images[batch.indices], split.labels[batch.indices], mask), mesh)
+    batches = list(eval_batches(len(split), batch_size))
+    for batch, rows in zip(batches, images_of(split.images, batches, own_rows(mesh, batch_size)), strict=True):
+        images: jax.Array = put_rows(rows, mesh, whole=False)
+        inputs = (images, *put_rows((split.labels[batch.indices], batch.real), mesh))
         pending.append((eval_step(variables, *inputs), batch.num_real))
         if len(pending) > BATCHES_AHEAD:
             yield _without_padding(*pending.popleft())

@@ -36,7 +36,7 @@ def hardware() -> Hardware:
     """The hardware of this process."""
     import jax
 
-    return Hardware(_cpu_model(), _num_cores(), tuple(device.device_kind for device in jax.devices()))
+    return Hardware(_cpu_model(), num_cores(), tuple(device.device_kind for device in jax.devices()))
 
 
 def _cpu_model() -> str:
@@ -49,7 +49,8 @@ def _cpu_model() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -35,12 +35,17 @@ def available_memory() -> int | None:
 
 def require_memory(num_bytes: int, *, what: str, remedy: str) -> None:
     """Raise DataError, with ``remedy``, if ``num_bytes`` for ``what`` do not fit into the available memory."""
-    available = available_memory()
-    if available is not None and num_bytes > available - _RESERVE_BYTES:
+    if not fits_memory(num_bytes):
+        available = max(0, available_memory() or 0)
         raise DataError(
-            f"{what}: {format_bytes(num_bytes)} of memory needed, {format_bytes(max(0, available))} available",
-            remedy=remedy,
+            f"{what}: {format_bytes(num_bytes)} of memory needed, {format_bytes(available)} available", remedy=remedy
         )
+
+
+def fits_memory(num_bytes: int) -> bool:
+    """True if so many bytes leave enough of the available memory for the rest of a run, or if it is unknown."""
+    available = available_memory()
+    return available is None or num_bytes <= available - _RESERVE_BYTES
 
 
 def require_address_space() -> None:

@@ -1,7 +1,8 @@
 """The training step on the devices: compiled on first use, and given one batch or several in each dispatch.
 
 A batch's way to the step: ``data/batches.py`` says which examples are in it, ``arguments`` puts their indices on the
-devices, and the step gathers the images from the split that lies there.
+devices, and the step gathers the images from the split that lies there. The images of a streamed split come with the
+batch instead (``data/feed.py``), and are put on the devices while the step before runs.
 
 Letters: N examples in the split, B batch size, S steps in one dispatch.
 """
@@ -9,8 +10,10 @@ Letters: N examples in the split, B batch size, S steps in one dispatch.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from typing import TypeAlias, TypeVar
@@ -20,10 +23,11 @@ import numpy as np
 
 from bncli.data import Split
 from bncli.data.batches import Batch, epoch_batches, epoch_order, example_keys, steps_per_epoch
+from bncli.data.feed import training_feed
 from bncli.process import distributed
 from bncli.process.flags import is_kept
 from bncli.process.memory import require_memory
-from bncli.process.mesh import fitting_batch_size, put_rows, put_whole
+from bncli.process.mesh import fitting_batch_size, own_rows, put_rows, put_whole
 from bncli.training.programs import CompiledStep, StepProgram, compiled_step
 from bncli.training.state import TrainState
 from bncli.training.steps import DeviceSplit, Examples, StepMetrics, StepSettings, gather
@@ -54,8 +58,9 @@ class StepExecution:
         batch_size: int,
         mesh: jax.sharding.Mesh,
         deterministic: bool = False,
+        workers: int = 0,
     ) -> None:
-        """Nothing is compiled or put on the devices before the first run."""
+        """Nothing is compiled, read or put on the devices before the first run."""
         self.programs: dict[tuple[bool, int], CompiledStep] = {}
         self.compile_seconds = 0.0
         self.mesh = mesh
@@ -64,6 +69,14 @@ class StepExecution:
         parts = 1 if settings.accumulation is None else settings.accumulation.steps
         self._batch_size = fitting_batch_size(batch_size, len(split), mesh, parts=parts)
         self._deterministic = deterministic
+        self._feed = training_feed(
+            split,
+            settings.augmentation.when_read,
+            seed=settings.seed,
+            batch_size=self._batch_size,
+            part=own_rows(mesh, self._batch_size),
+            workers=workers,
+        )
         self._ahead: Future[CompiledStep] | None = None
 
     @property
@@ -86,7 +99,10 @@ class StepExecution:
 
     def groups(self, epoch: int, *, start: int = 0) -> Iterator[list[Batch]]:
         """The batches of an epoch from step ``start`` on, grouped as they are dispatched."""
-        return grouped(islice(self._batches(epoch), start, None), self._steps_per_dispatch)
+        batches = islice(self._batches(epoch), start, None)
+        if self._feed is not None:
+            return self._fed(batches, epoch * self.steps_per_epoch + start)
+        return grouped(batches, self._steps_per_dispatch)
 
     def run(self, state: TrainState, epoch: int, group: Sequence[Batch]) -> tuple[TrainState, StepMetrics]:
         """(state, metrics) after the steps of one group. It compiles on first use, and reuses the given state's memory.
@@ -119,7 +135,7 @@ class StepExecution:
             return placed
 
         return (
-            self._on_devices,
+            self._on_devices if self._feed is None else self._batch_on_devices(group),
             put_whole(np.int32(epoch), self.mesh),
             put([batch.indices for batch in group]),
             put([batch.real for batch in group]) if self._has_padding else None,
@@ -127,9 +143,17 @@ class StepExecution:
 
     def examples(self, epoch: int, step: int) -> Examples:
         """The examples of one batch, the ``step``-th of the epoch from 0, as the step sees them."""
-        batch = next(islice(self._batches(epoch), step, None))
+        (batch,) = next(iter(self.groups(epoch, start=step)))[:1]
         split, number, indices, mask = self.arguments(epoch, [batch])
-        return gather(split, indices, mask, keys=example_keys(jax.random.key(self._settings.seed), number, indices))
+        keys = example_keys(jax.random.key(self._settings.seed), number, indices)
+        if self._feed is not None:
+            return Examples(split.images, split.labels, keys, mask)
+        return gather(split, indices, mask, keys=keys)
+
+    def close(self) -> None:
+        """End the reading of streamed images."""
+        if self._feed is not None:
+            self._feed.close()
 
     def put(self, tree: Tree) -> Tree:
         """A state or a part of one on the devices, whole on each."""
@@ -141,6 +165,27 @@ class StepExecution:
         placed: jax.Array = put_whole(np.asarray(value), self.mesh)
         return placed
 
+    def _fed(self, batches: Iterator[Batch], first: int) -> Iterator[list[Batch]]:
+        """The batches one by one, each with its images on the devices; one is put there ahead of its use."""
+        assert self._feed is not None
+        ahead: deque[Batch] = deque()
+        for step, batch in enumerate(batches, start=first):
+            ahead.append(self._with_images(batch, self._feed.images(step)))
+            if len(ahead) > 1:
+                yield [ahead.popleft()]
+        yield from ([batch] for batch in ahead)
+
+    def _with_images(self, batch: Batch, images: np.ndarray) -> Batch:
+        placed: jax.Array = put_rows(images, self.mesh, whole=False)
+        return replace(batch, images=placed)
+
+    def _batch_on_devices(self, group: Sequence[Batch]) -> DeviceSplit:
+        """The images and labels of a batch."""
+        (batch,) = group
+        assert batch.images is not None, "a streamed batch comes with its images"
+        labels: jax.Array = put_rows(self._split.labels[batch.indices], self.mesh)
+        return DeviceSplit(batch.images, labels)
+
     def _batches(self, epoch: int) -> Iterator[Batch]:
         return epoch_batches(epoch_order(self._settings.seed, epoch, len(self._split)), self._batch_size)
 
@@ -151,10 +196,12 @@ class StepExecution:
 
     def _program(self, settings: StepSettings, num_steps: int) -> StepProgram:
         images, labels = self._split.images, self._split.labels
+        count = len(self._split) if self._feed is None else self._batch_size
         return StepProgram(
             settings=settings,
-            images=jax.ShapeDtypeStruct(images.shape, images.dtype),
-            labels=jax.ShapeDtypeStruct(labels.shape, labels.dtype),
+            images=jax.ShapeDtypeStruct((count, *images.shape[1:]), images.dtype),
+            labels=jax.ShapeDtypeStruct((count,), labels.dtype),
+            is_fed=self._feed is not None,
             batch_size=self._batch_size,
             num_steps=num_steps,
             has_padding=self._has_padding,
@@ -169,6 +216,8 @@ class StepExecution:
 
     @property
     def _steps_per_dispatch(self) -> int:
+        if self._feed is not None:  # many batches of photographs would fill the memory of a device
+            return 1
         return 1 if self.mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
 
     @cached_property

@@ -107,6 +107,7 @@ class Trainer:
             yield from self._epochs()
             yield from self._ensure_saved()
         finally:
+            self.execution.close()
             self.saver.wait_here()  # if the run ends with an error, that error is the one to report
             with suppress(RuntimeError):  # a failed step may have taken the state's memory
                 jax.block_until_ready(self.state)  # an interpreter that exits during a step crashes

@@ -20,7 +20,7 @@ from bncli.process.heap import in_one_place
 from bncli.process.mesh import batch_sharding, replicated
 from bncli.process.shared_programs import shared
 from bncli.training.state import TrainState, create_train_state
-from bncli.training.steps import DeviceSplit, StepSettings, TrainStep, make_train_step, scan_steps
+from bncli.training.steps import DeviceSplit, StepSettings, TrainStep, make_fed_step, make_train_step, scan_steps
 
 Tree = TypeVar("Tree")
 
@@ -66,8 +66,9 @@ class StepProgram:
 
     Attributes:
         settings: of the step.
-        images: shape and dtype of the split's images.
+        images: shape and dtype of the split's images or, if they are fed, of the batch's.
         labels: shape and dtype of its labels.
+        is_fed: the step is given the images of its batch, and not the split.
         batch_size: B.
         num_steps: S.
         has_padding: each batch comes with a mask.
@@ -83,6 +84,7 @@ class StepProgram:
     has_padding: bool
     mesh: jax.sharding.Mesh
     deterministic: bool
+    is_fed: bool = False
 
     @property
     def compiler_options(self) -> dict[str, bool]:
@@ -97,18 +99,18 @@ class StepProgram:
         """Shapes, dtypes and shardings of the state and of the ``StepArguments``."""
         one = self.num_steps == 1
         shape = (self.batch_size,) if one else (self.num_steps, self.batch_size)
-        sharding = batch_sharding(self.mesh, axis=0 if one else 1)
+        sharding, whole = batch_sharding(self.mesh, axis=0 if one else 1), replicated(self.mesh)
         mask = jax.ShapeDtypeStruct(shape, bool, sharding=sharding) if self.has_padding else None
         return (
-            self._replicated(initial_state(self.settings.at_epoch(0)).shapes),
-            self._replicated(jax.eval_shape(DeviceSplit, self.images, self.labels)),
-            self._replicated(jax.ShapeDtypeStruct((), np.int32)),
+            self._placed(initial_state(self.settings.at_epoch(0)).shapes, whole),
+            self._placed(jax.eval_shape(DeviceSplit, self.images, self.labels), sharding if self.is_fed else whole),
+            self._placed(jax.ShapeDtypeStruct((), np.int32), whole),
             jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding),
             mask,
         )
 
-    def _replicated(self, tree: Tree) -> Tree:
-        sharding = replicated(self.mesh)
+    @staticmethod
+    def _placed(tree: Tree, sharding: jax.sharding.Sharding) -> Tree:
         placed: Tree = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
         return placed
 
@@ -124,7 +126,7 @@ class CompiledStep:
 @shared
 def compiled_step(program: StepProgram) -> CompiledStep:
     """Compile a step, unless an equal one is compiled already. The state it is given gives up its memory."""
-    step = make_train_step(program.settings)
+    step = (make_fed_step if program.is_fed else make_train_step)(program.settings)
     step = step if program.num_steps == 1 else scan_steps(step)
     jitted = jax.jit(step, donate_argnums=0)
     compiled = compile_step(jitted, program.abstract_arguments(), program.compiler_options)

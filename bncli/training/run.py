@@ -14,7 +14,8 @@ import numpy as np
 from bncli import checkpoint
 from bncli.config.document import CheckpointConfig, DatasetRecord, WeightsRecord
 from bncli.config.settings import RunConfig, TrainingConfig
-from bncli.data import Augmentation, Dataset, Preprocessor, epoch_order, steps_per_epoch
+from bncli.data import Dataset, Preprocessor, epoch_order, steps_per_epoch
+from bncli.data.configured import augmentation_of
 from bncli.errors import BncliWarning, CheckpointError, ModelError
 from bncli.frameworks.network import Network, Variables
 from bncli.measure.batches import ImageBatches
@@ -83,6 +84,7 @@ def create_trainer(
         batch_size=config.training.step_size,
         mesh=mesh,
         deterministic=config.training.deterministic,
+        workers=config.data.workers,
     )
     if compile_ahead and distributed.is_alone():  # else the processes would compile in different orders
         execution.compile_ahead()
@@ -163,7 +165,7 @@ def _step_settings(config: RunConfig, dataset: Dataset, mesh: jax.sharding.Mesh)
         steps_per_epoch=steps_per_epoch(len(dataset.train), config.training.step_size),
         schedule_epochs=config.optimizer.schedule_epochs or config.training.epochs,
         preprocessor=Preprocessor.of_dataset(dataset, config.training.precision),
-        augmentation=dataset.augmentation if config.data.augment else Augmentation.none(),
+        augmentation=augmentation_of(config.data, dataset),
         seed=config.training.seed,
         ema_decay=config.training.ema_decay,
         tuning=tuning_of(config, network, dataset.image_shape),

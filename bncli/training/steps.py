@@ -19,8 +19,8 @@ from flax import struct
 
 from bncli.config.settings import OptimizerConfig
 from bncli.data import Augmentation, Preprocessor
-from bncli.data.augment import augment
 from bncli.data.batches import example_keys
+from bncli.data.mixing import Labels, MixedLabels, augmented
 from bncli.frameworks.network import Network, Variables
 from bncli.measure.eval_step import smoothed_cross_entropy
 from bncli.training.accumulation import Accumulation, Inputs, make_accumulated
@@ -165,6 +165,22 @@ def make_train_step(settings: StepSettings) -> TrainStep:
     return train_step
 
 
+def make_fed_step(settings: StepSettings) -> TrainStep:
+    """Make a ``train_step`` whose split is the batch itself, for images that are streamed: nothing is gathered.
+
+    ``indices`` are still the examples' places in the whole split, which their keys depend on.
+    """
+    train_on = make_train_on(settings)
+    seed_key = jax.random.key(settings.seed)
+
+    def fed_step(
+        state: TrainState, batch: DeviceSplit, epoch: jax.Array, indices: jax.Array, mask: jax.Array | None
+    ) -> tuple[TrainState, StepMetrics]:
+        return train_on(state, batch.images, batch.labels, example_keys(seed_key, epoch, indices), mask)
+
+    return fed_step
+
+
 def gather(split: DeviceSplit, indices: jax.Array, mask: jax.Array | None, *, keys: jax.Array) -> Examples:
     """The examples ``indices`` int32 [B] of a split."""
     return Examples(split.images[indices], split.labels[indices], keys, mask)
@@ -216,14 +232,14 @@ def make_loss_and_grads(settings: StepSettings) -> LossAndGrads:
         settings.accumulation,
         settings.network,
         settings.preprocessor,
-        lambda logits, labels: smoothed_cross_entropy(logits, labels, smoothing),
+        lambda logits, labels: label_losses(logits, labels, smoothing),
     )
 
     def loss_and_grads(
         params: ArrayTree, state: TrainState, examples: Examples
     ) -> tuple[tuple[jax.Array, tuple[jax.Array, Variables]], ArrayTree]:
-        images = augment(examples.images, examples.keys, settings.augmentation)
-        inputs = Inputs(images, examples.labels, examples.mask, dropout_key(seed_key, state.step))
+        images, labels = augmented_batch(settings, examples)
+        inputs = Inputs(images, labels, examples.mask, dropout_key(seed_key, state.step))
         outputs, grads = accumulated(params, state.batch_stats, inputs)
         return outputs, without(settings.held, grads)
 
@@ -235,18 +251,32 @@ def make_loss(settings: StepSettings) -> LossFn:
     seed_key = jax.random.key(settings.seed)
 
     def loss(params: ArrayTree, state: TrainState, examples: Examples) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
-        images = augment(examples.images, examples.keys, settings.augmentation)
+        images, labels = augmented_batch(settings, examples)
         logits, batch_stats = settings.network.train_logits(
             {"params": detached(settings.held, params), "batch_stats": state.batch_stats},
             settings.preprocessor(images),
             mask=examples.mask,
             dropout_key=dropout_key(seed_key, state.step),
         )
-        losses = smoothed_cross_entropy(logits, examples.labels, settings.optimizer.label_smoothing)  # [B]
+        losses = label_losses(logits, labels, settings.optimizer.label_smoothing)  # [B]
         weights = examples.weights
         return jnp.sum(losses * weights) / jnp.sum(weights), (logits, batch_stats)
 
     return loss
+
+
+def augmented_batch(settings: StepSettings, examples: Examples) -> tuple[jax.Array, Labels]:
+    """The images of a batch, changed at random, and their labels."""
+    mean = settings.preprocessor.settings.mean
+    return augmented(examples.images, examples.labels, examples.keys, settings.augmentation, mean=mean)
+
+
+def label_losses(logits: jax.Array, labels: Labels, smoothing: float) -> jax.Array:
+    """The loss of each example, [B]; that of a mixed one is the mean over its two labels by their weights."""
+    if not isinstance(labels, MixedLabels):
+        return smoothed_cross_entropy(logits, labels, smoothing)
+    own, others = (smoothed_cross_entropy(logits, label, smoothing) for label in (labels.own, labels.others))
+    return labels.weights * own + (1 - labels.weights) * others
 
 
 def all_finite(tree: object) -> jax.Array:

@@ -79,7 +79,7 @@ def other_values(option):
         "finetune.freeze": (["Conv_0"], ["Conv_*", "backbone"]),
         "training.log": ("csv", "tensorboard"),
     }
-    by_type = {bool: (not option.default, option.default), int: (3, 4), float: (0.3, 0.4), str: ("here", "there")}
+    by_type = {bool: (not option.default, bool(option.default)), int: (3, 4), float: (0.3, 0.4), str: ("here", "there")}
     return (
         special.get(option.key) or (option.choices and (option.choices[-1], option.choices[0])) or by_type[option.type]
     )

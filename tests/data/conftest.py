@@ -6,9 +6,9 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _no_data_sets_of_this_machine(tmp_path, monkeypatch):
+def _no_data_sets_of_this_machine(tmp_path, tmp_path_factory, monkeypatch):
     import bncli.data  # noqa: F401
 
     monkeypatch.delenv("BNCLI_DATA", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(sys.modules["bncli.data.places"], "_SYSTEM_ROOT", tmp_path / "system")

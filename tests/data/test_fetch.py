@@ -14,6 +14,7 @@ import pytest
 
 from bncli.data import KNOWN, RemoteFile, fetch
 from bncli.errors import DataError, UsageError
+from bncli.process.cache import user_cache
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB: several chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -96,9 +97,9 @@ def test_a_file_arrives_whole_and_progress_reaches_its_end(server, tmp_path):
     assert calls[-1][1] == len(CONTENT)
 
 
-def test_the_default_place_is_the_users_cache_and_private(server, tmp_path):
+def test_the_default_place_is_the_users_cache_and_private(server):
     folder = fetch("toy", known=table(server.url))
-    assert folder == tmp_path / "cache" / "bncli" / "data" / "toy"
+    assert folder == user_cache() / "data" / "toy"
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -263,10 +264,10 @@ def test_the_file_has_its_name_only_when_its_hash_is_right(server, tmp_path, mon
     assert seen == [("toy.bin.part", ["toy.bin.part"])]
 
 
-def test_the_cache_above_is_private_too(server, tmp_path):
+def test_the_cache_above_is_private_too(server):
     fetch("toy", known=table(server.url))
     for folder in ("bncli", "bncli/data"):
-        assert (tmp_path / "cache" / folder).stat().st_mode & 0o777 == 0o700
+        assert (user_cache().parent / folder).stat().st_mode & 0o777 == 0o700
 
 
 def test_a_second_download_is_refused_while_the_first_goes_on_and_suspects_nothing(server, tmp_path):

@@ -33,8 +33,8 @@ def test_a_folder_is_read_pixel_by_pixel_in_order(tmp_path):
 
 
 def test_threads_keep_the_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("bncli.data.folder._FILES_PER_TASK", 1)
-    monkeypatch.setattr("bncli.data.folder._num_threads", lambda: 8)
+    monkeypatch.setattr("bncli.data.decoding._FILES_PER_TASK", 1)
+    monkeypatch.setattr("bncli.data.decoding.num_cores", lambda: 8)
     write_image_folder(tmp_path, classes=tuple("abcde"), per_class=10)
     raw = read_image_folder(tmp_path)
     for number, image in enumerate(raw.train.images):
@@ -307,13 +307,24 @@ def test_only_regular_files_are_opened(tmp_path):
         load_image(tmp_path / "d" / "cat" / "pipe.png", size=(4, 4), channels=3)
 
 
-def test_what_does_not_fit_into_memory_is_refused_before_decoding(tmp_path, monkeypatch):
+def test_what_does_not_fit_into_memory_is_streamed(tmp_path, monkeypatch):
+    write_image_folder(tmp_path)
+    kept = read_image_folder(tmp_path)
+    monkeypatch.setattr("bncli.process.memory.available_memory", lambda: (256 << 20) + 5000)
+    streamed = read_image_folder(tmp_path)
+    assert any("do not fit into memory" in note and "streamed" in note for note in streamed.warnings)
+    assert streamed.train.is_streamed
+    assert not kept.train.is_streamed
+    np.testing.assert_array_equal(streamed.train.images[:], kept.train.images)
+
+
+def test_what_is_to_be_kept_and_does_not_fit_is_refused_before_decoding(tmp_path, monkeypatch):
     write_image_folder(tmp_path)
     monkeypatch.setattr("bncli.process.memory.available_memory", lambda: (256 << 20) + 5000)
     with pytest.raises(
         DataError, match=r"24 images of 8x8x3: 5\.8 KiB of memory needed, 256\.0 MiB available"
     ) as caught:
-        read_image_folder(tmp_path)
+        read_image_folder(tmp_path, ImageOptions(stream=False))
     assert "--image-size" in caught.value.remedy
 
 
@@ -336,7 +347,7 @@ def test_a_file_with_one_frame_is_not_named(tmp_path):
 
 
 def test_progress_is_reported_to_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("bncli.data.folder._FILES_PER_TASK", 5)
+    monkeypatch.setattr("bncli.data.decoding._FILES_PER_TASK", 5)
     write_image_folder(tmp_path)
     calls = []
     load_dataset(str(tmp_path), progress=lambda *call: calls.append(call))

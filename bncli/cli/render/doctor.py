@@ -11,8 +11,10 @@ from rich.text import Text
 
 from bncli.cli.render.tables import plain_table
 from bncli.cli.render.words import marked
+from bncli.process.memory import format_bytes
 
 if TYPE_CHECKING:
+    from bncli.data.folder_cache import DataCache
     from bncli.process.compile_cache import CompileCache
     from bncli.process.hardware import Hardware
     from bncli.selftest import Outcome
@@ -27,6 +29,7 @@ class DoctorReport:
         hardware: hardware of this process.
         xla_flags: flags in force; "" for none.
         compile_cache: the cache of compiled programs.
+        data_cache: the cache of decoded images.
         known_fault: a known fault of this jaxlib; None if there is none.
         checks: the result of each check.
     """
@@ -35,6 +38,7 @@ class DoctorReport:
     hardware: Hardware
     xla_flags: str
     compile_cache: CompileCache
+    data_cache: DataCache
     known_fault: str | None
     checks: tuple[Outcome, ...]
 
@@ -64,6 +68,7 @@ def doctor_json(report: DoctorReport) -> dict[str, object]:
         "checks": [{**asdict(check), "passed": check.passed} for check in report.checks],
         "xla_flags": report.xla_flags,
         "compile_cache": asdict(report.compile_cache),
+        "data_cache": asdict(report.data_cache),
         "hardware": {**asdict(report.hardware), "devices": list(report.hardware.devices)},
         "versions": report.versions,
     }
@@ -88,9 +93,15 @@ def _environment(report: DoctorReport) -> Table:
         ("hardware", f"{hardware.cpu}, {hardware.cores} cores; {kinds}"),
         ("XLA_FLAGS", report.xla_flags or "none"),
         ("compiled programs", stored + cannot_write),
+        ("decoded images", _images(report.data_cache)),
     ):
         table.add_row(f"[bold]{name}[/]", marked(value))
     return table
+
+
+def _images(cache: DataCache) -> str:
+    used = f"{format_bytes(cache.bytes)} of at most {format_bytes(cache.limit)} in {cache.directory}"
+    return f"{used}, from {cache.datasets} folder{'' if cache.datasets == 1 else 's'}"
 
 
 def _checks(report: DoctorReport) -> Table:
