@@ -27,7 +27,10 @@ class FileList(Sequence[Path]):
     def of(cls, root: Path, paths: Iterable[Path]) -> FileList:
         """The list of ``paths``, all below ``root``."""
         start = len(os.fsencode(root)) + 1
-        names = [os.fsencode(path)[start:] for path in paths]
+        return cls._named(root, [os.fsencode(path)[start:] for path in paths])
+
+    @classmethod
+    def _named(cls, root: Path, names: list[bytes]) -> FileList:
         return cls(root, b"".join(names), np.cumsum([len(name) for name in names], dtype=np.int64))
 
     def __len__(self) -> int:
@@ -44,13 +47,15 @@ class FileList(Sequence[Path]):
             return [self[place] for place in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        place = index % len(self)
-        start = int(self._ends[place - 1]) if place else 0
-        return self._root / os.fsdecode(self._names[start : int(self._ends[place])])
+        return self._root / os.fsdecode(self._name(index % len(self)))
 
     def __iter__(self) -> Iterator[Path]:
         return (self[index] for index in range(len(self)))
 
     def chosen(self, indices: np.ndarray) -> FileList:
         """The files at these places."""
-        return FileList.of(self._root, (self[int(index)] for index in indices))
+        return self._named(self._root, [self._name(index) for index in indices.tolist()])
+
+    def _name(self, place: int) -> bytes:
+        start = int(self._ends[place - 1]) if place else 0
+        return self._names[start : int(self._ends[place])]

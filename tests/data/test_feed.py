@@ -1,5 +1,7 @@
 """Laws of streamed images: the batches are those of the images in memory, from whatever step on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from bncli.data.feed import TrainingBatches, TrainingFeed, images_of
 from bncli.data.lazy_images import LazyImages
 from bncli.data.sources import ArraySource
 from bncli.errors import DataError
+from bncli.process.mesh import rows_of_process
 
 IMAGES = np.arange(60 * 12, dtype=np.uint32).astype(np.uint8).reshape(60, 2, 2, 3)
 LAZY = LazyImages.of_array(IMAGES)
@@ -49,6 +52,17 @@ def test_each_step_has_the_images_of_its_batch(num_examples, batch_size, start):
     order = epoch_order(7, epoch, num_examples)
     for step, batch in enumerate(epoch_batches(order, batch_size)):
         np.testing.assert_array_equal(batches[first + step], IMAGES[batch.indices])
+
+
+@given(num_examples=st.integers(1, 60), per_device=st.integers(1, 8), devices=st.lists(st.integers(1, 3), max_size=4))
+def test_processes_share_each_batch_and_read_each_image_once(num_examples, per_device, devices):
+    """Processes with so many devices each: together they read every batch, and no image twice."""
+    owners = [process for process, count in enumerate(devices or [1]) for _ in range(count)]
+    batch_size = per_device * len(owners)
+    whole = TrainingBatches(ArraySource(IMAGES), np.arange(num_examples), 7, batch_size, 0)
+    parts = [replace(whole, part=rows_of_process(owners, process, batch_size)) for process in range(max(owners) + 1)]
+    for step in range(steps_per_epoch(num_examples, batch_size)):
+        np.testing.assert_array_equal(np.concatenate([part[step] for part in parts]), whole[step])
 
 
 @settings(max_examples=10)
