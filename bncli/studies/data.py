@@ -87,7 +87,7 @@ def normalized(images: jax.Array, offset: jax.Array, factor: jax.Array) -> jax.A
 def _flat(split: Split) -> Examples:
     """The split in an order that does not sort it by class."""
     order = np.random.default_rng(0).permutation(len(split))
-    return Examples(jnp.asarray(split.images.reshape(len(split), -1)[order]), jnp.asarray(split.labels[order]))
+    return Examples(jnp.asarray(split.images[:].reshape(len(split), -1)[order]), jnp.asarray(split.labels[order]))
 
 
 def _first(examples: Examples) -> Examples:
