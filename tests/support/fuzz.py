@@ -48,8 +48,8 @@ def write_sound_inputs(root: Path) -> None:
     from support.tiny import make_split
 
     train, test = make_split(84, seed=0), make_split(24, seed=3)
-    images = {"x_train": train.images[:], "x_test": test.images[:]}
-    np.savez(root / "data.npz", y_train=train.labels, y_test=test.labels, **images)
+    x_train, x_test = train.images[:], test.images[:]
+    np.savez(root / "data.npz", x_train=x_train, y_train=train.labels, x_test=x_test, y_test=test.labels)
     write_idx_folder(root / "idx", zipped=False)
     write_files(root / "cifar", cifar10_files())
     write_image_folder(root / "images")
