@@ -44,6 +44,10 @@ def fold(
             help="Remove channels that provably pass nothing on, and the weights around them.",
         ),
     ] = False,
+    unroll: Annotated[
+        bool,
+        typer.Option("--unroll", help="Write each iteration of a scan in its place, so that BN in its body folds."),
+    ] = False,
     quantize: Annotated[
         QuantizeFormat | None,
         typer.Option(
@@ -98,6 +102,7 @@ def fold(
         prune_dead=prune_dead,
         quantize=quantize is not None,
         min_accuracy=min_accuracy,
+        unroll=unroll,
     )
     result = fold_checkpoint(original, out, options, data_dir=data_dir, dry_run=dry_run, overwrite=overwrite)
     render.emit(result, as_json=as_json, to_json=render.fold_json, to_text=render.fold_text)

@@ -25,6 +25,7 @@ from bncli.folding import Folded, NothingToFoldWarning, Verification, fold
 from bncli.folding.export.stablehlo import lower
 from bncli.folding.proof.prove import settled
 from bncli.folding.prune.prune import PrunedNetwork, PruneReport, prune
+from bncli.folding.rewrite.unroll import unrolled
 from bncli.folding.verify import TOLERANCES, Comparison, compare, outcome
 from bncli.jobs.export import Export, ExportReport, Network, Source, check_installed, make_export
 from bncli.jobs.fold_report import FoldResult, Latency, fold_document
@@ -58,6 +59,7 @@ class FoldOptions:
         prune_dead: True to remove the channels that pass nothing on.
         quantize: True to write the ONNX export in 8-bit integers too.
         min_accuracy: the least validation accuracy of the quantized network; None for none.
+        unroll: True to write each iteration of a scan in its place, so that BN layers in its body fold.
     """
 
     include: tuple[str, ...] = ("*",)
@@ -67,6 +69,7 @@ class FoldOptions:
     prune_dead: bool = False
     quantize: bool = False
     min_accuracy: float | None = None
+    unroll: bool = False
 
 
 def fold_checkpoint(
@@ -188,7 +191,7 @@ def _fold_and_lower(original: Checkpoint, options: FoldOptions) -> tuple[Folded,
         with warnings.catch_warnings():  # of a network without BN; the report says so
             warnings.simplefilter("ignore", NothingToFoldWarning)
             return fold(
-                original.apply_fn,
+                unrolled(original.apply_fn) if options.unroll else original.apply_fn,
                 original.variables,
                 images,
                 include=options.include,

@@ -11,6 +11,7 @@ from jax import lax
 
 from bncli.errors import FoldError
 from bncli.folding import fold
+from bncli.folding.rewrite.unroll import unrolled
 from bncli.folding.trace.graph import trace
 from folding.nets import trained
 from folding.oracle import check_fold, conv, dense, inputs, make, norm, relu
@@ -423,6 +424,17 @@ def test_a_loop_is_left_as_it_is():
     result = check_fold(apply, stacked, X, kept=["bn"])
     assert result.report.norms[0].reason == "it is inside a loop (scan), whose body is left as it is"
     assert sorted(result.variables["batch_stats"]["bn"]) == ["mean", "var"]
+
+
+def test_a_loop_that_is_unrolled_folds_in_each_iteration():
+    variables = make(a=(3, 3, 3, 3), bn=3)
+    stacked = jax.tree_util.tree_map(lambda array: np.stack([array, array * 0.5]), variables)
+
+    def apply(v, x):
+        return lax.scan(lambda y, layer: (relu(norm(layer, "bn", conv(layer, "a", y))), None), x, v)[0]
+
+    result = check_fold(unrolled(apply), stacked, X, folded=["bn"])
+    assert "batch_stats" not in result.variables
 
 
 CONTROL_FLOW = {

@@ -27,6 +27,10 @@ DType: TypeAlias = "np.dtype[np.generic]"
 ApplyFn: TypeAlias = Callable[[Pytree, Pytree], Pytree]  # (variables, inputs) -> outputs
 
 
+# Iterations of a scan that are written out; a longer one stays a loop, because the graph would grow with it.
+MAX_ITERATIONS = 256
+
+
 class Described(Protocol):
     """Anything with a shape and a dtype: an array, a tracer, a `jax.ShapeDtypeStruct`."""
 
@@ -239,7 +243,8 @@ class _Builder:
         """Append an equation as a node, or, for a call, the nodes of its body; return the values of its outputs."""
         if body := primitive_of(eqn.primitive.name).body:
             return self.inline(*_open(eqn.params[body]), inputs, place.inside(eqn))
-        if (special := self._special.get(eqn.primitive.name)) and not eqn.effects:
+        special = self._special.get(eqn.primitive.name)
+        if special is not None and not eqn.effects and eqn.params.get("length", 0) <= MAX_ITERATIONS:
             return special(eqn, inputs, place)
         outputs = [self.value(var.aval) for var in eqn.outvars]
         node = Node(
@@ -275,8 +280,7 @@ class _Builder:
     def iterations(self, eqn: jex.JaxprEqn, inputs: list[int], place: _Place) -> list[int]:
         """The iterations of a scan one after the other: (carry, x[i]) -> (carry, y[i])."""
         params = eqn.params
-        first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
-        constants, carry, xs = inputs[:first], inputs[first:last], inputs[last:]
+        constants, carry, xs = _scan_operands(params, inputs)
         rows: dict[int, list[int]] = {}
         for index in sorted(range(params["length"]), reverse=params["reverse"]):
             x = [self.expand(_element(index), [value], place)[0] for value in xs]
@@ -312,6 +316,14 @@ class _Builder:
             if not node.effectful and known.issuperset(node.inputs):
                 known.update(node.outputs)
                 yield from node.outputs
+
+
+def _scan_operands(params: Params, inputs: Sequence[int]) -> list[list[int]]:
+    """The constants, the initial carry and the arrays of a scan, from either of JAX's two spellings."""
+    if "num_consts" not in params:
+        return [list(part) for part in params["ft_in"].update(inputs).unpack()]
+    first, last = params["num_consts"], params["num_consts"] + params["num_carry"]
+    return [list(inputs[:first]), list(inputs[first:last]), list(inputs[last:])]
 
 
 def _element(index: int) -> Callable[[Tensor], Tensor]:

@@ -260,9 +260,42 @@ def test_many_folded_random_networks_compute_the_same(net):
     check_network(net)
 
 
+TABLE = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+
+
+def some(x):
+    """Positions in TABLE, some of them beyond its end."""
+    return (jnp.abs(x) * 4).astype(jnp.int32)
+
+
+MOVED = {
+    "stack": lambda x: jnp.stack([x, x + 1], axis=1),
+    "unstack": lambda x: jnp.unstack(x, axis=1)[2] * 2,
+    "tile": lambda x: jnp.tile(x[:, None], (1, 2, 3)) * 2,
+    "take, clipped": lambda x: jnp.take(TABLE, some(x), axis=0, mode="clip"),
+    "take, filled": lambda x: jnp.take(TABLE, some(x), axis=0, mode="fill"),
+    "take along another axis": lambda x: jnp.take(TABLE, some(x), axis=1, mode="clip"),
+    "the largest": lambda x: lax.top_k(x, 3),
+    "a branch": lambda x: lax.cond(x.sum() > 0, lambda y: y * 2, lambda y: y - 1, x),
+    "one of three branches": lambda x: lax.switch(
+        some(x).max(), [lambda y: y * 2, lambda y: y - 1, lambda y: y * 5], x
+    ),
+    "a loop": lambda x: lax.scan(lambda carry, row: (carry + row, carry * row), jnp.zeros(len(x)), x.T),
+    "a loop from the end": lambda x: lax.scan(lambda c, row: (c + row, c * row), jnp.zeros(len(x)), x.T, reverse=True),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_values_are_chosen_and_moved_as_in_jax(name):
+    function = MOVED[name]
+    model = to_onnx(lambda variables, x: function(x), {}, jax.ShapeDtypeStruct((3, 6), jnp.float32))
+    compare(model, function, (6,), batches=(3,))
+
+
 REFUSED = {
     "a sort": (lambda x: jnp.sort(x, axis=1), "cannot export sort to ONNX: there is no rule for this primitive"),
-    "a loop": (lambda x: lax.fori_loop(0, 3, lambda _, y: y * 2, x), r"cannot export (scan|while) to ONNX"),
+    "a loop": (lambda x: lax.while_loop(lambda y: y.max() > 1, lambda y: y / 2, x), "cannot export while to ONNX"),
+    "a long loop": (lambda x: lax.fori_loop(0, 1000, lambda _, y: y * 2, x), "cannot export scan to ONNX"),
     "a kernel from the input": (
         lambda x: lax.conv_general_dilated(
             x, x[:1, :2, :2].transpose(1, 2, 3, 0), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

@@ -86,7 +86,7 @@ RULES: Mapping[str, Spelling] = {
     "exp": Spelling(elementwise.named("Exp")),
     "expm1": Spelling(elementwise.expm1),
     "floor": Spelling(elementwise.named("Floor")),
-    "gather": Spelling(layout.gather, {"dimension_numbers", "mode", "slice_sizes"}),
+    "gather": Spelling(layout.gather, {"dimension_numbers", "fill_value", "mode", "slice_sizes"}),
     "ge": Spelling(elementwise.named("GreaterOrEqual")),
     "gt": Spelling(elementwise.named("Greater")),
     "integer_pow": Spelling(elementwise.integer_power, {"y"}),
@@ -129,7 +129,7 @@ RULES: Mapping[str, Spelling] = {
     "sub": Spelling(elementwise.named("Sub")),
     "tanh": Spelling(elementwise.named("Tanh")),
     "tile": Spelling(layout.tile, {"reps"}),
-    "top_k": Spelling(pool.top_k, {"k", "axis"}),
+    "top_k": Spelling(pool.top_k, {"axis", "is_stable", "k", "operand"}),
     "transpose": Spelling(layout.transpose, {"permutation"}),
     "xor": Spelling(elementwise.named("Xor")),
 }

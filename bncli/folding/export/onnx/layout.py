@@ -11,6 +11,7 @@ from jax.lax import GatherScatterMode
 from bncli.folding.affine import compact, varying
 from bncli.folding.export.onnx.builder import Builder, Dim, Layout, Shape, is_symbolic
 from bncli.folding.primitives.layout import reshape_order
+from bncli.folding.trace.constants import is_float
 from bncli.folding.trace.graph import Node
 
 TO_THE_END = np.iinfo(np.int64).max
@@ -176,23 +177,50 @@ def gather(builder: Builder, node: Node) -> None:
 
 
 def _taken(builder: Builder, node: Node) -> None:
-    """The slices of a value along one axis at positions that depend on the input; those out of range are clamped."""
-    numbers, (value, indices) = node.params["dimension_numbers"], node.inputs
-    shape, places, rank = builder.shape(value), builder.shape(indices), len(builder.shape(node.outputs[0]))
+    """The slices of a value along one axis at positions that depend on the input.
+
+    A position out of range is clamped or, where JAX fills, gives NaN.
+    """
+    value, indices = node.inputs
+    axis, batch = _axis_taken(builder, node)
+    size, rank = builder.shape(value)[axis], len(builder.shape(node.outputs[0]))
+    name = builder.whole(value, tuple(range(len(builder.shape(value)))))
+    places = builder.whole(indices, tuple(range(len(builder.shape(indices)))))
+    places = builder.emit("Squeeze", places, builder.integers(-1))
+    first, last = (builder.tensor(np.array(bound, builder.graph.avals[indices].dtype)) for bound in (0, size - 1))
+    inside = builder.emit("Min", builder.emit("Max", places, first), last)
+    taken = builder.emit("Gather", name, inside, axis=axis)
+    if node.params.get("mode") == GatherScatterMode.FILL_OR_DROP:
+        others = builder.integers(*(place for place in range(rank) if place not in batch))
+        is_inside = builder.emit("Unsqueeze", builder.emit("Equal", places, inside), others)
+        taken = builder.emit("Where", is_inside, taken, builder.constant(np.asarray(_filler(node)), node.outputs[0]))
+    builder.put(node.outputs[0], taken, tuple(range(rank)))
+
+
+def _axis_taken(builder: Builder, node: Node) -> tuple[int, tuple[int, ...]]:
+    """The axis of a value that whole slices are taken along, and the axes of the result that the positions make.
+
+    Raises:
+        FoldError: the gather is of another kind.
+    """
+    numbers, shape = node.params["dimension_numbers"], builder.shape(node.inputs[0])
     axes = tuple(numbers.start_index_map)
+    batch = tuple(a for a in range(len(builder.shape(node.outputs[0]))) if a not in numbers.offset_dims)
     whole = all(node.params["slice_sizes"][axis] == size for axis, size in enumerate(shape) if axis not in axes)
-    if len(axes) != 1 or tuple(numbers.collapsed_slice_dims) != axes or numbers.operand_batching_dims or not whole:
+    is_take = len(axes) == 1 and whole and tuple(numbers.collapsed_slice_dims) == axes
+    if not is_take or numbers.operand_batching_dims or batch != tuple(range(axes[0], axes[0] + len(batch))):
         builder.refuse(node, "its indices depend on the input, and it does not take whole slices along one axis")
-    (axis,) = axes
-    batch = tuple(place for place in range(rank) if place not in numbers.offset_dims)
-    if batch != tuple(range(axis, axis + len(batch))) or node.params.get("mode") != GatherScatterMode.CLIP:
+    fills = node.params.get("mode") == GatherScatterMode.FILL_OR_DROP
+    has_filler = is_float(builder.graph.avals[node.outputs[0]].dtype) or node.params.get("fill_value") is not None
+    if fills and not has_filler:
         builder.refuse(node, "its indices depend on the input and may be out of range")
-    traced = tuple(range(len(shape)))
-    name = builder.whole(value, traced)
-    numbers_of_slices = builder.emit("Squeeze", builder.whole(indices, tuple(range(len(places)))), builder.integers(-1))
-    bounds = [builder.tensor(np.array(bound, builder.graph.avals[indices].dtype)) for bound in (0, shape[axis] - 1)]
-    inside = builder.emit("Min", builder.emit("Max", numbers_of_slices, bounds[0]), bounds[1])
-    builder.put(node.outputs[0], builder.emit("Gather", name, inside, axis=axis), tuple(range(rank)))
+    return axes[0], batch
+
+
+def _filler(node: Node) -> float:
+    """The number in the place of a slice out of range."""
+    filler = node.params.get("fill_value")
+    return np.nan if filler is None else float(filler)
 
 
 def _one_part(builder: Builder, node: Node, place: np.ndarray) -> None:

@@ -142,7 +142,7 @@ def _pool_of_reshape(builder: Builder, node: Node, axes: tuple[int, ...], op_typ
 
 
 def top_k(builder: Builder, node: Node) -> None:
-    """The k largest values along an axis, in descending order, and their positions."""
+    """The k largest values along an axis, in descending order, and their positions; of equal ones, the first."""
     axis = node.params.get("axis", len(builder.shape(node.inputs[0])) - 1)
     layout = builder.layout(node.inputs)
     name, k = builder.whole(node.inputs[0], layout), builder.integers(node.params["k"])
