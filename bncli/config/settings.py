@@ -27,6 +27,7 @@ from bncli.config.choices import (
     AccumulateBn,
     BadImages,
     BnPlacement,
+    BnSync,
     FreezeBn,
     Init,
     Interpolation,
@@ -402,6 +403,13 @@ class TrainingConfig(Section):
             "each by itself, the usual approximation."
         ),
     ] = "exact"
+    bn_sync: Annotated[
+        BnSync,
+        Setting(
+            "global: BN normalizes over the whole batch, on all devices. local: over each device's share, so that the "
+            "numbers depend on how many there are."
+        ),
+    ] = "global"
     seed: Annotated[
         int, Bounds(ge=0, lt=2**32), Setting("Seed of weights, validation split, order, augmentation and dropout.")
     ] = 0

@@ -1,7 +1,13 @@
 """The built-in networks, and the user's own: from a name in the settings to a ``Network``."""
 
 from bncli.models.custom import model_file_sha256, untrusted
-from bncli.models.registry import MODELS, build_network, build_own_network, relu_follows_every_bn
+from bncli.models.registry import (
+    MODELS,
+    build_network,
+    build_own_network,
+    relu_follows_every_bn,
+    with_local_statistics,
+)
 
 __all__ = [
     "MODELS",
@@ -10,4 +16,5 @@ __all__ = [
     "model_file_sha256",
     "relu_follows_every_bn",
     "untrusted",
+    "with_local_statistics",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import flax.linen as nn
@@ -35,7 +35,7 @@ from bncli.models.mobile import (
     MobileNetV2,
 )
 from bncli.models.resnet import ResNet18, ResNet20, ResNet34, ResNet50, ResNet101, ResNet152
-from bncli.ops import BatchNorm, GhostBatchNorm, GroupNorm
+from bncli.ops import BatchNorm, GhostBatchNorm, GroupNorm, LocalBatchNorm
 
 # For images up to this size, a ResNet's stem keeps the size, as in the CIFAR variants.
 SMALL_IMAGE = 64
@@ -138,6 +138,32 @@ def build_network(
     _check_arguments(config, known)
     _check_fits(config, known, image_shape)
     return as_network(known.build(**_arguments(config, known, num_classes, image_shape, dtype)))
+
+
+def with_local_statistics(network: Network, num_devices: int, *, name: str) -> Network:
+    """The network whose BN normalizes over each device's share of the batch (``--bn-sync local``).
+
+    Args:
+        network: of ``build_network``.
+        num_devices: that share the batch.
+        name: of the model.
+
+    Raises:
+        UsageError: it has no BN, or its own code decides what BN normalizes over.
+    """
+    norm = getattr(network.module, "norm", None)
+    if not isinstance(norm, partial) or norm.func is not BatchNorm:
+        raise UsageError(
+            f"--bn-sync local: {name} has no BN whose statistics could be those of a device", remedy="Leave it out."
+        )
+    return replace(network, module=network.module.clone(norm=_local(norm, num_devices)))
+
+
+@lru_cache
+def _local(norm: NormFactory, num_devices: int) -> NormFactory:
+    """The same factory for the same one: see ``_factory``."""
+    assert isinstance(norm, partial)
+    return partial(LocalBatchNorm, parts=num_devices, **norm.keywords)
 
 
 def build_own_network(name: str, args: Mapping[str, JSON], *, sha256: str | None = None) -> Network:

@@ -102,6 +102,54 @@ class GhostBatchNorm(BatchNorm):
         return True
 
 
+class LocalBatchNorm(BatchNorm):
+    """BN whose statistics in training are those of each device's share of the batch; in eval mode it is BN.
+
+    No device waits for another, and the numbers depend on how many there are. The running statistics take one step
+    towards the mean over the devices.
+
+    Attributes:
+        parts: number of devices; divides the batch.
+    """
+
+    parts: int = 1
+
+    def _normalized(
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """As ``GhostBatchNorm``, but the examples of a part stand together, as on a device."""
+        if self.parts == 1 or x.shape[0] % self.parts:
+            return batch_normalize(x, scale, bias, mask, self.epsilon)
+        shape = (self.parts, -1, *x.shape[1:])
+        if mask is None:
+            y, means, variances = jax.vmap(lambda part: batch_normalize(part, scale, bias, None, self.epsilon))(
+                x.reshape(shape)
+            )
+            return y.reshape(x.shape), jnp.mean(means, axis=0), jnp.mean(variances, axis=0)
+        masks = jnp.broadcast_to(mask, (*x.shape[:-1], 1)).reshape(*shape[:-1], 1)
+        return _weighted_by_parts(x.reshape(shape), scale, bias, masks, self.epsilon, shape=x.shape)
+
+    def _is_usual(self) -> bool:
+        return True
+
+
+def _weighted_by_parts(
+    parts: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    masks: jax.Array,
+    epsilon: float,
+    *,
+    shape: tuple[int, ...],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Each part [parts, B, ..., C] normalized by itself; parts of padding alone are left out of the averages."""
+    is_real = jnp.any(masks, axis=tuple(range(1, masks.ndim)))  # [parts]
+    counted = masks | ~is_real.reshape(-1, *[1] * (masks.ndim - 1))
+    y, means, variances = jax.vmap(lambda part, mask: batch_normalize(part, scale, bias, mask, epsilon))(parts, counted)
+    weights = is_real / jnp.maximum(1, jnp.sum(is_real))
+    return y.reshape(shape), weights @ means, weights @ variances
+
+
 def ghost_batch_normalize(
     x: jax.Array,
     scale: jax.Array,

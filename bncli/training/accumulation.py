@@ -34,6 +34,7 @@ from bncli.config.choices import AccumulateBn
 from bncli.errors import ModelError
 from bncli.frameworks.linen import LinenNetwork, PartOfBatch
 from bncli.frameworks.network import Network, Variables
+from bncli.ops import GhostBatchNorm
 from bncli.training.segments import Cut, Segment, cut
 
 Tree: TypeAlias = Any  # nested containers of arrays
@@ -245,7 +246,7 @@ class _Forward:
             name = "/".join(norm.path)
             if name in found:
                 raise _refusal(name, "is called twice, each time with other statistics")
-            if getattr(norm, "ghost_size", None) is not None:
+            if isinstance(norm, GhostBatchNorm):
                 raise _refusal(name, "normalizes over parts of a batch (ghost BN)")
             found[name] = float(norm.momentum)
 

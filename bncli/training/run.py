@@ -16,13 +16,13 @@ from bncli.config.document import CheckpointConfig, DatasetRecord, WeightsRecord
 from bncli.config.settings import RunConfig, TrainingConfig
 from bncli.data import Dataset, Preprocessor, epoch_order, steps_per_epoch
 from bncli.data.configured import augmentation_of
-from bncli.errors import BncliWarning, CheckpointError, ModelError
+from bncli.errors import BncliWarning, CheckpointError, ModelError, UsageError
 from bncli.frameworks.network import Network, Variables
 from bncli.measure.batches import ImageBatches
 from bncli.measure.logits import count_classes
 from bncli.measure.moments import batch_norm_stats
 from bncli.measure.population import BATCHES, recalibrate_measured
-from bncli.models import build_network, model_file_sha256
+from bncli.models import build_network, model_file_sha256, with_local_statistics
 from bncli.process import distributed
 from bncli.process.hardware import versions
 from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, put_whole
@@ -159,6 +159,8 @@ def _step_settings(config: RunConfig, dataset: Dataset, mesh: jax.sharding.Mesh)
         image_shape=dataset.image_shape,
         precision=config.training.precision,
     )
+    if config.training.bn_sync == "local":
+        network = with_local_statistics(network, mesh.size, name=config.model.name)
     settings = StepSettings(
         network=network,
         optimizer=config.optimizer,
@@ -177,6 +179,11 @@ def _step_settings(config: RunConfig, dataset: Dataset, mesh: jax.sharding.Mesh)
 def _accumulation(training: TrainingConfig, mesh: jax.sharding.Mesh) -> Accumulation | None:
     if training.accumulate == 1:
         return None
+    if training.bn_sync == "local" and training.accumulate_bn == "exact":
+        raise UsageError(
+            "--bn-sync local: each device has statistics of its own, and --accumulate-bn exact those of all",
+            remedy="Add --accumulate-bn micro.",
+        )
     return Accumulation(
         steps=training.accumulate,
         bn=training.accumulate_bn,

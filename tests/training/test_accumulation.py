@@ -12,9 +12,9 @@ from support.tiny import MLP
 from bncli.config.document import Preprocessing
 from bncli.config.settings import ModelConfig, OptimizerConfig
 from bncli.data import Augmentation, Preprocessor
-from bncli.errors import ModelError
+from bncli.errors import ModelError, UsageError
 from bncli.frameworks.linen import as_network
-from bncli.models import build_network
+from bncli.models import build_network, with_local_statistics
 from bncli.training.accumulation import Accumulation
 from bncli.training.segments import cut
 from bncli.training.state import create_train_state
@@ -178,3 +178,19 @@ def test_a_function_is_cut_at_each_statistic_that_needs_an_earlier_one():
     moments, result = function(jnp.float32(2), statistics, jnp.float32(1), x)
     expected = [*jax.tree.leaves(moments), result]
     assert [float(found[place]) for place in range(7)] == [float(value) for value in expected]
+
+
+def test_local_statistics_are_those_of_each_device(split):
+    """Two devices that share no statistics learn from two batches: as micro-batches do, in their loss and gradient."""
+    network = build_network(ModelConfig(**MLP, dropout=0.0), num_classes=3, image_shape=SHAPE)
+    local = steps(settings_of(with_local_statistics(network, 2, name="mlp")), split, number=1)
+    micro = steps(settings_of(network, Accumulation(steps=2, bn="micro", unrolled=False)), split, number=1)
+    assert largest_difference(local.params, micro.params) < 1e-6
+    whole = steps(settings_of(network), split, number=1)
+    assert largest_difference(local.params, whole.params) > 1e-4
+
+
+def test_a_network_without_bn_has_no_local_statistics():
+    network = build_network(ModelConfig(**MLP, bn=False), num_classes=3, image_shape=SHAPE)
+    with pytest.raises(UsageError, match="--bn-sync local: mlp has no BN"):
+        with_local_statistics(network, 2, name="mlp")
