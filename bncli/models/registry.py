@@ -35,7 +35,7 @@ from bncli.models.mobile import (
     MobileNetV2,
 )
 from bncli.models.resnet import ResNet18, ResNet20, ResNet34, ResNet50, ResNet101, ResNet152
-from bncli.ops import BatchNorm, GhostBatchNorm, GroupNorm, LocalBatchNorm
+from bncli.ops import BatchNorm, GhostBatchNorm, GroupNorm
 
 # For images up to this size, a ResNet's stem keeps the size, as in the CIFAR variants.
 SMALL_IMAGE = 64
@@ -162,8 +162,7 @@ def with_local_statistics(network: Network, num_devices: int, *, name: str) -> N
 @lru_cache
 def _local(norm: NormFactory, num_devices: int) -> NormFactory:
     """The same factory for the same one: see ``_factory``."""
-    assert isinstance(norm, partial)
-    return partial(LocalBatchNorm, parts=num_devices, **norm.keywords)
+    return partial(norm, parts=num_devices)
 
 
 def build_own_network(name: str, args: Mapping[str, JSON], *, sha256: str | None = None) -> Network:

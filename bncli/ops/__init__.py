@@ -26,7 +26,7 @@ with AVX-512, JAX 0.12.0.1). Runs differ by a tenth::
 
 from bncli.ops.convolution import train_conv_general_dilated
 from bncli.ops.dropout import Dropout
-from bncli.ops.normalization import BatchNorm, GhostBatchNorm, GroupNorm, LocalBatchNorm
+from bncli.ops.normalization import BatchNorm, GhostBatchNorm, GroupNorm
 from bncli.ops.pooling import max_pool_2x2
 from bncli.ops.small_images import pad_small_images
 
@@ -35,7 +35,6 @@ __all__ = [
     "Dropout",
     "GhostBatchNorm",
     "GroupNorm",
-    "LocalBatchNorm",
     "max_pool_2x2",
     "pad_small_images",
     "train_conv_general_dilated",

@@ -28,7 +28,12 @@ class BatchNorm(nn.BatchNorm):
 
     Only a layer over the last axis with the usual settings, in train mode on a CPU, has the cheaper gradient. It can be
     differentiated in reverse mode only.
+
+    Attributes:
+        parts: of the batch that are normalized by themselves in training, as devices do that share no statistics.
     """
+
+    parts: int = 1
 
     @nn.compact
     def __call__(
@@ -53,9 +58,11 @@ class BatchNorm(nn.BatchNorm):
         self, x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """(y, mean, biased variance), as ``batch_normalize`` returns them."""
-        return batch_normalize(x, scale, bias, mask, self.epsilon)
+        return normalize_by_parts(x, scale, bias, mask, self.epsilon, parts=self.parts)
 
     def _is_usual(self) -> bool:
+        if self.parts > 1:
+            return True
         usual: bool = self.axis == -1 and self.use_fast_variance and self.force_float32_reductions
         return usual and self.use_scale and self.use_bias and not self.axis_name and jax.default_backend() == "cpu"
 
@@ -102,35 +109,33 @@ class GhostBatchNorm(BatchNorm):
         return True
 
 
-class LocalBatchNorm(BatchNorm):
-    """BN whose statistics in training are those of each device's share of the batch; in eval mode it is BN.
+def normalize_by_parts(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mask: jax.Array | None,
+    epsilon: float,
+    *,
+    parts: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``batch_normalize`` of each part of the batch by itself, with the mean and variance averaged over the parts.
 
-    No device waits for another, and the numbers depend on how many there are. The running statistics take one step
-    towards the mean over the devices.
-
-    Attributes:
-        parts: number of devices; divides the batch.
+    Args:
+        x: [B, ..., C]; a part is B / parts examples in a row, as a device has them.
+        scale: γ, [C].
+        bias: β, [C].
+        mask: as in ``batch_normalize``. A part of padding alone is left out of the averages.
+        epsilon: added to the variance.
+        parts: divides B; else the batch is one part.
     """
-
-    parts: int = 1
-
-    def _normalized(
-        self, x: jax.Array, scale: jax.Array, bias: jax.Array, mask: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """As ``GhostBatchNorm``, but the examples of a part stand together, as on a device."""
-        if self.parts == 1 or x.shape[0] % self.parts:
-            return batch_normalize(x, scale, bias, mask, self.epsilon)
-        shape = (self.parts, -1, *x.shape[1:])
-        if mask is None:
-            y, means, variances = jax.vmap(lambda part: batch_normalize(part, scale, bias, None, self.epsilon))(
-                x.reshape(shape)
-            )
-            return y.reshape(x.shape), jnp.mean(means, axis=0), jnp.mean(variances, axis=0)
-        masks = jnp.broadcast_to(mask, (*x.shape[:-1], 1)).reshape(*shape[:-1], 1)
-        return _weighted_by_parts(x.reshape(shape), scale, bias, masks, self.epsilon, shape=x.shape)
-
-    def _is_usual(self) -> bool:
-        return True
+    if parts == 1 or x.shape[0] % parts:
+        return batch_normalize(x, scale, bias, mask, epsilon)
+    shape = (parts, -1, *x.shape[1:])
+    if mask is None:
+        y, means, variances = jax.vmap(lambda part: batch_normalize(part, scale, bias, None, epsilon))(x.reshape(shape))
+        return y.reshape(x.shape), jnp.mean(means, axis=0), jnp.mean(variances, axis=0)
+    masks = jnp.broadcast_to(mask, (*x.shape[:-1], 1)).reshape(*shape[:-1], 1)
+    return _weighted_by_parts(x.reshape(shape), scale, bias, masks, epsilon, shape=x.shape)
 
 
 def _weighted_by_parts(
