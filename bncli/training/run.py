@@ -115,7 +115,7 @@ def _fitted(pretrained: Pretrained | None, settings: StepSettings, dataset: Data
 
 
 def _facts(config: RunConfig, dataset: Dataset) -> dict[str, str]:
-    """What must be the same in all processes, in words, for ``distributed.check_same``."""
+    """The facts that must be the same in all processes, for ``distributed.check_same``."""
     settings = replace(config, data=replace(config.data, data_dir=None, source=""))  # places, which may differ
     facts = {name: version for name, version in versions().items() if name in ("bncli", "flax", "jax", "jaxlib")}
     return {
