@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -42,7 +42,7 @@ class TrainingBatches:
     batch_size: int
     start: int
     changes: ReadAugmentation = AS_IT_IS
-    part: slice = slice(None)
+    part: slice = field(default_factory=lambda: slice(None))  # Python 3.11 takes it for mutable
 
     @property
     def batch_bytes(self) -> int:

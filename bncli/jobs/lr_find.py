@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -147,12 +148,13 @@ def find_learning_rate(
     trainer = create_trainer(_at_rate_one(config), dataset, Path(), pretrained=pretrained)
     start = trainer.state if variables is None else _beginning_with(variables, trainer.state)
     points: list[Point] = []
-    for point in _points(trainer.execution, start, test):
-        points.append(point)
-        if on_step is not None:
-            on_step(point)
-        if has_exploded(points):
-            break
+    with closing(trainer.execution):
+        for point in _points(trainer.execution, start, test):
+            points.append(point)
+            if on_step is not None:
+                on_step(point)
+            if has_exploded(points):
+                break
     if not points:
         raise ModelError(
             f"the first step of {config.model.name} has no finite loss",

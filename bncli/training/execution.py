@@ -150,6 +150,11 @@ class StepExecution:
             return Examples(split.images, split.labels, keys, mask)
         return gather(split, indices, mask, keys=keys)
 
+    @property
+    def is_fed(self) -> bool:
+        """True if images are read while the training runs, and are not all on the devices."""
+        return self._feed is not None
+
     def close(self) -> None:
         """End the reading of streamed images."""
         if self._feed is not None:

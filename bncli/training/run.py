@@ -86,6 +86,11 @@ def create_trainer(
         deterministic=config.training.deterministic,
         workers=config.data.workers,
     )
+    if config.data.workers and not execution.is_fed:
+        message = (
+            f"--workers {config.data.workers} has no effect: the images are kept in memory (--stream changes this)"
+        )
+        warnings.warn(message, BncliWarning, stacklevel=2)
     if compile_ahead and distributed.is_alone():  # else the processes would compile in different orders
         execution.compile_ahead()
     state = make_state()

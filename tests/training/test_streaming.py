@@ -4,7 +4,8 @@ import pytest
 from support.tiny import CNN, run_config, train
 
 from bncli import checkpoint
-from bncli.errors import TrainingInterruptedError
+from bncli.errors import BncliWarning, TrainingInterruptedError
+from bncli.training import run
 
 pytestmark = pytest.mark.optimised
 
@@ -59,3 +60,8 @@ def test_a_streamed_training_resumes_at_its_step_in_memory_or_not(in_memory, dat
     assert checkpoint.complete_steps(out)
     resumed = train(config(), dataset.streamed(), out, resume=True)
     assert resumed.sha256 == in_memory.sha256
+
+
+def test_workers_without_a_stream_are_noted(dataset, tmp_path):
+    with pytest.warns(BncliWarning, match=r"--workers 1 has no effect: the images are kept in memory"):
+        run.create_trainer(config(workers=1), dataset, tmp_path)

@@ -39,7 +39,15 @@ def run_lines(trainer: Trainer) -> str:
     return (
         f"{visible(config.model.name)}, {bn}, {num_params:,} parameters, on {trainer.execution.mesh.size} × {device}\n"
         f"{visible(data.name)}: {len(data.train):,} train, {len(data.val):,} val, {len(data.test):,} test images"
+        f"{_streaming(trainer)}"
     )
+
+
+def _streaming(trainer: Trainer) -> str:
+    if not trainer.execution.is_fed:
+        return ""
+    workers = trainer.config.data.workers
+    return f", read by {workers} worker{'' if workers == 1 else 's'}" if workers else ", read while training"
 
 
 def origin_lines(trainer: Trainer, from_recipe: Values, from_weights: Values) -> Iterator[str]:
