@@ -126,6 +126,8 @@ def as_member(cluster: distributed.Cluster, *, debug: bool) -> Iterator[None]:
         try:
             yield
         except (typer.Exit, typer.BadParameter):
+            if member.liveness is not None:
+                member.liveness.leave()
             raise
         except BaseException as error:
             if member.liveness is None or debug:

@@ -1,5 +1,7 @@
 """The work is divided: each example of an epoch goes to exactly one process, exactly once."""
 
+import socket
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from bncli.data.batches import epoch_batches
 from bncli.errors import CheckpointError, RuntimeCheckError
 from bncli.process import distributed
 from bncli.process.distributed import Cluster, Member
+from bncli.process.launcher import free_port
 from bncli.process.mesh import rows_of_process
 
 
@@ -40,6 +43,21 @@ def test_a_process_alone_agrees_with_itself():
     assert distributed.by_first(lambda: 7, CheckpointError) == 7
     distributed.barrier()
     distributed.check_same({"data": "a"})
+
+
+def test_a_coordinator_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(distributed, "START_SECONDS", 0.1)
+    cluster = Cluster(coordinator=f"127.0.0.1:{free_port()}", num_processes=2, process_id=1)
+    with pytest.raises(RuntimeCheckError, match="process 1 cannot reach the coordinator at"):
+        Member(cluster, lambda loss: None).join()
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        cluster = Cluster(coordinator=f"127.0.0.1:{port}", num_processes=2, process_id=0)
+        with pytest.raises(RuntimeCheckError, match=f"cannot use port {port}"):
+            Member(cluster, lambda loss: None).join()
 
 
 class Line:
