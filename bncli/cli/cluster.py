@@ -199,8 +199,8 @@ def _news(member: distributed.Member, *, seconds: float) -> Loss | None:
 
 def _end_after_loss(loss: Loss) -> None:
     """End this process after another one: called on a thread, while the main thread may wait for it forever."""
-    # Without process 0 there is nothing to wait for: it alone saves.
-    time.sleep(0.0 if loss.process == 0 else _GRACE)
+    # Without process 0, which alone saves, there is nothing to wait for, and JAX is about to abort the process.
+    time.sleep(0.0 if loss.process == 0 and loss.is_sudden else _GRACE)
     _show_once(_lost(loss))
     _exit(1)
 

@@ -21,7 +21,7 @@ COMMANDS = ("train", "eval", "recalibrate", "inspect-stats", "doctor")
 def launch(
     command: Annotated[
         list[str],
-        typer.Argument(metavar="COMMAND…", help="A command of bncli with its options, after --.", show_default=False),
+        typer.Argument(metavar="COMMAND", help="A command of bncli with its options, after --.", show_default=False),
     ],
     processes: Annotated[int, typer.Option("--processes", "-n", help="Processes to start.", min=1)] = 2,
     logs: Annotated[

@@ -50,6 +50,11 @@ class Loss:
     where: str
     reason: str
 
+    @property
+    def is_sudden(self) -> bool:
+        """True if the process could not tell why it ends."""
+        return self.reason in (_SILENT, _KILLED)
+
     def __str__(self) -> str:
         """Such as ``process 1 (pid 17 on node3) has ended: it was killed, or it crashed``."""
         return f"process {self.process} ({self.where}) has ended: {self.reason}"

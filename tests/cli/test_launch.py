@@ -80,6 +80,19 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_to_the_same_bytes(alone, 
     assert finish(launch(out))["sha256"] == alone["sha256"]
 
 
+@pytest.mark.cluster
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are looked up in /proc")
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
+    out = tmp_path / "run"
+    process = launch(out, epochs=400)
+    wait_for(lambda: list(out.glob("steps/*.sha256")), process)
+    os.kill(children(process)[1], signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert errors.count("interrupted in epoch") == 1
+    assert "interrupted" not in (tmp_path / "run.logs" / "process-1.log").read_text()
+
+
 def wait_for(condition, process, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
