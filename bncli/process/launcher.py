@@ -25,8 +25,8 @@ _BOOT = (
     "from bncli.cli.app import main; main()"
 )
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
-# The processes hear of the end of one within 40 s, and then save and end by themselves.
-_PATIENCE_SECONDS = 50.0
+# The processes hear of the end of one at once, and have a few seconds to save and end by themselves.
+_PATIENCE_SECONDS = 20.0
 _KILL_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _CHUNK_BYTES = 1 << 16
