@@ -19,7 +19,7 @@ import numpy as np
 from bncli.config.json_types import JSON
 from bncli.config.settings import ModelConfig
 from bncli.errors import ModelError, UsageError
-from bncli.frameworks.linen import as_network
+from bncli.frameworks.linen import LinenNetwork, as_network
 from bncli.frameworks.network import Network
 from bncli.models.cnn import CNN
 from bncli.models.convnet import ConvNet
@@ -151,8 +151,8 @@ def with_local_statistics(network: Network, num_devices: int, *, name: str) -> N
     Raises:
         UsageError: it has no BN, or its own code decides what BN normalizes over.
     """
-    norm = getattr(network.module, "norm", None)
-    if not isinstance(norm, partial) or norm.func is not BatchNorm:
+    norm = getattr(network.module, "norm", None) if isinstance(network, LinenNetwork) else None
+    if not isinstance(network, LinenNetwork) or not isinstance(norm, partial) or norm.func is not BatchNorm:
         raise UsageError(
             f"--bn-sync local: {name} has no BN whose statistics could be those of a device", remedy="Leave it out."
         )
