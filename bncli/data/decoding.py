@@ -77,7 +77,7 @@ class Decoded:
 
 
 @dataclass(frozen=True)
-class Images:
+class FolderImages:
     """The files of a folder, and the way to their images.
 
     Attributes:
@@ -212,7 +212,7 @@ class Images:
 class _Record:
     """Measures decoded images one after another, and hands them to the cache."""
 
-    def __init__(self, images: Images, files: SplitFiles, writer: PixelWriter) -> None:
+    def __init__(self, images: FolderImages, files: SplitFiles, writer: PixelWriter) -> None:
         self.clipped: list[Path] = []
         self._images, self._files, self._writer = images, files, writer
         self._digest = DatasetDigest()

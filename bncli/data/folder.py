@@ -24,7 +24,7 @@ from bncli.config.document import Crop
 from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset
-from bncli.data.decoding import Decoding, Images, Progress, for_each
+from bncli.data.decoding import Decoding, FolderImages, Progress, for_each
 from bncli.data.folder_cache import Listing, listing_of, remember_headers, remembered_headers
 from bncli.data.image_file import ImageInfo, decode, quiet_pillow, read_deep, read_header, reason_of
 from bncli.data.image_tree import BadImage, ImageTree, scan_image_tree
@@ -105,7 +105,7 @@ def read_image_folder(
     crop = options.crop or (_central(list(infos.values()), size) if options.random_crop else None)
     _check_crop(crop, size)
     decoding = Decoding((*size, channels), pixel_range, crop)
-    images = Images(listing, _readable(tree, infos), decoding, progress)
+    images = FolderImages(listing, _readable(tree, infos), decoding, progress)
     decoded = images.stream() if is_streamed else images.read()
     notes.extend(_clipped_notes(decoded.clipped, pixel_range))
     bad = [*tree.strays, *unreadable, *(BadImage(path, reason) for path, reason in decoded.bad)]

@@ -156,13 +156,13 @@ class Pixels:
     Attributes:
         path: the file.
         inode: its number, by which a file that was made anew is told from it.
-        sums: CRC-32 of each image, uint32 [N].
+        crcs: CRC-32 of each image, uint32 [N].
         shape: of each image.
     """
 
     path: Path
     inode: int
-    sums: np.ndarray
+    crcs: np.ndarray
     shape: Shape
 
     def array(self, start: int, stop: int) -> np.ndarray | None:
@@ -218,7 +218,7 @@ def remembered(key: str, shape: Shape) -> Measured | None:
         return None
     facts = json.loads(arrays["facts"].tobytes())
     pixels = _pixels(user_cache() / DECODED / f"{key}{_SUFFIX}", arrays["crcs"], shape)
-    if pixels is not None and pixels.path.stat().st_size != len(pixels.sums) * math.prod(shape):
+    if pixels is not None and pixels.path.stat().st_size != len(pixels.crcs) * math.prod(shape):
         pixels.discard()
         return None
     return Measured(
@@ -376,7 +376,7 @@ class CachedSource:
             content = os.pread(_opened(str(self.pixels.path), self.pixels.inode), size, index * size)
         except OSError:
             content = b""
-        if len(content) != size or zlib.crc32(content) != int(self.pixels.sums[index]):
+        if len(content) != size or zlib.crc32(content) != int(self.pixels.crcs[index]):
             self.pixels.discard()
             return self.original.read(index)
         return np.frombuffer(content, np.uint8).reshape(self.shape)
