@@ -15,6 +15,7 @@ from bncli import checkpoint
 from bncli.errors import CheckpointError, ModelError
 from bncli.jobs.evaluate import evaluate_checkpoint
 from bncli.process import hardware
+from bncli.process.mesh import make_mesh
 from bncli.training import run
 
 TESTS = Path(__file__).parents[1]
@@ -51,7 +52,8 @@ def test_the_best_epoch_is_the_one_that_is_tested(trained, dataset):
 
 
 def test_augmentation_can_be_left_out(dataset):
-    with_, without = (run._step_settings(run_config(data={"augment": augment}), dataset) for augment in (True, False))
+    configs = [run_config(data={"augment": augment}) for augment in (True, False)]
+    with_, without = (run._step_settings(config, dataset, make_mesh()) for config in configs)
     assert with_.augmentation == dataset.augmentation
     assert not dataset.augmentation.is_none
     assert without.augmentation.is_none

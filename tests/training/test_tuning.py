@@ -11,6 +11,7 @@ from bncli import checkpoint
 from bncli.config.settings import OptimizerConfig
 from bncli.errors import BncliWarning, TrainingInterruptedError, UsageError
 from bncli.models.parts import array_path
+from bncli.process.mesh import make_mesh
 from bncli.training import run
 from bncli.training.optimizer import create_release_fn, create_tuned_optimizer
 from bncli.training.tuning import Tuning, keep
@@ -136,7 +137,7 @@ def test_precise_statistics_leave_frozen_layers_alone(dataset, tmp_path):
 
 def test_frozen_bn_normalizes_by_its_running_statistics_in_training(dataset):
     config = run_config(model=TWO_LAYERS, finetune={"freeze_bn": "statistics"})
-    network = run._step_settings(config, dataset).network
+    network = run._step_settings(config, dataset, make_mesh()).network
     variables = network.init(jax.random.key(0), dataset.image_shape)
     stats = jax.tree.map(lambda leaf: leaf + 0.3, variables["batch_stats"])
     images = jax.random.normal(jax.random.key(1), (4, *dataset.image_shape))
