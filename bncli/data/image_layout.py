@@ -97,14 +97,15 @@ def list_folder(folder: Path) -> Listing:
     Raises:
         DataError: the folder cannot be read.
     """
-    kinds: dict[str, list[Path]] = {"folders": [], "images": [], "others": [], "litter": []}
+    kinds: dict[str, list[str]] = {"folders": [], "images": [], "others": [], "litter": []}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                kinds[_kind(entry)].append(folder / entry.name)
+                kinds[_kind(entry)].append(entry.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
-    return Listing(folder, **{kind: tuple(sorted(paths)) for kind, paths in kinds.items()})
+    # Names are sorted, not paths: Python would compare those of a large folder for seconds.
+    return Listing(folder, **{kind: tuple(folder / name for name in sorted(names)) for kind, names in kinds.items()})
 
 
 def find_layout(root: Path) -> Layout:
