@@ -189,6 +189,15 @@ def _recalibrated(
     kept: Collection[str] = (),
 ) -> Recalibration:
     runs = len(observer.levels) if max_runs is None else min(max_runs, len(observer.levels))
+    # Behind layers that still have their initial statistics, the activations of a deep network overflow. Those layers
+    # are measured again in a later run.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _in_runs(observer, variables, batches, runs=runs, kept=kept)
+
+
+def _in_runs(
+    observer: Measuring, variables: Pytree, batches: Batches, *, runs: int, kept: Collection[str]
+) -> Recalibration:
     measured = observer.measure(variables, batches)
     before = _drifts(observer, variables, measured)
     current, after, done = variables, before, 0

@@ -11,7 +11,7 @@ from flax import nnx
 import bncli
 from bncli.errors import FoldError, UsageError
 from frameworks.oracle import IMAGES as X
-from frameworks.oracle import check, numbers, same
+from frameworks.oracle import bits, check, numbers, same
 
 
 class ResBlock(nnx.Module):
@@ -167,3 +167,42 @@ def test_a_wrong_call_is_answered_with_the_right_one(arguments, keywords, messag
     with pytest.raises(UsageError, match=f"of an NNX module {message}") as error:
         bncli.fold(made(PreActivation), *arguments, **keywords)
     assert error.value.remedy == "call bncli.fold(network, example)"
+
+
+def test_each_call_leaves_the_module_and_its_mode_as_they_are():
+    """Over its whole state: arrays, counters of random numbers, and the flags of its layers."""
+    module = ResNet(nnx.Rngs(0))
+    module.train()
+
+    def whole():
+        graphdef, state = nnx.split(module)
+        return graphdef, bits(state)
+
+    before = whole()
+    bncli.inspect_stats(module)
+    bncli.recalibrate(module, [X, -X])
+    report = bncli.inspect_stats(module, data=[X, -X])
+    with pytest.raises(FoldError, match="train mode"):
+        bncli.fold(module, X)
+    assert whole() == before
+    module.eval()
+    before = whole()
+    bncli.fold(module, X).module  # noqa: B018 - it is made at the first access
+    assert whole() == before
+    assert [layer.name for layer in report.data.layers] == RESNET_NORMS
+    assert report.data.num_examples == 2 * len(X)
+    assert all(layer.drift.distance > 0.01 for layer in report.data.layers)
+    assert np.isnan(report.data.running.accuracy)
+
+
+def test_data_for_a_network_are_batches(tmp_path):
+    module = made(MobileNet)
+    for data in ("digits", True, 3):
+        with pytest.raises(UsageError, match="cannot run a network on"):
+            bncli.inspect_stats(module, data=data)
+    with pytest.raises(UsageError, match="read only once"):
+        bncli.inspect_stats(module, data=iter([X]))
+    with pytest.raises(UsageError, match="describe the network of a file"):
+        bncli.inspect_stats(module, input_shape=(8, 8, 3))
+    with pytest.raises(UsageError, match="cannot be run on data"):
+        bncli.inspect_stats({"batch_stats": {"bn": {"mean": np.zeros(3), "var": np.ones(3)}}}, data=[X])
