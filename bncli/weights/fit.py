@@ -26,7 +26,8 @@ class Fitted:
         pretrained: where they come from.
         num_classes: K of the network.
         taken: arrays of the source that the network has now.
-        new: arrays of the network that the source has not, or for other classes; they keep their initial values.
+        new: arrays of the network that the source has not, or for other classes; they begin at 0. So the first steps
+            move the head alone: a random one would send random gradients through the trained layers.
         ignored: arrays of the source that the network does not need.
     """
 
@@ -41,8 +42,9 @@ class Fitted:
         flat = traverse_util.flatten_dict(dict(variables), sep="/")
         taken = {row.target: self.pretrained.variables[row.target] for row in self.taken}
         # Copies: the training step reuses the memory of its arguments.
-        filled = {path: jnp.array(taken[path], leaf.dtype) if path in taken else leaf for path, leaf in flat.items()}
-        nested: Variables = traverse_util.unflatten_dict(filled, sep="/")
+        filled = {path: jnp.array(array, flat[path].dtype) for path, array in taken.items()}
+        zeros = {row.target: jnp.zeros_like(flat[row.target]) for row in self.new}
+        nested: Variables = traverse_util.unflatten_dict({**flat, **filled, **zeros}, sep="/")
         return nested
 
 
@@ -76,7 +78,7 @@ def fitted(pretrained: Pretrained, variables: Variables, *, num_classes: int) ->
             f"the weights of {pretrained.record.source} do not fit {pretrained.model.name}: {'; '.join(listed)}",
             remedy="Use the --image-size, --channels and --model-arg that they were trained with.",
         )
-    reason = f"the head is new: {num_classes} classes in place of {old}"
+    reason = f"the head is new and begins at 0: {num_classes} classes in place of {old}"
     return Fitted(
         pretrained=pretrained,
         num_classes=num_classes,
