@@ -80,6 +80,11 @@ def train(
         raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
     if print_config and as_json:
         raise UsageError("--print-config prints TOML, --json prints JSON", remedy="Choose one.")
+    if report and not distributed.is_alone():
+        raise UsageError(
+            "--report is written by a process that is alone",
+            remedy=f"Leave it out, and run afterwards: bncli report {out}",
+        )
     asked = new_run(ctx)  # first: a mistake in the call is answered before JAX is imported
     if resume:
         asked = NewRun(resumed_run(ctx, out, quiet=quiet))
@@ -111,7 +116,7 @@ def train(
     has_rows = not quiet and one_place()  # there the rows stand already, on stderr
     text = partial(render.train_text, with_epochs=not has_rows)
     render.emit(result, as_json=as_json, to_json=render.train_json, to_text=text)
-    if report and distributed.is_first():
+    if report:
         from bncli.cli.report import write_training_report
 
         write_training_report(result, trainer.dataset, quiet=quiet)

@@ -116,6 +116,10 @@ def children(process):
         (("train", "--coordinator", "here:1"), "belong together"),
         (("eval", "ckpt", "--coordinator", "here", "--num-processes", "2", "--process-id", "0"), "must be HOST:PORT"),
         (("train", "--coordinator", "here:1", "--num-processes", "2", "--process-id", "2"), "there are 2 processes"),
+        (
+            ("train", "--report", "--coordinator", "here:1", "--num-processes", "2", "--process-id", "1"),
+            "--report is written by a process that is alone",
+        ),
     ],
 )
 def test_a_wrong_call_is_answered_before_anything_starts(words, message):

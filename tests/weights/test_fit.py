@@ -43,7 +43,9 @@ def test_with_other_classes_the_head_is_new(trained, num_classes):
     variables = variables_of(trained, num_classes=num_classes)
     found = fitted(pretrained, variables, num_classes=num_classes)
     assert {row.target for row in found.new} == {"params/Dense_0/bias", "params/Dense_0/kernel"}
-    assert {row.reason for row in found.new} == {f"the head is new and begins at 0: {num_classes} classes in place of 3"}
+    assert {row.reason for row in found.new} == {
+        f"the head is new and begins at 0: {num_classes} classes in place of 3"
+    }
     before, after = leaves(variables), leaves(found.into(variables))
     head = {name for name in before if "Dense" in name}
     assert all(not np.any(after[name]) and after[name].shape == before[name].shape for name in head)
