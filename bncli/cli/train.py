@@ -76,15 +76,7 @@ def train(
     import time
 
     started = time.perf_counter()
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
-    if print_config and as_json:
-        raise UsageError("--print-config prints TOML, --json prints JSON", remedy="Choose one.")
-    if report and not distributed.is_alone():
-        raise UsageError(
-            "--report is written by a process that is alone",
-            remedy=f"Leave it out, and run afterwards: bncli report {out}",
-        )
+    _check_options(out, resume=resume, overwrite=overwrite, print_config=print_config, as_json=as_json, report=report)
     asked = new_run(ctx)  # first: a mistake in the call is answered before JAX is imported
     if resume:
         asked = NewRun(resumed_run(ctx, out, quiet=quiet))
@@ -120,6 +112,20 @@ def train(
         from bncli.cli.report import write_training_report
 
         write_training_report(result, trainer.dataset, quiet=quiet)
+
+
+def _check_options(
+    out: Path, *, resume: bool, overwrite: bool, print_config: bool, as_json: bool, report: bool
+) -> None:
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other", remedy="Choose one.")
+    if print_config and as_json:
+        raise UsageError("--print-config prints TOML, --json prints JSON", remedy="Choose one.")
+    if report and not distributed.is_alone():
+        raise UsageError(
+            "--report is written by a process that is alone",
+            remedy=f"Leave it out, and run afterwards: bncli report {out}",
+        )
 
 
 def _print(settings: RunConfig) -> None:
