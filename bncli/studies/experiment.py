@@ -134,7 +134,7 @@ class Experiment:
         order: place in lists.
         claim: what is said about BN.
         source: who says or disputes it, with the numbers.
-        rule: the comparison and the margin that decide the verdict, written before results were seen.
+        rule: the comparison and the margin that decide the verdict, fixed before a study runs.
         cells: the cells of a plan.
         measure: measures a cell.
         conclude: reads the results of all cells.

@@ -102,7 +102,7 @@ def _section(report: StudyReport, outcome: Outcome) -> Html:
         ),
         element(
             "dl",
-            element("dt", "Rule, written before the results"),
+            element("dt", "Rule, fixed before this study ran"),
             element("dd", experiment.rule),
             element("dt", "Source"),
             element("dd", *_linked(experiment.source)),
