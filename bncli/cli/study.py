@@ -43,7 +43,7 @@ def study(
     """Re-run claims about Batch Normalization on your data: a verdict with an interval, and a figure, for each.
 
     Small networks are trained with and without BN, each side at its own best learning rate. Each experiment says
-    supported, not supported or mixed by a rule that was written before its results. The report is OUT/report.html;
+    supported, not supported or mixed by a rule that is fixed before it runs. The report is OUT/report.html;
     figures need the extra bncli[study]. After an interruption the same command goes on; the same command in another
     process, or on another host with the same directory, shares the work.
     """
