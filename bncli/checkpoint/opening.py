@@ -6,48 +6,19 @@ the user gives them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bncli.checkpoint.foreign_arrays import is_foreign
 from bncli.checkpoint.foreign_model import open_foreign
 from bncli.checkpoint.load import Checkpoint, load
-from bncli.config.json_types import JSON
 from bncli.config.settings import ModelConfig
+from bncli.config.unsaid import Unsaid
 from bncli.config.validation import validated
 from bncli.errors import UsageError
+from bncli.process.files import open_regular
 
 # The first byte of an ONNX file: the tag of its field `ir_version`.
 _ONNX = b"\x08"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unsaid:
-    """The facts that another program's checkpoint does not say; empty or None if not given.
-
-    Attributes:
-        model_args: keyword arguments of the model.
-        image_shape: (H, W, C) of one image.
-        mean: per channel [C], of pixels in [0, 1]; None for 0.
-        std: per channel [C]; None for 1.
-    """
-
-    model_args: Mapping[str, JSON] = field(default_factory=dict)
-    image_shape: tuple[int, int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """The options that give the facts, if they are given."""
-        given = {
-            "--model-arg": bool(self.model_args),
-            "--input-shape": self.image_shape is not None,
-            "--mean": self.mean is not None,
-            "--std": self.std is not None,
-        }
-        return tuple(option for option, is_given in given.items() if is_given)
 
 
 def is_unsaid(path: Path) -> bool:
@@ -92,7 +63,7 @@ def refuse_unsaid(path: Path, unsaid: Unsaid) -> None:
 
 def _first_byte(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(1)
     except OSError:
         return b""  # the reader reports it

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bncli.cli.parsing import absolute_model_name, image_shape, model_arguments, numbers
+from bncli.config.unsaid import Unsaid
 
 if TYPE_CHECKING:
-    from bncli.checkpoint import Checkpoint, Unsaid
+    from bncli.checkpoint import Checkpoint
     from bncli.config.settings import RunConfig
     from bncli.data import Dataset
 
@@ -20,8 +21,6 @@ def unsaid(model_arg: Sequence[str] | None, input_shape: str | None, mean: str |
     shape = image_shape(input_shape) if input_shape is not None else None
     subtracted = numbers(mean, "--mean") if mean is not None else None
     divisor = numbers(std, "--std") if std is not None else None
-    from bncli.checkpoint.opening import Unsaid
-
     return Unsaid(model_args=arguments, image_shape=shape, mean=subtracted, std=divisor)
 
 

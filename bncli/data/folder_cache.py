@@ -35,6 +35,7 @@ from bncli.data.image_file import PILLOW, ImageInfo
 from bncli.data.lazy_images import PixelSums
 from bncli.data.sources import ImageSource, Shape
 from bncli.process.cache import is_private, private_folder, user_cache
+from bncli.process.files import open_regular
 
 FOLDERS, DECODED = "folders", "decoded"
 # Changes with every change of the files' layout and of the way from an image file to pixels.
@@ -169,7 +170,7 @@ class Pixels:
         """Some images in memory, uint8 [M, H, W, C]; None if the file is damaged."""
         images = np.empty((stop - start, *self.shape), np.uint8)
         image_bytes = math.prod(self.shape)
-        with suppress(OSError), self.path.open("rb") as file:
+        with suppress(OSError), open_regular(self.path) as file:
             file.seek(start * image_bytes)
             if file.readinto(images.reshape(-1).data) == images.nbytes:
                 return images

@@ -71,6 +71,7 @@ def other_values(option):
     special = {
         "model.args": ({"a": 1}, {"b": "x"}),
         "model.name": ("resnet20", "mlp"),
+        "model.norm": ("group", "ghost:8"),
         "data.source": ("mnist", "cifar100"),
         "training.save_every": ("7", "8s"),
         "data.pixel_range": ("0:4095", "-5:9.5"),

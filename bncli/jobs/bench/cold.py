@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from bncli.checkpoint.opening import Unsaid
 from bncli.config.json_types import JSON
+from bncli.config.unsaid import Unsaid
 from bncli.errors import BncliError
 from bncli.jobs.bench.networks import Target, first_call, open_network, random_images
 from bncli.process.child import Answer, ChildError, End, ask_child

@@ -192,9 +192,10 @@ def test_a_function_computes_the_same(name):
 def test_every_rule_is_tried():
     """Each primitive that has a rule occurs in one of the functions above."""
     tried = set()
-    for function in FUNCTIONS.values():
-        graph = trace(lambda _, x, f=function: f(x), {}, jax.ShapeDtypeStruct((BATCH, 4, 6, 3), jnp.float32))
-        tried |= {node.name for node in graph.nodes}
+    for functions, shape in ((FUNCTIONS, (BATCH, 4, 6, 3)), (MOVED, (3, 6))):
+        for function in functions.values():
+            graph = trace(lambda _, x, f=function: f(x), {}, jax.ShapeDtypeStruct(shape, jnp.float32))
+            tried |= {node.name for node in graph.nodes}
     synonyms = {"copy", "copy_p", "add_any", "square", "integer_pow", "clamp", "round", "transpose"}
     assert set(RULES) - tried <= synonyms, sorted(set(RULES) - tried)
 
@@ -272,6 +273,7 @@ MOVED = {
     "stack": lambda x: jnp.stack([x, x + 1], axis=1),
     "unstack": lambda x: jnp.unstack(x, axis=1)[2] * 2,
     "tile": lambda x: jnp.tile(x[:, None], (1, 2, 3)) * 2,
+    "tile as one primitive": lambda x: lax.tile(x, (1, 3)) * 2,  # of which JAX 0.10's jnp.tile is not made
     "take, clipped": lambda x: jnp.take(TABLE, some(x), axis=0, mode="clip"),
     "take, filled": lambda x: jnp.take(TABLE, some(x), axis=0, mode="fill"),
     "take along another axis": lambda x: jnp.take(TABLE, some(x), axis=1, mode="clip"),
