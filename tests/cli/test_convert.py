@@ -57,6 +57,7 @@ def test_every_array_is_accounted_for(converted):
     assert printed["preprocessing"]["crop"] == {"resize": 46, "interpolation": "bilinear"}
 
 
+@pytest.mark.broad
 def test_it_is_a_checkpoint_for_the_other_commands(converted, photos, tmp_path):
     out, _ = converted
     image = photos / "a" / "1.png"

@@ -48,6 +48,7 @@ def test_the_cause_is_named_and_the_remedy_repairs_it(broken, tmp_path):
     assert after["data"]["first_apart"] is None
 
 
+@pytest.mark.broad
 def test_training_repairs_the_best_epoch_itself(broken):
     assert document("eval", broken)["accuracy"] > document("eval", broken, "--stats", "batch")["accuracy"] - 0.05
     report = document("inspect-stats", broken, "--data", "--fail-on", "warning")

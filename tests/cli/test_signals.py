@@ -7,6 +7,7 @@ import time
 
 import pytest
 from support import compile_time
+from support.breadth import broad
 
 from bncli import checkpoint
 
@@ -34,7 +35,7 @@ def wait_for_a_save(process, out):
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), pytest.param("SIGUSR1", 130, marks=pytest.mark.slow)]
+    ("name", "code"), broad([("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 130)], lambda case: case[0] == "SIGTERM")
 )
 def test_a_signal_has_the_run_saved(tmp_path, name, code):
     out = tmp_path / "ckpt"
@@ -57,6 +58,7 @@ def test_a_signal_has_the_run_saved(tmp_path, name, code):
 STUCK = """
 import os, signal, sys, time
 from bncli.cli import signals
+from support.breadth import broad
 asked = []
 with signals.stopping(asked.append, quiet=True):
     os.kill(os.getpid(), signal.SIGTERM)

@@ -110,7 +110,9 @@ def test_another_sum_is_refused(value):
     assert 'remove its line "sha256"' in caught.value.remedy
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stride", [29, pytest.param(7, marks=pytest.mark.broad), pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_every_flipped_bit_is_noticed_or_changes_nothing(stride):
     """White space, and the name of the sum itself, say nothing of the content."""
     content = to_json(complete()).encode()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from support import tiny
+from support.breadth import broad
 from support.foreign_files import IMAGE_SHAPE, make_state, make_variables, save_msgpack, save_standard, write_net
 
 import bncli
@@ -108,7 +109,7 @@ def test_a_fold_that_no_image_shows_is_not_proved_and_said_so(trained, tmp_path)
     assert "no value that varies with the input shows the fold of BatchNorm_1" in text
 
 
-@pytest.mark.parametrize("size", [9, pytest.param(14, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", broad([9, 14], lambda size: False))
 def test_odd_sizes_before_a_pool_fold_completely(tmp_path, size):
     rng = np.random.default_rng(0)
     raw = RawDataset(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.breadth import broad
 from support.tiny import MLP
 
 from bncli.config.document import Preprocessing
@@ -78,7 +79,7 @@ def at_once(split):
     return steps(settings_of(as_network(Residual())), split, mask=jnp.arange(16) < 13)
 
 
-@pytest.mark.parametrize("unrolled", [True, False])
+@pytest.mark.parametrize("unrolled", broad([True, False], bool))
 def test_micro_batches_are_one_large_batch(split, at_once, unrolled):
     network, whole = as_network(Residual()), at_once
     mask = jnp.arange(16) < 13

@@ -104,6 +104,7 @@ def test_each_failed_save_is_told_and_a_run_that_cannot_save_its_end_has_failed(
     assert checkpoint.complete_steps(tmp_path / "ckpt") == []
 
 
+@pytest.mark.broad
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("orbax_leftovers")
 def test_who_reads_while_a_training_saves_reads_a_whole_save(dataset, tmp_path):

@@ -188,8 +188,8 @@ def test_a_run_with_few_validation_images_says_so_at_its_end():
     [
         ({}, {}, "running"),
         ({"ema_decay": 0.9}, {}, "measured"),
-        ({"precise_bn": True}, {}, "measured"),
-        ({}, {"bn": False}, None),
+        pytest.param({"precise_bn": True}, {}, "measured", marks=pytest.mark.broad),
+        pytest.param({}, {"bn": False}, None, marks=pytest.mark.broad),
     ],
 )
 def test_an_epoch_says_which_statistics_its_validation_used(dataset, tmp_path, training, model, statistics):

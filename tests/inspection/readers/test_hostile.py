@@ -67,6 +67,7 @@ def test_the_sound_files_are_read(sound):
     assert {outcome.verdict for outcome in outcomes} == {"report"}
 
 
+@pytest.mark.broad
 def test_damaged_files_are_refused(sound, tmp_path):
     files = mutated_files(sound, tmp_path, count=300)
     outcomes = examine(files, "forked", timeout=240)
