@@ -51,7 +51,7 @@ from bncli.checkpoint.hashing import sha256_tree
 from bncli.checkpoint.integrity import FileReport, VerifyReport, verify_checkpoint
 from bncli.checkpoint.load import Checkpoint, check_model_code, load
 from bncli.checkpoint.locking import locked, locked_for_all
-from bncli.checkpoint.opening import Unsaid, is_unsaid, open_checkpoint, refuse_unsaid
+from bncli.checkpoint.opening import is_unsaid, open_checkpoint, refuse_unsaid
 from bncli.checkpoint.program import trust_program
 from bncli.checkpoint.saves import (
     complete_steps,
@@ -67,6 +67,7 @@ from bncli.checkpoint.saves import (
     sweep,
     verify,
 )
+from bncli.config.unsaid import Unsaid
 
 __all__ = [
     "CONFIG",
