@@ -58,6 +58,7 @@ def answer(*argv):
 # config.json
 
 
+@pytest.mark.broad
 @few_or_many(25, 200)
 @pytest.mark.parametrize("command", [["eval"], ["inspect-stats", "--json"]], ids=lambda words: words[0])
 def test_a_damaged_configuration(changed, command, count):
@@ -143,6 +144,7 @@ def test_damaged_layers(changed, count):
     assert all("layers.jsonl: " in message for message in refusals)
 
 
+@pytest.mark.broad
 @few_or_many(5, 30)
 @pytest.mark.parametrize("name", ["layers.jsonl", "metrics.jsonl"])
 def test_a_run_with_damaged_lines(changed, name, count):

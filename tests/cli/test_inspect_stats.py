@@ -93,6 +93,7 @@ def test_no_history_is_a_note(ckpt, folded, tmp_path):
         assert "layers.jsonl" in result["notes"][-1]
 
 
+@pytest.mark.broad
 def test_data_from_elsewhere(ckpt, tmp_path):
     import numpy as np
 
@@ -181,6 +182,7 @@ def repaired(ckpt, tmp_path_factory):
     return out
 
 
+@pytest.mark.broad
 def test_two_checkpoints_side_by_side(ckpt, repaired):
     result = document("inspect-stats", ckpt, repaired)
     assert result["schema"] == "bncli.inspect-stats-compare/1"

@@ -31,6 +31,7 @@ def test_a_page_loads_nothing(tmp_path):
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "").replace("http-equiv", "")
 
 
+@pytest.mark.broad
 def test_a_checkpoint_gives_its_network_and_settings_and_is_only_read(ckpt):
     before = {path: path.read_bytes() for path in ckpt.rglob("*") if path.is_file()}
     fresh = document("lr-find", *SHORT, *SMALL)

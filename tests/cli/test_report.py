@@ -157,6 +157,7 @@ def test_several_runs_share_one_picture_and_their_differences_are_listed(ckpt, f
     assert {attributes["id"] for attributes in page.named("section")} == {"results", "curves", "differences", "classes"}
 
 
+@pytest.mark.broad
 def test_images_of_a_folder_are_named_by_their_files(tmp_path):
     data, out = tmp_path / "data", tmp_path / "ckpt"
     write_image_folder(data, per_class=20)

@@ -58,7 +58,6 @@ def test_a_signal_has_the_run_saved(tmp_path, name, code):
 STUCK = """
 import os, signal, sys, time
 from bncli.cli import signals
-from support.breadth import broad
 asked = []
 with signals.stopping(asked.append, quiet=True):
     os.kill(os.getpid(), signal.SIGTERM)

@@ -82,6 +82,7 @@ def test_finished_run_can_be_resumed_to_no_effect(ckpt, tmp_path):
     assert (copy / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.broad
 def test_extension_without_a_fixed_schedule_says_that_it_is_stretched(ckpt, tmp_path):
     copy = shutil.copytree(ckpt, tmp_path / "ckpt")
     result = invoke("train", "--resume", "--epochs", 4, "--out", copy)

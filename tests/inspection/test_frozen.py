@@ -46,6 +46,7 @@ def codes(path, dataset):
     return {finding.code for finding in (*bncli.inspect_stats(path).findings, *on_data)}
 
 
+@pytest.mark.broad
 def test_frozen_layers_have_no_finding_about_running_averages(frozen, moving, dataset):
     assert not OF_AVERAGES & codes(frozen, dataset)
     assert {"never-updated", "momentum-convention", "stale-statistics"} & codes(moving, dataset)

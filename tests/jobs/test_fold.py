@@ -132,6 +132,7 @@ def test_odd_sizes_before_a_pool_fold_completely(tmp_path, size):
     assert folded.apply_fn(folded.variables, rng.normal(size=(5, size, size, 1)).astype(np.float32)).shape == (5, 3)
 
 
+@pytest.mark.broad
 def test_a_model_that_indexes_its_input_still_folds(dataset, tmp_path):
     # x[:, 1:] is traced differently under a symbolic batch size.
     (tmp_path / "net.py").write_text(

@@ -228,6 +228,7 @@ print(next(events).step)
 """
 
 
+@pytest.mark.broad
 def test_a_script_that_leaves_its_training_ends_in_silence(tmp_path):
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

@@ -78,6 +78,7 @@ def test_a_damaged_row_is_named(tmp_path, line):
         checkpoint.read_layers(tmp_path)
 
 
+@pytest.mark.broad
 def test_precise_statistics_are_read_and_training_goes_on_from_the_others(dataset, tmp_path):
     """A run with --precise-bn that is extended ends where one without it ends."""
     runs = {}

@@ -160,6 +160,7 @@ print(json.dumps([[asdict(row) for row in result.history] for result in (new, mo
 """
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("norm", ["batch", pytest.param("ghost:8", marks=pytest.mark.slow)])
 def test_eight_devices_give_the_numbers_of_one(dataset, tmp_path, norm):
     """BN statistics are of the global batch, random numbers those of one device, a save can be read on any number."""

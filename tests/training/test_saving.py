@@ -32,6 +32,7 @@ def rows_of(out):
     return [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.broad
 def test_saves_within_epochs_change_nothing_and_each_can_be_gone_on_from(straight, dataset, tmp_path):
     out = tmp_path / "ckpt"
     result = train(config_of(save_every="4"), dataset, out)
@@ -88,6 +89,7 @@ def test_a_full_disk_for_a_while_costs_a_save_and_no_epoch(straight, dataset, tm
     assert result.sha256 == straight.sha256
 
 
+@pytest.mark.broad
 def test_each_failed_save_is_told_and_a_run_that_cannot_save_its_end_has_failed(dataset, tmp_path, full_disk):
     trainer = run.create_trainer(config_of(on_save_error="continue"), dataset, tmp_path / "ckpt")
     run.start(trainer, overwrite=False)

@@ -76,6 +76,7 @@ def test_frozen_arrays_keep_every_bit_and_all_others_move(dataset, tmp_path, fin
     assert found == (params, statistics)
 
 
+@pytest.mark.broad
 @WARNS
 @pytest.mark.parametrize(
     "optimizer", [{"name": "adamw", "clip_norm": 0.1}, pytest.param({"clip_norm": 1.0}, marks=pytest.mark.slow)]
