@@ -23,7 +23,7 @@ from bncli.folding.folded import flatten
 from bncli.folding.trace.graph import Pytree, leaf_path
 from bncli.frameworks.adapted import ArrayPath, at, filed
 from bncli.frameworks.calls import LayerCall, NormCall, is_observed, report
-from bncli.frameworks.construction import Construction, cannot_apply
+from bncli.frameworks.construction import Construction
 from bncli.frameworks.equinox_layers import (
     Mode,
     Norm,
@@ -67,12 +67,7 @@ class EquinoxNetwork(Network):
             return self._layout.filed(leaves)
 
         variables: Variables = jax.jit(make)()
-        try:
-            jax.eval_shape(lambda: self.train_logits(variables, images, mask=None, dropout_key=key))
-        except ModelError:
-            raise
-        except Exception as error:
-            raise cannot_apply(self.construction.name, images.shape, error, remedy=REMEDY) from error
+        self._check_trains(variables, images, key, name=self.construction.name, remedy=REMEDY)
         return variables
 
     def train_logits(

@@ -16,7 +16,9 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from bncli.errors import ModelError
 from bncli.frameworks.calls import LayerCall, Look, observing
+from bncli.frameworks.construction import cannot_apply
 
 Variables: TypeAlias = Mapping[str, Any]  # {"params": …, "batch_stats": …}, or a part of it: a tree of arrays
 ImageShape: TypeAlias = tuple[int, int, int]  # (H, W, C)
@@ -116,6 +118,15 @@ class Network(ABC):
         found: dict[str, None] = {}
         self._trace(variables, image_shape, lambda call: found.setdefault(call.path))
         return tuple(found)
+
+    def _check_trains(self, variables: Variables, images: jax.Array, key: jax.Array, *, name: str, remedy: str) -> None:
+        """Raise ModelError unless the network can be applied to images in train mode; nothing is computed."""
+        try:
+            jax.eval_shape(lambda: self.train_logits(variables, images, mask=None, dropout_key=key))
+        except ModelError:
+            raise
+        except Exception as error:
+            raise cannot_apply(name, images.shape, error, remedy=remedy) from error
 
     def _trace(self, variables: Variables, image_shape: ImageShape, look: Look) -> None:
         """Call ``look`` for each module of a forward pass in eval mode; nothing is computed."""

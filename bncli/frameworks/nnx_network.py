@@ -26,7 +26,7 @@ from bncli.folding.folded import nested
 from bncli.folding.trace.graph import Pytree
 from bncli.frameworks.adapted import Array, ArrayPath, at
 from bncli.frameworks.calls import LayerCall, NormCall, current_trace, first_array, is_observed, report
-from bncli.frameworks.construction import Construction, cannot_apply
+from bncli.frameworks.construction import Construction
 from bncli.frameworks.network import TRAIN_ARGUMENTS, ImageShape, Network, Variables
 
 Key: TypeAlias = tuple[Pytree, ...]  # the path of a variable in its module
@@ -55,12 +55,7 @@ class NnxNetwork(Network):
             return _arrays_of(nnx.to_flat_state(nnx.split(self._built(key))[1]))
 
         variables: Variables = jax.jit(make)()
-        try:
-            jax.eval_shape(lambda: self.train_logits(variables, images, mask=None, dropout_key=key))
-        except ModelError:
-            raise
-        except Exception as error:
-            raise cannot_apply(self.construction.name, images.shape, error, remedy=REMEDY) from error
+        self._check_trains(variables, images, key, name=self.construction.name, remedy=REMEDY)
         return variables
 
     def train_logits(

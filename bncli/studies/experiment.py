@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from bncli.studies.data import StudyData
 from bncli.studies.statistics import Comparison, Verdict
-from bncli.studies.training import Lane, Measured, Run
+from bncli.studies.training import Lane, Measured, Run, train
 
 # Learning rates that a side may choose its own from.
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -60,6 +60,7 @@ class Cell:
 
 
 Results: TypeAlias = Mapping[Cell, Measured]
+Side = TypeVar("Side")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,11 @@ class Conclusion:
     figures: tuple[Figure, ...]
 
 
+def trained(cell: Cell, data: StudyData) -> Measured:
+    """The curves of a cell's trainings, which most experiments need no more than."""
+    return train(cell.run, data)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One claim, and the way to test it.
@@ -136,7 +142,7 @@ class Experiment:
         source: who says or disputes it, with the numbers.
         rule: the comparison and the margin that decide the verdict, fixed before a study runs.
         cells: the cells of a plan.
-        measure: measures a cell.
+        measure: measures a cell; by default its curves.
         conclude: reads the results of all cells.
     """
 
@@ -146,8 +152,24 @@ class Experiment:
     source: str
     rule: str
     cells: Callable[[Plan], Sequence[Cell]] = field(repr=False)
-    measure: Callable[[Cell, StudyData], Measured] = field(repr=False)
+    measure: Callable[[Cell, StudyData], Measured] = field(repr=False, default=trained)
     conclude: Callable[[Results], Conclusion] = field(repr=False)
+
+
+def cells_of(experiment: str, sides: Mapping[str, Side], plan: Plan, run: Callable[[Side, int], Run]) -> list[Cell]:
+    """One cell for each side and seed.
+
+    Args:
+        experiment: its name.
+        sides: of the comparison, by name.
+        plan: says how many seeds there are.
+        run: (side, seed) -> the trainings.
+    """
+    return [
+        Cell(experiment=experiment, side=name, run=run(side, seed))
+        for name, side in sides.items()
+        for seed in range(plan.seeds)
+    ]
 
 
 def lanes_of(rates: Sequence[float]) -> tuple[Lane, ...]:

@@ -26,11 +26,11 @@ from bncli.models import build_network, model_file_sha256, with_local_statistics
 from bncli.process import distributed
 from bncli.process.hardware import versions
 from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, put_whole
-from bncli.training.accumulation import Accumulation
 from bncli.training.divergence import first_non_finite
 from bncli.training.evaluation import EvalProgram, Evaluation
 from bncli.training.execution import StepExecution
 from bncli.training.loop import Trainer
+from bncli.training.micro_batches import Accumulation
 from bncli.training.observation import IMAGES as OBSERVED_IMAGES
 from bncli.training.observation import LayerObserver
 from bncli.training.pretrained import starting_state

@@ -23,7 +23,8 @@ from bncli.data.batches import example_keys
 from bncli.data.mixing import Labels, MixedLabels, augmented
 from bncli.frameworks.network import Network, Variables
 from bncli.measure.eval_step import smoothed_cross_entropy
-from bncli.training.accumulation import Accumulation, Inputs, make_accumulated
+from bncli.training.accumulation import make_accumulated
+from bncli.training.micro_batches import Accumulation, Inputs
 from bncli.training.optimizer import (
     create_learning_rate_fn,
     create_optimizer,

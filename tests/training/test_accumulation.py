@@ -16,7 +16,7 @@ from bncli.data import Augmentation, Preprocessor
 from bncli.errors import ModelError, UsageError
 from bncli.frameworks.linen import as_network
 from bncli.models import build_network, with_local_statistics
-from bncli.training.accumulation import Accumulation
+from bncli.training.micro_batches import Accumulation
 from bncli.training.segments import cut
 from bncli.training.state import create_train_state
 from bncli.training.steps import DeviceSplit, StepSettings, make_train_step

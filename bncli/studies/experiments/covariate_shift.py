@@ -19,6 +19,7 @@ from bncli.studies.experiment import (
     Series,
     at_best_rate,
     best_rate,
+    cells_of,
     curve,
     lanes_of,
     stacked,
@@ -40,22 +41,13 @@ _TINY = 1e-12
 
 def cells(plan: Plan) -> Sequence[Cell]:
     """Both sides over the learning rates."""
-    return [
-        Cell(
-            experiment=NAME,
-            side=side,
-            run=Run(
-                net=Net(norm=norm, activation="sigmoid"),
-                lanes=lanes_of((*plan.rates, 3.0)),
-                seed=seed,
-                batch_size=BATCH_SIZE,
-                steps=plan.steps(1000),
-                points=40,
-            ),
-        )
-        for side, norm in SIDES.items()
-        for seed in range(plan.seeds)
-    ]
+    lanes, steps = lanes_of((*plan.rates, 3.0)), plan.steps(1000)
+
+    def run(norm: str, seed: int) -> Run:
+        net = Net(norm=norm, activation="sigmoid")
+        return Run(net=net, lanes=lanes, seed=seed, batch_size=BATCH_SIZE, steps=steps, points=40)
+
+    return cells_of(NAME, SIDES, plan, run)
 
 
 def probe(net: Net, view: View) -> Mapping[str, jax.Array]:

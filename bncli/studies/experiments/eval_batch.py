@@ -19,6 +19,7 @@ from bncli.studies.experiment import (
     Results,
     Series,
     best_lane,
+    cells_of,
     curve,
     lanes_of,
     points_of,
@@ -42,15 +43,12 @@ FIXED = 8
 
 def cells(plan: Plan) -> Sequence[Cell]:
     """Both sides over the learning rates."""
-    return [
-        Cell(
-            experiment=NAME,
-            side=side,
-            run=Run(net=Net(norm=norm), lanes=lanes_of(plan.rates), seed=seed, steps=plan.steps(400), points=20),
-        )
-        for side, norm in SIDES.items()
-        for seed in range(plan.seeds)
-    ]
+    lanes, steps = lanes_of(plan.rates), plan.steps(400)
+
+    def run(norm: str, seed: int) -> Run:
+        return Run(net=Net(norm=norm), lanes=lanes, seed=seed, steps=steps, points=20)
+
+    return cells_of(NAME, SIDES, plan, run)
 
 
 def measure(cell: Cell, data: StudyData) -> Measured:

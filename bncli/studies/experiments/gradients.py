@@ -19,6 +19,7 @@ from bncli.studies.experiment import (
     Results,
     Series,
     at_best_rate,
+    cells_of,
     curve,
     lanes_of,
 )
@@ -41,15 +42,12 @@ _TINY = 1e-12
 
 def cells(plan: Plan) -> Sequence[Cell]:
     """Both sides over the learning rates, for the first batches only."""
-    return [
-        Cell(
-            experiment=NAME,
-            side=side,
-            run=Run(net=Net(norm=norm), lanes=lanes_of(plan.rates), seed=seed, steps=50, points=10),
-        )
-        for side, norm in SIDES.items()
-        for seed in range(plan.seeds)
-    ]
+    lanes = lanes_of(plan.rates)
+
+    def run(norm: str, seed: int) -> Run:
+        return Run(net=Net(norm=norm), lanes=lanes, seed=seed, steps=50, points=10)
+
+    return cells_of(NAME, SIDES, plan, run)
 
 
 def probe(net: Net, view: View) -> Mapping[str, jax.Array]:

@@ -11,7 +11,18 @@ import numpy as np
 
 from bncli.studies import network
 from bncli.studies.data import StudyData, normalized
-from bncli.studies.experiment import Cell, Conclusion, Experiment, Figure, Plan, Results, curve, points_of, stacked
+from bncli.studies.experiment import (
+    Cell,
+    Conclusion,
+    Experiment,
+    Figure,
+    Plan,
+    Results,
+    cells_of,
+    curve,
+    points_of,
+    stacked,
+)
 from bncli.studies.instruments import scale_invariance
 from bncli.studies.network import Net
 from bncli.studies.statistics import Comparison, combined
@@ -32,15 +43,11 @@ def cells(plan: Plan) -> Sequence[Cell]:
     """Both sides over gains and learning rates."""
     rates = plan.rates if plan.quick else plan.rates[1:]
     lanes = tuple(Lane(learning_rate=rate, gain=gain) for gain in GAINS for rate in rates)
-    return [
-        Cell(
-            experiment=NAME,
-            side=side,
-            run=Run(net=Net(norm=norm), lanes=lanes, seed=seed, steps=plan.steps(300), points=2),
-        )
-        for side, norm in SIDES.items()
-        for seed in range(plan.seeds)
-    ]
+
+    def run(norm: str, seed: int) -> Run:
+        return Run(net=Net(norm=norm), lanes=lanes, seed=seed, steps=plan.steps(300), points=2)
+
+    return cells_of(NAME, SIDES, plan, run)
 
 
 def measure(cell: Cell, data: StudyData) -> Measured:

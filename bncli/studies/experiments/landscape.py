@@ -20,6 +20,7 @@ from bncli.studies.experiment import (
     Series,
     at_best_rate,
     best_rate,
+    cells_of,
     curve,
     lanes_of,
     stacked,
@@ -45,15 +46,12 @@ _TINY, _HUGE = 1e-12, 1e38
 
 def cells(plan: Plan) -> Sequence[Cell]:
     """Both sides over the learning rates."""
-    return [
-        Cell(
-            experiment=NAME,
-            side=side,
-            run=Run(net=Net(norm=norm), lanes=lanes_of(plan.rates), seed=seed, steps=plan.steps(400), points=20),
-        )
-        for side, norm in SIDES.items()
-        for seed in range(plan.seeds)
-    ]
+    lanes, steps = lanes_of(plan.rates), plan.steps(400)
+
+    def run(norm: str, seed: int) -> Run:
+        return Run(net=Net(norm=norm), lanes=lanes, seed=seed, steps=steps, points=20)
+
+    return cells_of(NAME, SIDES, plan, run)
 
 
 def probe(net: Net, view: View) -> Mapping[str, jax.Array]:

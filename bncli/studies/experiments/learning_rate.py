@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bncli.studies.data import StudyData
 from bncli.studies.experiment import (
     Cell,
     Conclusion,
@@ -15,6 +14,7 @@ from bncli.studies.experiment import (
     Figure,
     Plan,
     Results,
+    cells_of,
     curve,
     lanes_of,
     points_of,
@@ -23,7 +23,7 @@ from bncli.studies.experiment import (
 )
 from bncli.studies.network import Net
 from bncli.studies.statistics import Comparison
-from bncli.studies.training import Measured, Run, train
+from bncli.studies.training import Run
 
 NAME = "learning-rate"
 SIDES = {"BN": "batch", "none": "none"}
@@ -36,21 +36,12 @@ MARGIN = math.log(2)
 
 def cells(plan: Plan) -> Sequence[Cell]:
     """Both sides over the grid."""
-    lanes = lanes_of(QUICK_GRID if plan.quick else GRID)
-    return [
-        Cell(
-            experiment=NAME,
-            side=side,
-            run=Run(net=Net(norm=norm), lanes=lanes, seed=seed, steps=plan.steps(400)),
-        )
-        for side, norm in SIDES.items()
-        for seed in range(plan.seeds)
-    ]
+    lanes, steps = lanes_of(QUICK_GRID if plan.quick else GRID), plan.steps(400)
 
+    def run(norm: str, seed: int) -> Run:
+        return Run(net=Net(norm=norm), lanes=lanes, seed=seed, steps=steps)
 
-def measure(cell: Cell, data: StudyData) -> Measured:
-    """Train."""
-    return train(cell.run, data)
+    return cells_of(NAME, SIDES, plan, run)
 
 
 def largest_usable(rates: np.ndarray, accuracy: np.ndarray) -> float:
@@ -101,6 +92,5 @@ EXPERIMENT = Experiment(
     rule="Per seed, the largest learning rate whose test accuracy is within 5 points of the side's best. Supported if "
     "the ratio BN / none is above 2.",
     cells=cells,
-    measure=measure,
     conclude=conclude,
 )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bncli.studies.data import StudyData
 from bncli.studies.experiment import (
     Cell,
     Conclusion,
@@ -15,6 +14,7 @@ from bncli.studies.experiment import (
     Plan,
     Results,
     at_best_rate,
+    cells_of,
     curve,
     lanes_of,
     points_of,
@@ -23,7 +23,7 @@ from bncli.studies.experiment import (
 )
 from bncli.studies.network import Net
 from bncli.studies.statistics import Comparison
-from bncli.studies.training import Measured, Run, train
+from bncli.studies.training import Run
 
 NAME = "placement"
 SIDES = {
@@ -36,20 +36,12 @@ MARGIN = 0.005
 
 def cells(plan: Plan) -> Sequence[Cell]:
     """Three sides over the learning rates."""
-    return [
-        Cell(
-            experiment=NAME,
-            side=side,
-            run=Run(net=net, lanes=lanes_of(plan.rates), seed=seed, steps=plan.steps(400), points=20),
-        )
-        for side, net in SIDES.items()
-        for seed in range(plan.seeds)
-    ]
+    lanes, steps = lanes_of(plan.rates), plan.steps(400)
 
+    def run(net: Net, seed: int) -> Run:
+        return Run(net=net, lanes=lanes, seed=seed, steps=steps, points=20)
 
-def measure(cell: Cell, data: StudyData) -> Measured:
-    """Train."""
-    return train(cell.run, data)
+    return cells_of(NAME, SIDES, plan, run)
 
 
 def conclude(results: Results) -> Conclusion:
@@ -95,6 +87,5 @@ EXPERIMENT = Experiment(
     rule="Final test accuracy, each side at its own best learning rate. Supported if BN before the activation is half "
     "a point better than after it.",
     cells=cells,
-    measure=measure,
     conclude=conclude,
 )

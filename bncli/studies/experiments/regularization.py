@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bncli.studies.data import StudyData
 from bncli.studies.experiment import Cell, Conclusion, Experiment, Figure, Plan, Results, curve, points_of, stacked
 from bncli.studies.network import Net
 from bncli.studies.statistics import Comparison, combined
-from bncli.studies.training import Lane, Measured, Run, train
+from bncli.studies.training import Lane, Run
 
 NAME = "regularization"
 SIDES = {"BN": "batch", "none": "none"}
@@ -43,11 +42,6 @@ def cells(plan: Plan) -> Sequence[Cell]:
         for batch_size in (BATCH_SIZES[::2] if plan.quick else BATCH_SIZES)
         for seed in range(plan.seeds)
     ]
-
-
-def measure(cell: Cell, data: StudyData) -> Measured:
-    """Train."""
-    return train(cell.run, data)
 
 
 def at_best_rates(results: Results, side: str, split: str, batch_size: int) -> np.ndarray:
@@ -122,6 +116,5 @@ EXPERIMENT = Experiment(
     "training and test accuracy without dropout, and the test accuracy that the better of dropout 0.2 and 0.5 adds. "
     "Supported if both are larger without BN by half a point.",
     cells=cells,
-    measure=measure,
     conclude=conclude,
 )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bncli.studies.data import StudyData
 from bncli.studies.experiment import (
     Cell,
     Conclusion,
@@ -21,7 +20,7 @@ from bncli.studies.experiment import (
 )
 from bncli.studies.network import Net
 from bncli.studies.statistics import Comparison
-from bncli.studies.training import Measured, Run, train
+from bncli.studies.training import Run
 
 NAME = "small-batch"
 SIDES = {"BN": "batch", "ghost BN of 16": "ghost:16", "group norm": "group", "none": "none"}
@@ -53,11 +52,6 @@ def cells(plan: Plan) -> Sequence[Cell]:
         for batch_size in (QUICK_SIZES if plan.quick else SIZES)
         for seed in range(plan.seeds)
     ]
-
-
-def measure(cell: Cell, data: StudyData) -> Measured:
-    """Train."""
-    return train(cell.run, data)
 
 
 def conclude(results: Results) -> Conclusion:
@@ -102,6 +96,5 @@ EXPERIMENT = Experiment(
     rule="Each side at its own best learning rate for each batch size, the same number of images in all. Supported if "
     "BN loses 2 points more test accuracy from batch 64 to batch 2 than both group norm and none.",
     cells=cells,
-    measure=measure,
     conclude=conclude,
 )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bncli.studies.data import StudyData
 from bncli.studies.experiment import (
     Cell,
     Conclusion,
@@ -16,6 +15,7 @@ from bncli.studies.experiment import (
     Plan,
     Results,
     best_lane,
+    cells_of,
     curve,
     lanes_of,
     rates_of,
@@ -23,7 +23,7 @@ from bncli.studies.experiment import (
 )
 from bncli.studies.network import Net
 from bncli.studies.statistics import Comparison
-from bncli.studies.training import Measured, Run, train
+from bncli.studies.training import Run
 
 NAME = "speed"
 SIDES = {"BN": "batch", "none": "none"}
@@ -36,27 +36,13 @@ TOLERANCE = 0.001
 
 def cells(plan: Plan) -> Sequence[Cell]:
     """Both sides over the learning rates."""
-    return [
-        Cell(
-            experiment=NAME,
-            side=side,
-            run=Run(
-                net=Net(norm=norm, activation="sigmoid"),
-                lanes=lanes_of((*plan.rates, 3.0)),
-                seed=seed,
-                batch_size=BATCH_SIZE,
-                steps=plan.steps(1000),
-                points=40,
-            ),
-        )
-        for side, norm in SIDES.items()
-        for seed in range(plan.seeds)
-    ]
+    lanes, steps = lanes_of((*plan.rates, 3.0)), plan.steps(1000)
 
+    def run(norm: str, seed: int) -> Run:
+        net = Net(norm=norm, activation="sigmoid")
+        return Run(net=net, lanes=lanes, seed=seed, batch_size=BATCH_SIZE, steps=steps, points=40)
 
-def measure(cell: Cell, data: StudyData) -> Measured:
-    """Train."""
-    return train(cell.run, data)
+    return cells_of(NAME, SIDES, plan, run)
 
 
 def steps_to(accuracy: np.ndarray, steps: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -110,6 +96,5 @@ EXPERIMENT = Experiment(
     "rate on the validation images; a run that never gets there counts with all its steps. Supported if the ratio none "
     "/ BN is above 1.5.",
     cells=cells,
-    measure=measure,
     conclude=conclude,
 )
