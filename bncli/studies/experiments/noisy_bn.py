@@ -88,9 +88,9 @@ EXPERIMENT = Experiment(
     claim="BN helps even where noise makes its outputs unstable again.",
     source="Santurkar et al. 2018 (arXiv 1805.11604), section 2.2 and figure 2: on VGG, BN followed by noise of "
     "changing mean and scale trains almost like BN, far better than none. So stable distributions are not what helps.",
-    rule="The test accuracy averaged over the training, each side at its own best learning rate. Supported if both BN "
-    "and noisy BN are a point better than none, and noisy BN keeps more than half of what BN gains. Not supported if BN "
-    "itself gains no point.",
+    rule="The test accuracy averaged over the training, each side at its own best learning rate. Supported if both "
+    "BN and noisy BN are a point better than none, and noisy BN keeps more than half of what BN gains. Not supported "
+    "if BN itself gains no point.",
     cells=cells,
     conclude=conclude,
 )
