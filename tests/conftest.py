@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from support import compile_time
+from support.breadth import beyond_the_sample
 
 from bncli.cli import save_errors
 
@@ -25,6 +26,13 @@ gc.set_threshold(50_000, 20, 50)
 TESTS = Path(__file__).parent
 # Here the compiled code is the subject. Elsewhere the suite saves optimisations, which take longer than the runs.
 OPTIMISED = [TESTS / "selftest", TESTS / "process"]
+
+
+@pytest.hookimpl(tryfirst=True)  # before the items are chosen by their marks
+def pytest_collection_modifyitems(items):
+    """Mark all but a sample of a test's cases ``broad`` where the test asks for it."""
+    for rest in beyond_the_sample(items):
+        rest.add_marker("broad")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -215,6 +215,7 @@ def test_only_cli_prints(path: Path) -> None:
             assert node.func.id != "print", f"{path}:{node.lineno} prints"
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     "argv",
     [

@@ -80,6 +80,7 @@ def test_bfloat16_and_the_other_types_keep_their_bits(tmp_path):
         assert sha256_tree(read_foreign(tmp_path / name).tree) == sha256_tree(tree)
 
 
+@pytest.mark.broad
 def test_bnclis_own_checkpoints_are_not_foreign(copied, tmp_path):
     assert not is_foreign(copied)
     (copied / "config.json").write_text("{")  # damaged: its own reader says so

@@ -52,6 +52,7 @@ def open_net(path, model):
     return open_foreign(path, model=model, image_shape=IMAGE_SHAPE)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_the_network_is_the_one_that_was_wrapped(wrapping, save, model, tmp_path):

@@ -54,6 +54,7 @@ def forbid_examination(monkeypatch):
     monkeypatch.setattr(program, "_examine", never)
 
 
+@pytest.mark.broad
 def test_a_program_is_examined_once(folded, monkeypatch):
     expected = bncli.load(folded).logits(make_split(3, seed=0).images)
     forbid_examination(monkeypatch)
@@ -153,6 +154,7 @@ def test_a_program_for_other_arrays_is_refused(folded):
         bncli.load(folded)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     "name",

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorstore
-from support.breadth import broad
 
 from bncli import checkpoint
 from bncli.checkpoint.manifest import digests_below, manifest_text
@@ -59,6 +58,7 @@ def test_a_training_state_comes_back_into_the_trees_it_is_asked_for(saved):
     assert jax.tree.structure(optimizer) == jax.tree.structure(OPTIMIZER)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("orbax_leftovers")
 @pytest.mark.parametrize("change", ["shape", "name", "missing"])
@@ -93,6 +93,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("damage", "what", "every"),
     [
@@ -245,11 +246,12 @@ def seal(out, step):
     (out / "steps" / f"{step}.sha256").write_text(manifest_text(digests_below(out / "steps" / str(step))))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("orbax_leftovers")
 @pytest.mark.parametrize(
     "content",
-    broad(["", "{}", "[]", '{"tree_metadata": 3}', '{"tree_metadata": {"a": {}}}'], lambda text: text in ("", "{}")),
+    ["", "{}", "[]", '{"tree_metadata": 3}', '{"tree_metadata": {"a": {}}}'],
 )
 @pytest.mark.parametrize("name", ["variables/_METADATA", "progress/metadata"])
 def test_other_content_under_a_manifest_that_fits_is_refused(saved, tmp_path, name, content):

@@ -56,6 +56,7 @@ def test_document(ckpt, folded, onnx):
     assert all(row["checkpoints"] and named.issuperset(row["checkpoints"]) for row in result["fastest"])
 
 
+@pytest.mark.broad
 def test_cold_starts_are_measured_by_default(ckpt):
     result = document("bench", ckpt, "--batch-sizes", "2", "--rounds", 5)
     (row,) = result["networks"]

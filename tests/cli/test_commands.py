@@ -11,6 +11,7 @@ from support.planting import plant
 from cli.conftest import document, invoke, succeed
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("which", ["ckpt", "folded"])
 def test_eval_document(which, request):
     result = document("eval", request.getfixturevalue(which))
@@ -230,6 +231,7 @@ def test_bfloat16_goes_all_the_way(tmp_path):
     assert run("eval", tmp_path / "out")["num_examples"] == 359
 
 
+@pytest.mark.broad
 def test_running_out_of_memory_is_no_fault_of_bncli(tmp_path):
     """In a process of its own: with steps dispatched ahead, JAX 0.10 waits for ever for an array without memory."""
     import os

@@ -110,6 +110,7 @@ def test_the_settings_that_weights_decide_are_printed(weights, photos):
         assert line in text
 
 
+@pytest.mark.broad
 def test_training_begins_with_the_weights(ckpt, tmp_path):
     options = ["--weights", ckpt, "--epochs", 2, "--learning-rate", 1e-7, "--quiet"]
     whole = document("train", *options, "--out", tmp_path / "whole")

@@ -76,6 +76,7 @@ def test_a_damaged_configuration(changed, command, count):
     for_examples(count, damaged_documents(sound, write=unsealed), read)
 
 
+@pytest.mark.broad
 @few_or_many(250, 1500)
 def test_what_a_configuration_may_say_is_a_network_or_an_error(changed, count):
     """Only documents that can be read at all, which of those above one in twelve is."""

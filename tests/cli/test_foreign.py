@@ -63,6 +63,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_folded_checkpoint_predicts_what_flax_does(name, place, model, tmp_path):
     WRITERS[name](tmp_path / "saved")
@@ -227,6 +228,7 @@ def test_each_command_refuses_facts_about_bnclis_own_checkpoint(command, ckpt, t
     assert f"--input-shape: {ckpt} is bncli's own checkpoint" in " ".join(result.stderr.split())
 
 
+@pytest.mark.broad
 def test_the_same_in_python(place, model):
     report = bncli.inspect_stats(
         "saved", model="net.py:Net", input_shape=(8, 8, 1), mean=(0.25,), std=(0.5,), data="data.npz"

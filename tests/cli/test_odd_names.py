@@ -29,6 +29,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("argv", COMMANDS.values(), ids=COMMANDS)
 def test_a_name_that_is_too_long_is_named(tmp_path, monkeypatch, argv):
     monkeypatch.chdir(tmp_path)
@@ -39,6 +40,7 @@ def test_a_name_that_is_too_long_is_named(tmp_path, monkeypatch, argv):
     assert "internal error" not in result.output
 
 
+@pytest.mark.broad
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take only UTF-8")
 def test_a_data_set_whose_names_are_not_utf8_is_used_by_every_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -56,6 +58,7 @@ def test_a_data_set_whose_names_are_not_utf8_is_used_by_every_command(tmp_path, 
     assert invoke("train", "--resume", "--data", root, "--epochs", 1, "--out", "ck", "--quiet").exit_code == 0
 
 
+@pytest.mark.broad
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take only UTF-8")
 def test_a_model_file_whose_name_is_not_utf8_is_trained_and_found_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

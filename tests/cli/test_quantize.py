@@ -21,6 +21,7 @@ def quantized(ckpt, tmp_path_factory):
     return out, document("fold", ckpt, out, "--export", "onnx", "--quantize", "int8", "--quiet")
 
 
+@pytest.mark.broad
 def test_the_report_is_what_eval_finds(quantized):
     out, fold = quantized
     found = fold["quantized"]

@@ -82,6 +82,7 @@ def test_the_output_is_not_overwritten(broken, tmp_path):
     assert "another directory" in result.stderr
 
 
+@pytest.mark.broad
 def test_the_last_save_is_taken_where_the_best_was_chosen_by_broken_statistics(broken):
     """The saves of ``broken``, with the first and the last epoch in the place of the best and the last."""
     result = document("recalibrate", broken, "OUT", "--step", "last", "--dry-run")

@@ -65,6 +65,7 @@ def test_the_page_loads_nothing_and_has_every_part(page):
     assert "running mean over" in " ".join(svg["aria-label"] or "" for svg in found.named("svg") if "aria-label" in svg)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_the_scores_are_those_of_eval_and_the_split_is_named(ckpt, tmp_path, split):
     out = tmp_path / "page.html"
@@ -140,6 +141,7 @@ def test_data_that_are_named_and_missing_are_an_error(ckpt, tmp_path):
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.broad
 def test_several_runs_share_one_picture_and_their_differences_are_listed(ckpt, folded, tmp_path):
     out, other = tmp_path / "page.html", tmp_path / "other"
     succeed("train", "--epochs", 2, "--learning-rate", "0.01", "--out", other, *TINY)

@@ -55,6 +55,7 @@ def test_a_mistake_in_the_file_ends_with_1_and_one_in_the_options_with_2(tmp_pat
     assert invoke("train", "--momentum", 2).exit_code == 2
 
 
+@pytest.mark.broad
 def test_a_resumed_run_takes_from_the_file_what_it_may_change(ckpt, tmp_path):
     path = tmp_path / "run.toml"
     path.write_text("[training]\nepochs = 9\nkeep = 3\n")
@@ -103,6 +104,7 @@ BESIDE = {"finetune.unfreeze_at": ["--freeze", "backbone"]}
 WRITTEN = [option for option in config_options() if option.key != "model.weights"]
 
 
+@pytest.mark.sample(16)
 @pytest.mark.parametrize("option", WRITTEN, ids=lambda option: option.key)
 def test_each_setting_goes_from_option_to_file_and_back_and_the_option_wins(tmp_path, option):
     path = tmp_path / "run.toml"

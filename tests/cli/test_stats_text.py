@@ -126,6 +126,7 @@ def test_a_report_without_layers_says_so_first():
     assert lines == ["out: no BN layers", "folded from ckpt"]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 132, 200])
 def test_any_width(resnet, width):
     report = resnet.with_data(make_live(resnet, gaps=np.linspace(0, 9, 53)), ()).with_history(make_history(resnet))

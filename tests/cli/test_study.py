@@ -31,6 +31,7 @@ def test_the_list_names_all_experiments():
     assert [row["name"] for row in found["experiments"]] == ["speed"]
 
 
+@pytest.mark.broad
 def test_a_study_writes_its_report_and_says_its_verdict(studied):
     out, found = studied
     (row,) = found["experiments"]

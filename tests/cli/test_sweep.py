@@ -131,6 +131,7 @@ def test_two_processes_share_the_trials_of_one_study(written, tmp_path):
     assert len({json.dumps(trial["params"]) for trial in last["trials"]}) == 6
 
 
+@pytest.mark.broad
 def test_each_trial_begins_from_the_weights_that_the_file_names(written, tmp_path, ckpt):
     written.write_text(
         f"model.weights = '{ckpt}'\ntraining.epochs = 1\nsweep.trials = 1\nspace.optimizer.learning_rate = [1e-6]\n"

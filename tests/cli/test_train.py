@@ -140,6 +140,7 @@ def test_overwrite_replaces_a_checkpoint_and_progress_goes_to_stderr_the_result_
     assert "test accuracy" in result.stdout
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     ("merged", "quiet"), broad([(False, False), (True, False), (True, True)], lambda case: case == (False, False))
 )
@@ -208,6 +209,7 @@ def test_a_recipe_may_have_arguments_of_the_model(tmp_path):
     assert "at least 32×32 pixels" in " ".join(result.stderr.split())
 
 
+@pytest.mark.broad
 def test_the_users_own_model_and_images(tmp_path, monkeypatch):
     import numpy as np
     from PIL import Image

@@ -127,6 +127,7 @@ def test_cutmix_weighs_labels_by_the_pixels():
     assert (np.asarray(labels.weights) < 1).any()
 
 
+@pytest.mark.broad
 def test_with_both_on_each_example_is_mixed_by_one_of_them():
     images = RNG.uniform(0, 255, (64, 8, 8, 1)).astype(np.float32)
     keys = jax.random.split(jax.random.key(2), 64)

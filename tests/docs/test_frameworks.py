@@ -10,6 +10,7 @@ PAGES = sorted((ROOT / "docs" / "frameworks").glob("*.md"))
 LIBRARIES = {"equinox": "equinox", "haiku": "haiku", "keras": "keras"}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_framework_runs(page, capsys):
     if importlib.util.find_spec(LIBRARIES.get(page.stem, "flax")) is None:

@@ -15,6 +15,7 @@ from folding.nets import NETS, BasicBlock, ResNet, X, trained
 LARGE = ("resnet50", "resnet18", "densenet", "classic", "inception")
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", broad(NETS, lambda name: name not in LARGE))
 def test_a_network_folds_as_far_as_it_can(name):
     model, folded, kept = NETS[name]
@@ -30,6 +31,7 @@ def test_a_network_folds_as_far_as_it_can(name):
     assert proof.num_examples == 5
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "name", broad([name for name, (_, _, kept) in NETS.items() if not kept], lambda name: name not in LARGE)
 )
@@ -44,6 +46,7 @@ def test_folded_variables_fit_the_same_network_without_bn(name):
     assert all(folded[path] == shape for path, shape in original.items() if path.endswith("['kernel']"))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("post", broad([False, True], lambda post: not post))
 def test_a_network_in_half_precision(dtype, post):

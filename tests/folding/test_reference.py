@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from folding.oracle import QUICK_COMPILE, assert_same, conv, in_float64, inputs, make
@@ -12,6 +13,7 @@ from folding.reference import OPERATIONS, evaluate
 from folding.test_properties import networks
 
 
+@pytest.mark.broad
 @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(networks())
 def test_numpy_computes_what_xla_does(net):

@@ -109,6 +109,7 @@ RESNET = ["norm", "blocks/0/layers/1", "blocks/1/layers/1"]
 MOBILENET = ["layers/layers/1", "layers/layers/4", "layers/layers/7"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("cls", "mode", "folded", "kept"),
     [

@@ -61,6 +61,7 @@ def made(function, *mode):
 MOBILENET = ["separable/batch_norm", "separable/batch_norm_1", "separable/batch_norm_2"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("function", "mode", "folded", "kept"),
     [

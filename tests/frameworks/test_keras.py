@@ -67,6 +67,7 @@ layers_of_bn = layers.BatchNormalization
 RESNET = ["bn0", "bn0_a", "bn0_b", "bn1_a", "bn1_b"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("build", "folded", "kept"),
     [(resnet, RESNET, []), (mobilenet, ["bn0", "bn1", "bn2"], []), (preactivation, ["bn1"], ["bn0"])],

@@ -95,6 +95,7 @@ def test_every_spelling_of_the_mode_is_tried_below():
     assert MODES.keys() == TRAIN_ARGUMENTS.keys()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("argument", MODES)
 def test_the_mode_is_found_by_its_name(argument):
     network = as_network(MODES[argument]())
@@ -165,6 +166,7 @@ def outcome_of(network, images, num_real, mask):
     return outcome
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", broad(PADDED, lambda name: name != "resnet"))
 def test_padding_changes_neither_logits_nor_statistics_nor_gradients(name):
     network = PADDED[name]()
@@ -180,6 +182,7 @@ def test_padding_changes_neither_logits_nor_statistics_nor_gradients(name):
     assert not np.allclose(unmasked[:6], alone[0], rtol=1e-3)  # the mask is what does it
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", PADDED)
 def test_an_example_has_its_own_logits_whatever_the_batch(name):
     network = PADDED[name]()

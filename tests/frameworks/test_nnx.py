@@ -93,6 +93,7 @@ def made(cls):
 RESNET_NORMS = ["stem/layers/1", "layers/0/bn1", "layers/0/bn2", "layers/1/bn1", "layers/1/bn2"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("cls", "folded", "kept"),
     [(ResNet, RESNET_NORMS, []), (MobileNet, ["bn1", "bn2", "bn3"], []), (PreActivation, ["bn2"], ["bn1"])],

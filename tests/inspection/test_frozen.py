@@ -68,6 +68,7 @@ def test_batch_statistics_are_not_used_where_training_did_not(frozen, dataset):
     np.testing.assert_allclose(running.loss, batch.loss, rtol=1e-5)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("step", "frozen"), [("3", {"BatchNorm_0"}), ("6", set())])
 def test_a_save_knows_what_was_frozen_when_it_was_made(dataset, tmp_path, step, frozen):
     config = run_config(

@@ -183,6 +183,7 @@ def check_sick_and_healed(ward, sick):
     assert codes(find(ward.layers(treated))) == set()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", IN_THE_FILE)
 def test_the_file_shows_it_and_recalibration_repairs_it(name, ward):
     plant, settings, code = IN_THE_FILE[name]
@@ -195,7 +196,8 @@ def test_the_file_shows_it_and_recalibration_repairs_it(name, ward):
     check_sick_and_healed(ward, sick)
 
 
-@pytest.mark.parametrize("name", broad(ON_DATA, lambda name: name in list(ON_DATA)[::4]))
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("name", ON_DATA)
 def test_data_show_it_and_recalibration_repairs_it(name, ward):
     sick = ON_DATA[name](ward)
     assert codes(find(ward.layers(sick))) == set()
@@ -291,6 +293,7 @@ def save_sick(ward, variables, out, *, momentum, updates):
 FAST = ("never updated",)
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     "name",
     broad((*IN_THE_FILE, *ON_DATA), lambda name: name in FAST),

@@ -39,6 +39,7 @@ def test_without_the_data_random_images_are_used_and_said_so(trained, tmp_path):
     assert json.loads((tmp_path / "out" / "fold_report.json").read_text()) == render.fold_json(result)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("batch_size", [1, 3, 7])
 def test_forward_pass_takes_any_batch_and_equals_the_original(trained, folded, batch_size):
     original, after = bncli.load(trained.out), bncli.load(folded)
@@ -155,6 +156,7 @@ def test_a_model_that_indexes_its_input_still_folds(dataset, tmp_path):
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("save", [save_msgpack, save_standard])
 def test_another_programs_checkpoint_becomes_one_like_any_other(save, tmp_path):
     save(tmp_path / "saved", make_state(make_variables()))
@@ -175,6 +177,7 @@ def test_another_programs_checkpoint_becomes_one_like_any_other(save, tmp_path):
     )
 
 
+@pytest.mark.broad
 def test_dead_channels_leave_the_checkpoint_and_its_exports(trained, tmp_path):
     original = bncli.load(trained.out)
     variables = jax.tree.map(np.array, original.variables)

@@ -40,6 +40,7 @@ def observed(model, variables, batches):
     return observer.measure(variables, batches)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("model", [ResNet((1, 1), BasicBlock), Inception(post=True)], ids=["resnet", "inception"])
 def test_moments_are_those_of_the_layers_inputs(model):
     variables = trained(model, X)

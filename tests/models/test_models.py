@@ -51,6 +51,7 @@ def training_step(name, precision):
     return step, lambda: network.init(jax.random.key(0), shape)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", broad(SMALL, lambda name: name not in DEEP))
 def test_variables_and_logits_are_float32_in_either_precision(name, precision):
@@ -62,6 +63,7 @@ def test_variables_and_logits_are_float32_in_either_precision(name, precision):
     assert logits.shape == (6, 3)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("name", "precision"),
     [
@@ -103,6 +105,7 @@ def test_without_bn_there_are_no_statistics(name):
     assert set(without) == {"params"}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", SMALL)
 def test_settings_reach_every_bn_layer(name):
     shape = (8, 8, 1)
@@ -184,6 +187,7 @@ def test_a_relu_is_known_to_follow_in_the_plain_cnn_alone(settings, expected):
 NORMS = ["batch", "group", "layer", "ghost:2", "none"]
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", broad(SMALL, lambda name: name not in DEEP))
 def test_each_network_has_each_normalization(name, norm):

@@ -66,6 +66,7 @@ class OwnNorm(nn.Module):
 QUICK = ("cnn", "convnet", "efficientnet_lite0", "mlp", "resnet20")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", broad(MODELS, lambda name: name in QUICK))
 def test_the_head_of_a_built_in_network_makes_its_logits(name):
     parts = built_in(name)

@@ -69,6 +69,7 @@ def test_every_setting_of_nn_conv(settings):
     assert_like_flax((2, *spatial, 4), features=6, **settings)
 
 
+@pytest.mark.broad
 @settings(max_examples=25, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -85,6 +86,7 @@ def test_an_image_smaller_than_the_kernel(size, kernel, strides, padding):
     np.testing.assert_allclose(train_conv_general_dilated(x, w, **arguments), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("size", "kernel", "strides", "padding"),
     [((6, 7), 3, 1, "SAME"), ((7, 6), 5, 2, "SAME"), ((6, 9), 3, 2, ((1, 1), (1, 1))), ((2, 3), 5, 1, "SAME")],
@@ -125,6 +127,7 @@ def test_small_arrays_are_not_parted():
     assert parts((128, 32, 32, 64), is_reversed=True) == 16
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "settings",
     [

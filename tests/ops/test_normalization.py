@@ -48,6 +48,7 @@ def assert_like_flax(x, variables, weights, mask=None, *, tolerance=2e-5, **sett
         np.testing.assert_allclose(got, reference, rtol=0, atol=max(rounding, 4 * flax_error))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("shape", [SHAPE, (7, 4), (2, 1, 1, 3)], ids=str)
 def test_like_flax(shape):
     assert_like_flax(*drawn(shape), momentum=0.7, epsilon=1e-2)
@@ -135,6 +136,7 @@ def ghost_reference(x, scale, bias, size, epsilon, real=None):
     return y, np.mean(means, 0), np.mean(variances, 0)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("shape", "size"), [((12, 3, 2, 4), 4), ((12, 5), 3), ((11, 5), 4), ((5, 4), 2)], ids=str)
 @pytest.mark.parametrize("num_padding", [0, 3])
 def test_ghost_batches_are_normalized_each_by_itself(shape, size, num_padding):

@@ -116,6 +116,7 @@ print(json.dumps({"plan": plan, "grown": (kib("VmHWM") - before) * 1024}))
 """
 
 
+@pytest.mark.broad
 def test_the_steps_temporary_memory_is_held_once():
     seen = run_python(STEPS)
     assert seen["plan"] > heap._MIN_PLACED_BYTES

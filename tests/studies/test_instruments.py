@@ -142,6 +142,7 @@ def layer(units):
     return LayerParams(zeros, zeros, jnp.ones(units), zeros), network.Moments(zeros, jnp.ones(units))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("norm", "is_exact"), [("batch", True), ("none", False), ("group", False)])
 @pytest.mark.parametrize("a", [0.01, 0.3, 100.0])
 def test_only_bn_is_invariant_under_the_scale_of_a_kernel(norm, is_exact, a):

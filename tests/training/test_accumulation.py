@@ -103,6 +103,7 @@ def test_micro_batches_are_one_large_batch_in_the_networks_of_bncli(split, name)
         assert largest_difference(one, other) < 1e-6
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("bn", "is_same"), [(True, False), (False, True)])
 def test_the_approximation_is_exact_without_bn_alone(split, bn, is_same):
     network = build_network(ModelConfig(**MLP, bn=bn), num_classes=3, image_shape=SHAPE)
@@ -139,6 +140,7 @@ class Own(nn.Module):
         return nn.Dense(3)(x.reshape(x.shape[0], -1))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("module", "reason"),
     [(Shared(), "is called twice"), (Rematerialized(), "is inside a loop"), (Own(), "keeps statistics")],

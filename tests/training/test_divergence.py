@@ -50,6 +50,7 @@ def all_on_disk_is_finite(out):
 EXPLODING = {"learning_rate": 1e38}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_an_exploding_learning_rate_stops_with_the_state_before_it(dataset, tmp_path, ema_decay):
     config = config_of(optimizer=EXPLODING, ema_decay=ema_decay)

@@ -73,6 +73,7 @@ def runs(networks, dataset):
     return {framework: losses_of(*networks[framework], dataset, steps=20) for framework in ALL}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("framework", OTHERS)
 def test_losses_are_those_of_linen(runs, framework):
     # Haiku's sums are rounded otherwise, which its variance E x² − (E x)² and 20 steps magnify.
@@ -97,6 +98,7 @@ def test_statistics_are_what_each_framework_keeps(runs):
             np.testing.assert_allclose(np.ravel(stats[name]), statistics[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("framework", ALL)
 def test_padding_counts_for_nothing(networks, framework):
     network, variables = networks[framework]
@@ -206,6 +208,7 @@ def factories(tmp_path_factory):
     return path
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["linen", "of_rngs", "of_key", "transformed"])
 def test_functions_make_networks_too(factories, name):
     network = build_network(ModelConfig(name=f"{factories}:{name}"), num_classes=5, image_shape=SHAPE)

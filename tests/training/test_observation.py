@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import tiny
-from support.breadth import broad
 
 from bncli import checkpoint
 from bncli.config.settings import ModelConfig
@@ -58,6 +57,7 @@ def test_training_keeps_one_row_an_epoch(trained):
     assert rows[0]["layers"][0]["mean"] != rows[3]["layers"][0]["mean"]
 
 
+@pytest.mark.broad
 def test_a_resumed_run_has_each_epoch_once_and_the_same_numbers(dataset, tmp_path):
     config = tiny.run_config(training={"epochs": 3})
     tiny.train(config, dataset, tmp_path / "whole")
@@ -149,8 +149,9 @@ class Looping(nn.Module):
         return nn.Dense(3)(x.mean((1, 2)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("with_outer", broad([True, False], bool))
+@pytest.mark.parametrize("with_outer", [True, False])
 def test_layers_inside_a_transformation_are_left_out_with_one_warning(loop, with_outer):
     network = as_network(Looping(loop, with_outer))
     variables = network.init(jax.random.key(0), (8, 8, 1))
@@ -164,6 +165,7 @@ def test_layers_inside_a_transformation_are_left_out_with_one_warning(loop, with
         assert observer(variables) == rows
 
 
+@pytest.mark.broad
 def test_a_network_with_a_loop_trains_to_the_end(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("bncli.training.run.build_network", lambda *_, **__: as_network(Looping("nn.scan")))
     config = tiny.run_config(training={"epochs": 1, "precise_bn": True})

@@ -41,6 +41,7 @@ def test_the_network_and_its_preprocessing_are_those_of_the_weights(trained, oth
     assert result.best.val_accuracy > 0.9  # an epoch alone does not get there
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize("ema_decay", broad([None, 0.9], lambda decay: decay is not None))
 def test_a_run_that_goes_on_needs_no_weights_and_ends_in_the_same_bytes(trained, other, tmp_path, ema_decay):
     weights = shutil.copytree(trained.out, tmp_path / "weights")

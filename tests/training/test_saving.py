@@ -57,6 +57,7 @@ def test_seconds_are_of_the_clock(tmp_path):
     assert not saver_of(tmp_path).is_due(10**6)
 
 
+@pytest.mark.broad
 def test_a_full_disk_ends_the_run_and_leaves_the_last_save(straight, dataset, tmp_path, full_disk):
     out = tmp_path / "ckpt"
     with full_disk(), pytest.raises(CheckpointError, match=r"cannot save .*11: File too large"):

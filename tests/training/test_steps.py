@@ -67,6 +67,7 @@ def test_a_step_is_a_function_of_its_arguments(split):
     assert sha256_tree(first) != sha256_tree(other_epoch)
 
 
+@pytest.mark.broad
 @pytest.mark.optimised
 def test_arrays_from_anywhere_train_like_those_gathered_from_the_split(split):
     state, settings = settings_of(dropout=0.3, augmentation=Augmentation(max_shift=1, horizontal_flip=True))

@@ -25,6 +25,7 @@ def in_memory(dataset, tmp_path_factory):
     return train(config(), dataset, tmp_path_factory.mktemp("memory") / "ckpt")
 
 
+@pytest.mark.broad
 @pytest.mark.parametrize(
     "workers", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
 )

@@ -183,6 +183,7 @@ def test_a_run_with_few_validation_images_says_so_at_its_end():
     assert "--val-fraction" in notice.message
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("training", "model", "statistics"),
     [

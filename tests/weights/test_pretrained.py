@@ -101,6 +101,7 @@ def test_a_name_of_timm_tells_of_tensorflow(lite, tmp_path):
     assert read(str(path)).record.origin == "timm-tf"
 
 
+@pytest.mark.broad
 def test_pytorchs_file_holds_the_same(tmp_path):
     arrays = state_dict("mobilenet_v2", "torchvision")
     write_torch(tmp_path / "w.pth", {"state_dict": arrays, "epoch": 3})

@@ -15,6 +15,7 @@ def arrays():
     return state_dict("resnet18", RESNET)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("model", "library"),
     [

@@ -184,6 +184,7 @@ FUNCTIONS = (
 )
 
 
+@pytest.mark.sample(40)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_computes_the_same(name):
     check(lambda _, x: FUNCTIONS[name](x), {}, (4, 6, 3), batches=(3,))
@@ -205,6 +206,7 @@ LARGE = ("classic", "classic, post", "cnn, post", "densenet", "inception", "ince
 TWINS = ("unet, transposed kernels",)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", broad(NETS, lambda name: name not in LARGE + TWINS))
 def test_a_network_computes_the_same_after_folding(name):
     model, _, kept = NETS[name]

@@ -15,6 +15,7 @@ from folding.nets import NETS, X, trained
 SHAPE = jax.ShapeDtypeStruct((2, 3), np.float32)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["classic, post", "inception, post", "resnet, preactivation", "densenet", "unet"])
 def test_every_value_that_no_fold_moved_is_the_same_in_both_networks(name):
     model = NETS[name][0]

@@ -119,6 +119,7 @@ def test_outputs_that_vary_with_the_input_prove_a_fold(name):
     assert prove(damaged(folded), V).status == "failed"
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", SATURATED)
 def test_where_the_outputs_do_not_vary_values_inside_prove_a_fold(name):
     folded = fold(SATURATED[name], V, X)

@@ -86,6 +86,7 @@ def assert_same(before, after):
         np.testing.assert_allclose(after(images(number)), before(images(number)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("pooled", broad([True, False], bool))
 @pytest.mark.parametrize(("layer", "channels"), [("BatchNorm_0", (1, 4)), ("BatchNorm_1", (0, 2, 7))])

@@ -172,6 +172,7 @@ def networks(draw) -> Network:
     return net
 
 
+@pytest.mark.broad
 @settings(
     max_examples=int(os.environ.get("BNCLI_PLANS", "60")),
     deadline=None,

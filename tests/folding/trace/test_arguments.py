@@ -46,6 +46,7 @@ LEAVES = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", LEAVES)
 def test_any_number_may_be_among_the_variables(name, dtype):

@@ -144,6 +144,7 @@ def test_a_larger_file_may_take_more_memory(reader, tmp_path):
     assert reader("x = bytearray(1 << 30); return Contents(str(len(x)), ())").format == str(1 << 30)
 
 
+@pytest.mark.broad
 def test_a_loop_is_ended(reader):
     started = time.perf_counter()
     assert "takes longer than any sound file of its size" in refused(reader, "while True: pass").message

@@ -207,9 +207,8 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize(
-    "build", broad(MODELS, lambda build: build in list(MODELS)[::2]), ids=lambda build: build.__name__
-)
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("build", MODELS, ids=lambda build: build.__name__)
 def test_the_layers_are_the_model_s_own(build, keras, tmp_path):
     """Whole models, new and old; ε and momentum only where Keras itself would find them again."""
     model = build(keras)
@@ -427,6 +426,7 @@ DAMAGED = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_file_is_refused_by_name(name, tmp_path):
     content, said = DAMAGED[name]

@@ -230,6 +230,7 @@ def test_a_constant_that_would_take_much_time_or_memory_is_left_out(tmp_path):
     assert any("1,099,511,627,776 values, which is too large for BN" in note for note in contents.notes)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("opset", "outputs", "attributes", "train_mode"),
     [
