@@ -70,7 +70,7 @@ def _doctor(*, with_collectives: bool, as_json: bool, quiet: bool) -> None:
 
     configure(allow_bad_jaxlib=True)
     from bncli import selftest
-    from bncli.data.folder_cache import data_cache
+    from bncli.data.pixel_cache import data_cache
 
     display.note("checking jaxlib …", quiet=quiet)
     checks = selftest.examine() if distributed.is_first() else ()

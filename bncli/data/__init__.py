@@ -13,7 +13,8 @@ Read in this order::
     known.py places.py fetch.py    the data sets known by name: the table, their places, the download
     splits.py         the examples that are set aside
     configured.py     the data set that a configuration or a checkpoint names
-    decoding.py folder_cache.py    the images of a folder's files, and the cache of headers and decoded images
+    decoding.py       the images of a folder's files
+    folder_listing.py header_cache.py pixel_cache.py cache_files.py    what is kept of a folder for the next command
     augment.py colour.py mixing.py    random changes of training images on the device, in JAX
     read_augment.py random_crop.py rand_augment.py    those that are made where an image is read
     batches.py threefry.py    the examples of a batch: pure functions of (seed, epoch, step)

@@ -9,9 +9,8 @@ pixels. Readers know formats; the work that is common to all data sets is here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -29,7 +28,7 @@ from bncli.errors import DataError
 TEST_FRACTION = 0.2
 TEST_SEED = 20150706
 
-Files: TypeAlias = Sequence[Path] | None
+Files: TypeAlias = FileList | None
 
 _MIN_STD = 1 / 255  # one grey level; a channel below it is constant, and dividing by less would only amplify noise
 _CHUNK_BYTES = 1 << 22
@@ -339,11 +338,7 @@ def _files_apart(files: Files, chosen: np.ndarray) -> tuple[Files, Files]:
     """(the other files, the chosen ones)."""
     if files is None:
         return None, None
-    if isinstance(files, FileList):
-        return files.chosen(np.setdiff1d(np.arange(len(files)), chosen)), files.chosen(chosen)
-    taken = set(chosen.tolist())
-    others = tuple(path for index, path in enumerate(files) if index not in taken)
-    return others, tuple(files[index] for index in chosen)
+    return files.chosen(np.delete(np.arange(len(files)), chosen)), files.chosen(chosen)
 
 
 def _check_not_empty(raw: RawDataset, chosen: np.ndarray, name: str) -> None:

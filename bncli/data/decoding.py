@@ -18,27 +18,18 @@ import numpy as np
 
 from bncli.config.document import Crop
 from bncli.data.dataset import DatasetDigest, Split
-from bncli.data.file_list import FileList
-from bncli.data.folder_cache import (
-    CachedSource,
-    Listing,
-    Measured,
-    Pixels,
-    PixelWriter,
-    content_key,
-    remembered,
-    writing,
-)
+from bncli.data.file_list import SplitFiles
+from bncli.data.folder_listing import Listing
 from bncli.data.image_file import decode, quiet_pillow, reason_of
-from bncli.data.lazy_images import LazyImages, PixelSums, image_sums
+from bncli.data.lazy_images import Images, LazyImages, PixelSums, image_sums
+from bncli.data.pixel_cache import CachedSource, Measured, Pixels, PixelWriter, content_key, remembered, writing
 from bncli.data.pixel_range import PixelRange
 from bncli.data.sources import FileSource, ImageSource, Shape
 from bncli.data.splits import take_out
 from bncli.process.hardware import num_cores
 
 Progress = Callable[[str, int, int | None], None]
-Files: TypeAlias = Sequence[tuple[Path, int]]
-SplitFiles: TypeAlias = Mapping[str, Files]  # in the order train, val, test
+Failures: TypeAlias = Mapping[int, str]  # place of a file -> the reason
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -105,19 +96,14 @@ class FolderImages:
 
     @property
     def _key(self) -> str:
-        labels = [label for files in self.files.values() for _, label in files]
-        counts = [len(files) for files in self.files.values()]
-        return content_key(self.listing, np.array([*counts, *labels], np.int64), (tuple(self.files), self.decoding))
-
-    @property
-    def _paths(self) -> list[Path]:
-        return [path for files in self.files.values() for path, _ in files]
-
-    def _without(self, bad: Mapping[Path, str]) -> dict[str, Files]:
-        return {split: [row for row in files if row[0] not in bad] for split, files in self.files.items()}
+        labels = np.concatenate([list(self.files.counts.values()), self.files.labels])
+        return content_key(self.listing, labels, (tuple(self.files), self.decoding))
 
     def _num_bytes(self, files: SplitFiles) -> int:
-        return sum(map(len, files.values())) * math.prod(self.decoding.shape)
+        return len(files.files) * math.prod(self.decoding.shape)
+
+    def _named(self, bad: Failures) -> list[tuple[Path, str]]:
+        return [(self.files.files[place], reason) for place, reason in bad.items()]
 
     def _from_cache(self, found: Measured, pixels: Pixels) -> Decoded | None:
         """The decoded images in memory; None if those in the cache are damaged."""
@@ -131,7 +117,7 @@ class FolderImages:
             digest.begin_images(name, images.shape)
             digest.add(images)
             digest.add_labels(name, split.labels)
-            splits[name], start = Split(images, split.labels, tuple(split.files or ())), start + len(split)
+            splits[name], start = Split(images, split.labels, split.files), start + len(split)
         if digest.hexdigest() != found.sha256:
             pixels.discard()
             return None
@@ -139,42 +125,36 @@ class FolderImages:
 
     def _described(self, found: Measured) -> Decoded:
         """The images that were measured before, streamed."""
-        paths = self._paths
-        bad = {paths[place]: reason for place, reason in found.bad}
-        clipped = [paths[place] for place in found.clipped]
-        return Decoded(self._streamed(self._without(bad), found), list(bad.items()), clipped, found.sha256)
+        bad = dict(found.bad)
+        clipped = [self.files.files[place] for place in found.clipped]
+        return Decoded(self._streamed(self.files.without(bad), found), self._named(bad), clipped, found.sha256)
 
     def _streamed(self, files: SplitFiles, measured: Measured) -> dict[str, Split]:
-        everything = FileList.of(self.listing.root, (path for rows in files.values() for path, _ in rows))
         decoding = self.decoding
-        original = FileSource(everything, decoding.shape, decoding.pixel_range, decoding.crop)
+        original = FileSource(files.files, decoding.shape, decoding.pixel_range, decoding.crop)
         source: ImageSource = original if measured.pixels is None else CachedSource(measured.pixels, original)
-        splits, start = {}, 0
-        for name, rows in files.items():
-            places = np.arange(start, start + len(rows))
-            labels = np.array([label for _, label in rows], np.int32)
-            splits[name] = Split(LazyImages(source, places, measured.sums), labels, everything.chosen(places))
-            start += len(rows)
-        return splits
+        return {name: _split(files, name, LazyImages(source, files.places(name), measured.sums)) for name in files}
 
     def _measured(self) -> Decoded:
         """Decode every file once, for the SHA-256 and the pixel statistics.
 
         If some cannot be decoded, the others are measured again, since the SHA-256 begins with their number.
         """
-        bad: dict[Path, str] = {}
+        bad: dict[int, str] = {}
         while True:
-            files = self._without(bad)
+            files = self.files.without(bad)
+            places = np.delete(np.arange(len(self.files.files)), list(bad)).tolist()
             with writing(self._key, self._num_bytes(files)) as writer:
-                record, failed = _Record(self, files, writer), dict[Path, str]()
-                for split, rows in files.items():
+                record, failed = _Record(self, files, writer), dict[int, str]()
+                for split in files:
                     record.begin(split)
-                    outcomes = for_each(self.decoding, [path for path, _ in rows], f"measuring {split}", self.progress)
-                    for (path, _), outcome in zip(rows, outcomes, strict=True):
+                    paths = files.files.chosen(files.places(split))
+                    outcomes = for_each(self.decoding, paths, f"measuring {split}", self.progress)
+                    for place, outcome in zip(files.places(split).tolist(), outcomes, strict=True):
                         if isinstance(outcome, str):
-                            failed[path] = outcome
+                            failed[places[place]] = outcome
                         else:
-                            record.add(path, *outcome)
+                            record.add(places[place], *outcome)
                 if not failed:
                     measured = record.finish(bad)
                     return self._described(remembered(self._key, self.decoding.shape) or measured)
@@ -182,38 +162,46 @@ class FolderImages:
 
     def _decoded(self) -> Decoded:
         """Decode all files into memory."""
-        splits, kept = dict[str, Split](), dict[str, np.ndarray]()
-        bad, clipped = dict[Path, str](), set[Path]()
-        for name, rows in self.files.items():
-            images = np.empty((len(rows), *self.decoding.shape), np.uint8)
-
-            def decode_into(index: int, rows: Files = rows, images: np.ndarray = images) -> bool:
-                images[index], is_clipped = self.decoding(rows[index][0])
-                return is_clipped
-
-            outcomes = list(for_each(decode_into, range(len(rows)), f"decoding {name}", self.progress))
-            kept[name], splits[name] = _without_failed(rows, images, outcomes)
-            for (path, _), outcome in zip(rows, outcomes, strict=True):
+        kept = dict[str, np.ndarray]()
+        bad, clipped = dict[int, str](), set[int]()
+        for name in self.files:
+            kept[name], outcomes = self._decode_split(name)
+            for place, outcome in zip(self.files.places(name).tolist(), outcomes, strict=True):
                 if isinstance(outcome, str):
-                    bad[path] = outcome
+                    bad[place] = outcome
                 elif outcome:
-                    clipped.add(path)
-        files = self._without(bad)
+                    clipped.add(place)
+        files = self.files.without(bad)
+        places = np.delete(np.arange(len(self.files.files)), list(bad)).tolist()
         with writing(self._key, self._num_bytes(files)) as writer:
             record = _Record(self, files, writer)
-            for name, rows in files.items():
+            for name in files:
                 record.begin(name)
-                for (path, _), image in zip(rows, kept[name], strict=True):
-                    record.add(path, image, path in clipped)
+                for place, image in zip(files.places(name).tolist(), kept[name], strict=True):
+                    record.add(places[place], image, places[place] in clipped)
             measured = record.finish(bad)
-        return Decoded(splits, list(bad.items()), list(record.clipped), measured.sha256)
+        splits = {name: _split(files, name, images) for name, images in kept.items()}
+        return Decoded(splits, self._named(bad), [self.files.files[place] for place in record.clipped], measured.sha256)
+
+    def _decode_split(self, name: str) -> tuple[np.ndarray, list[bool | str]]:
+        """(the images of a split that can be decoded, for each file True if it was clipped or the reason it cannot)."""
+        paths = self.files.files.chosen(self.files.places(name))
+        images = np.empty((len(paths), *self.decoding.shape), np.uint8)
+
+        def decode_into(index: int) -> bool:
+            images[index], is_clipped = self.decoding(paths[index])
+            return is_clipped
+
+        outcomes = list(for_each(decode_into, range(len(paths)), f"decoding {name}", self.progress))
+        failed = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, str)]
+        return take_out(images, np.array(failed, np.int64))[0], outcomes
 
 
 class _Record:
     """Measures decoded images one after another, and hands them to the cache."""
 
     def __init__(self, images: FolderImages, files: SplitFiles, writer: PixelWriter) -> None:
-        self.clipped: list[Path] = []
+        self.clipped: list[int] = []
         self._images, self._files, self._writer = images, files, writer
         self._digest = DatasetDigest()
         self._split: str | None = None
@@ -223,42 +211,37 @@ class _Record:
         """Begin with the images of a split."""
         self._end()
         self._split = split
-        self._digest.begin_images(split, (len(self._files[split]), *self._images.decoding.shape))
+        self._digest.begin_images(split, (self._files.counts[split], *self._images.decoding.shape))
 
-    def add(self, path: Path, image: np.ndarray, is_clipped: bool) -> None:
-        """Add an image [H, W, C]."""
+    def add(self, place: int, image: np.ndarray, is_clipped: bool) -> None:
+        """Add the image [H, W, C] of the file at a place of the folder."""
         self._digest.add(image)
         self._sums.append(image_sums(image))
         self._writer.add(image)
         if is_clipped:
-            self.clipped.append(path)
+            self.clipped.append(place)
 
-    def finish(self, bad: Mapping[Path, str]) -> Measured:
+    def finish(self, bad: Failures) -> Measured:
         """The measurement of all images; it is kept in the cache, with the files that could not be decoded."""
         self._end()
-        places = {path: place for place, path in enumerate(self._images._paths)}
         measured = Measured(
             self._digest.hexdigest(),
             PixelSums(*(np.array(sums, np.uint64).reshape(len(sums), -1) for sums in zip(*self._sums, strict=True))),
-            tuple(places[path] for path in self.clipped),
-            tuple((places[path], reason) for path, reason in bad.items()),
+            tuple(self.clipped),
+            tuple(bad.items()),
         )
         self._writer.finish(self._images.listing, measured)
         return measured
 
     def _end(self) -> None:
         if self._split is not None:
-            labels = np.array([label for _, label in self._files[self._split]], np.int32)
-            self._digest.add_labels(self._split, labels)
+            self._digest.add_labels(self._split, self._files.labels[self._files.places(self._split)])
 
 
-def _without_failed(files: Files, images: np.ndarray, outcomes: Sequence[bool | str]) -> tuple[np.ndarray, Split]:
-    """(the images that were decoded, their split)."""
-    failed = np.asarray([index for index, outcome in enumerate(outcomes) if isinstance(outcome, str)], np.int64)
-    labels = np.asarray([label for _, label in files], np.int32)
-    paths = tuple(path for (path, _), outcome in zip(files, outcomes, strict=True) if not isinstance(outcome, str))
-    decoded = take_out(images, failed)[0]
-    return decoded, Split(decoded, take_out(labels, failed)[0], paths)
+def _split(files: SplitFiles, name: str, images: Images) -> Split:
+    """A split of a folder: its images, labels and files."""
+    places = files.places(name)
+    return Split(images, files.labels[places], files.files.chosen(places))
 
 
 def for_each(function: Callable[[T], R], items: Sequence[T], what: str, progress: Progress | None) -> Iterator[R | str]:

@@ -12,7 +12,6 @@ Images that do not fit into memory are decoded once to be measured, and later ag
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,9 @@ from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset
 from bncli.data.decoding import Decoding, FolderImages, Progress, for_each
-from bncli.data.folder_cache import Listing, listing_of, remember_headers, remembered_headers
+from bncli.data.file_list import FileList, SplitFiles
+from bncli.data.folder_listing import Listing, listing_of
+from bncli.data.header_cache import Headers, remember_headers, remembered_headers
 from bncli.data.image_file import ImageInfo, decode, quiet_pillow, read_deep, read_header, reason_of
 from bncli.data.image_tree import BadImage, ImageTree, scan_image_tree
 from bncli.data.pixel_range import FULL_16_BIT, PixelRange, RangeChoice, format_range, natural_range
@@ -90,22 +91,23 @@ def read_image_folder(
     """
     options = options or ImageOptions()
     tree = scan_image_tree(root)
-    listing = listing_of(tree.root, [path for files in tree.splits.values() for path, _ in files])
-    infos, unreadable = _read_headers(tree, listing, progress)
-    if not infos:
+    listing = listing_of(tree.splits.files)
+    all_headers, unreadable = _read_headers(tree.splits.files, listing, progress)
+    headers = all_headers.chosen(np.flatnonzero(all_headers.is_readable))
+    files = tree.splits.without(np.flatnonzero(~all_headers.is_readable))
+    if not len(headers):
         raise _bad_images_error([*tree.strays, *unreadable], _count(tree))
-    channels = options.channels or _common_channels(infos)
-    size, notes = ((options.size, options.size), []) if options.size else _default_size(list(infos.values()))
-    notes.extend([*tree.notes, *_frame_notes(infos)])
+    channels = options.channels or _common_channels(headers, files.files)
+    size, notes = ((options.size, options.size), []) if options.size else _default_size(headers)
+    notes.extend([*tree.notes, *_frame_notes(headers, files.files)])
     wanted = True if options.random_crop else options.stream
-    is_streamed, stream_notes = _choose_streaming(len(infos), (*size, channels), wanted, root)
+    is_streamed, stream_notes = _choose_streaming(len(headers), (*size, channels), wanted, root)
     notes.extend(stream_notes)
-    pixel_range, range_notes = _choose_range(tree, infos, options.pixel_range, progress)
+    pixel_range, range_notes = _choose_range(files, headers, options.pixel_range, progress)
     notes.extend(range_notes)
-    crop = options.crop or (_central(list(infos.values()), size) if options.random_crop else None)
+    crop = options.crop or (_central(headers, size) if options.random_crop else None)
     _check_crop(crop, size)
-    decoding = Decoding((*size, channels), pixel_range, crop)
-    images = FolderImages(listing, _readable(tree, infos), decoding, progress)
+    images = FolderImages(listing, files, Decoding((*size, channels), pixel_range, crop), progress)
     decoded = images.stream() if is_streamed else images.read()
     notes.extend(_clipped_notes(decoded.clipped, pixel_range))
     bad = [*tree.strays, *unreadable, *(BadImage(path, reason) for path, reason in decoded.bad)]
@@ -128,12 +130,12 @@ def read_image_folder(
     )
 
 
-def _central(infos: Sequence[ImageInfo], size: tuple[int, int]) -> Crop | None:
+def _central(headers: Headers, size: tuple[int, int]) -> Crop | None:
     """The usual way to score a network that was trained on random parts: 224 of 256 pixels from the centre.
 
     None if all images have the size already.
     """
-    if all((info.height, info.width) == size for info in infos):
+    if (headers.sizes == size).all():
         return None
     return Crop(resize=round(max(size) / _CENTRE_SHARE))
 
@@ -181,60 +183,49 @@ def read_image(
             raise DataError(f"{path}: {reason_of(error)}", remedy="Give a PNG, JPEG or other image file.") from error
 
 
-def _readable(tree: ImageTree, infos: dict[Path, ImageInfo]) -> dict[str, list[tuple[Path, int]]]:
-    """The files with a readable header by split, in the order of the data set's SHA-256."""
-    names = [name for name in ("train", "val", "test") if name in tree.splits]
-    return {name: [(path, label) for path, label in tree.splits[name] if path in infos] for name in names}
+def _read_headers(files: FileList, listing: Listing, progress: Progress | None) -> tuple[Headers, list[BadImage]]:
+    """The first pass: (the headers, files without a readable one). Files that were read before are not opened."""
+    headers = remembered_headers(listing)
+    unknown = np.flatnonzero(~headers.is_readable)
+    if not len(unknown):
+        return headers, []
+    paths = files.chosen(unknown)
+    results = list(for_each(read_header, paths, "reading headers", progress))
+    headers = headers.with_read(unknown, [result if isinstance(result, ImageInfo) else None for result in results])
+    remember_headers(listing, headers)
+    bad = [BadImage(path, result) for path, result in zip(paths, results, strict=True) if isinstance(result, str)]
+    return headers, bad
 
 
-def _read_headers(
-    tree: ImageTree, listing: Listing, progress: Progress | None
-) -> tuple[dict[Path, ImageInfo], list[BadImage]]:
-    """The first pass: (path -> header, files without a readable header). Files that were read before are not opened."""
-    paths = [path for files in tree.splits.values() for path, _ in files]
-    infos = dict(zip(paths, remembered_headers(listing), strict=True))
-    unknown = [path for path, info in infos.items() if info is None]
-    if not unknown:
-        return {path: info for path, info in infos.items() if info is not None}, []
-    bad: list[BadImage] = []
-    for path, result in zip(unknown, for_each(read_header, unknown, "reading headers", progress), strict=True):
-        if isinstance(result, ImageInfo):
-            infos[path] = result
-        else:
-            bad.append(BadImage(path, result))
-    remember_headers(listing, list(infos.values()))
-    return {path: info for path, info in infos.items() if info is not None}, bad
-
-
-def _common_channels(infos: dict[Path, ImageInfo]) -> int:
-    grey = [path for path, info in infos.items() if info.is_grey]
-    if not grey:
-        return 3
-    if len(grey) == len(infos):
+def _common_channels(headers: Headers, files: FileList) -> int:
+    is_grey = headers.is_grey
+    if is_grey.all():
         return 1
-    colour = next(path for path, info in infos.items() if not info.is_grey)
+    if not is_grey.any():
+        return 3
+    grey, colour = files[int(is_grey.argmax())], files[int(is_grey.argmin())]
     raise DataError(
-        f"{len(grey)} images are grey and {len(infos) - len(grey)} are in colour: {grey[0]} is grey, {colour} is not",
+        f"{is_grey.sum()} images are grey and {(~is_grey).sum()} are in colour: {grey} is grey, {colour} is not",
         remedy="Choose how to convert them: --channels 1 (grey) or --channels 3 (colour).",
     )
 
 
-def _default_size(infos: list[ImageInfo]) -> tuple[tuple[int, int], list[str]]:
+def _default_size(headers: Headers) -> tuple[tuple[int, int], list[str]]:
     """((H, W), notes to the user)."""
-    sizes = {(info.height, info.width) for info in infos}
-    first = (infos[0].height, infos[0].width)
-    if len(sizes) == 1 and max(first) <= _MAX_NATIVE_SIDE:
-        return first, []
-    shorter = int(statistics.median(min(info.height, info.width) for info in infos))
+    height, width = headers.sizes[0].tolist()
+    are_equal = bool((headers.sizes == headers.sizes[0]).all())
+    if are_equal and max(height, width) <= _MAX_NATIVE_SIDE:
+        return (height, width), []
+    shorter = int(np.median(headers.sizes.min(axis=1)))
     side = min(_DEFAULT_SIDE, max(shorter // _SIDE_MULTIPLE, 1) * _SIDE_MULTIPLE)
-    what = "differ in size" if len(sizes) > 1 else f"are {first[0]}x{first[1]}"
+    what = f"are {height}x{width}" if are_equal else "differ in size"
     return (side, side), [f"the images {what}: each is scaled and cropped to {side}x{side} (--image-size changes this)"]
 
 
-def _frame_notes(infos: dict[Path, ImageInfo]) -> list[str]:
-    paths = [path for path, info in infos.items() if info.has_frames]
+def _frame_notes(headers: Headers, files: FileList) -> list[str]:
+    places = np.flatnonzero(headers.has_frames)
     what = "images with more frames or pages than the first, which alone is used"
-    return [f"{what}: {len(paths)} of {len(infos)}, such as {paths[0]}"] if paths else []
+    return [f"{what}: {len(places)} of {len(headers)}, such as {files[int(places[0])]}"] if len(places) else []
 
 
 def _choose_streaming(num_images: int, shape: Shape, wanted: bool | None, root: Path) -> tuple[bool, list[str]]:
@@ -257,22 +248,22 @@ def _choose_streaming(num_images: int, shape: Shape, wanted: bool | None, root: 
 
 
 def _choose_range(
-    tree: ImageTree, infos: dict[Path, ImageInfo], choice: RangeChoice, progress: Progress | None
+    files: SplitFiles, headers: Headers, choice: RangeChoice, progress: Progress | None
 ) -> tuple[PixelRange | None, list[str]]:
     """(the range of pixels with more than 8 bits, notes to the user); None if all images have 8 bits."""
-    deep = {path for path, info in infos.items() if info.is_deep}
-    if not deep:
+    deep = np.flatnonzero(headers.is_deep)
+    if not len(deep):
         return None, []
     changes = ""
     if choice == "recorded":
         pixel_range = FULL_16_BIT
     elif choice == "auto":
-        train = [path for path, _ in tree.splits["train"] if path in deep]
-        pixel_range = _measure_range(train or sorted(deep), progress)
+        train = np.intersect1d(deep, files.places("train"))
+        pixel_range = _measure_range(files.files.chosen(train if len(train) else deep), progress)
         changes = " (--pixel-range changes this)"
     else:
         pixel_range = choice
-    what = f"{len(deep)} of {len(infos)} images have more than 8 bits per channel"
+    what = f"{len(deep)} of {len(headers)} images have more than 8 bits per channel"
     return pixel_range, [f"{what}: pixels of {format_range(pixel_range)} are scaled to 0 … 255{changes}"]
 
 
@@ -298,7 +289,7 @@ def _clipped_notes(clipped: Sequence[Path], pixel_range: PixelRange | None) -> l
 
 
 def _count(tree: ImageTree) -> int:
-    return sum(map(len, tree.splits.values())) + len(tree.strays)
+    return len(tree.splits.files) + len(tree.strays)
 
 
 def _first(bad: Sequence[BadImage]) -> str:

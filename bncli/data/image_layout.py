@@ -55,18 +55,23 @@ class Unused:
 
 @dataclass(frozen=True)
 class Listing:
-    """The entries of a folder by kind, each in the order of their names."""
+    """The entries of a folder by kind, each in the order of their names; images, which may be many, by name alone."""
 
     folder: Path
     folders: tuple[Path, ...]
-    images: tuple[Path, ...]
+    image_names: tuple[str, ...]
     others: tuple[Path, ...]
     litter: tuple[Path, ...]
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """The paths of the images."""
+        return tuple(self.folder / name for name in self.image_names)
 
     @cached_property
     def is_wrapper(self) -> bool:
         """True if there is one folder, and no image beside it."""
-        return len(self.folders) == 1 and not self.images
+        return len(self.folders) == 1 and not self.image_names
 
     def outside(self) -> list[Unused]:
         """The files of a folder in which only the folders are of use."""
@@ -105,7 +110,9 @@ def list_folder(folder: Path) -> Listing:
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from error
     # Names are sorted, not paths: Python would compare those of a large folder for seconds.
-    return Listing(folder, **{kind: tuple(folder / name for name in sorted(names)) for kind, names in kinds.items()})
+    images = tuple(sorted(kinds.pop("images")))
+    paths = {kind: tuple(folder / name for name in sorted(names)) for kind, names in kinds.items()}
+    return Listing(folder, image_names=images, **paths)
 
 
 def find_layout(root: Path) -> Layout:
@@ -142,11 +149,13 @@ def split_of(name: str) -> str | None:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    if entry.name.startswith(".") or entry.name.lower() in _LITTER:
+    name = entry.name
+    if name.startswith(".") or name.lower() in _LITTER:
         return "litter"
     if entry.is_dir():
         return "folders"
-    return "images" if os.path.splitext(entry.name)[1].lower() in SUFFIXES else "others"  # noqa: PTH122 - a name, no path
+    _, dot, suffix = name.rpartition(".")
+    return "images" if (dot + suffix).lower() in SUFFIXES else "others"
 
 
 def _unwrapped(top: Listing, unused: list[Unused]) -> Listing:
@@ -194,7 +203,7 @@ def _add_splits(layout: Layout, top: Listing, candidates: dict[str, list[Path]])
 def _add_scored_split(layout: Layout, split: str, folder: Path, class_names: set[str]) -> None:
     """Add val or test, unless its images have no labels."""
     listing = _class_root(list_folder(folder), layout.unused)
-    if not listing.folders and not listing.images:
+    if not listing.folders and not listing.image_names:
         layout.unused.extend([Unused(folder, _IS_EMPTY), *listing.outside()])
     elif not listing.folders or _is_unlabelled(listing, class_names):
         layout.unused.append(Unused(folder, _HAS_NO_LABELS))
@@ -247,7 +256,7 @@ def _check_classes(top: Listing, root: Path) -> None:
             f"{top.folder}: no train folder with class folders in it",
             remedy="Arrange the images as train/CLASS/NAME.png.",
         )
-    found = f"{_counted_images(len(top.images))} and no class folders" if top.images else "no class folders"
+    found = f"{_counted_images(len(top.image_names))} and no class folders" if top.image_names else "no class folders"
     raise DataError(f"{root}: {found}", remedy="Put the images of each class into a folder named after the class.")
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from bncli.config.file_names import displayed
+from bncli.data.file_list import FileList, SplitFiles
 from bncli.data.image_layout import SUFFIXES, Layout, Listing, Unused, find_layout, list_folder, split_of, unused_notes
 from bncli.errors import DataError
 
@@ -33,7 +36,7 @@ class ImageTree:
     Attributes:
         root: the folder.
         class_names: in the order of the labels.
-        splits: split -> its files.
+        splits: split -> its files, in the order train, val, test.
         strays: files and folders in a class folder that cannot be images.
         unused: everything else below the root that gives no example.
         notes: a sentence on each kind of them, and on what is unusual in the tree.
@@ -41,7 +44,7 @@ class ImageTree:
 
     root: Path
     class_names: tuple[str, ...]
-    splits: dict[str, list[tuple[Path, int]]]
+    splits: SplitFiles
     strays: list[BadImage] = field(default_factory=list)
     unused: tuple[Unused, ...] = ()
     notes: tuple[str, ...] = ()
@@ -50,7 +53,7 @@ class ImageTree:
 def is_image_tree(folder: Path) -> bool:
     """True if ``folder`` contains images, or folders, which could be classes or splits."""
     listing = list_folder(folder)
-    return bool(listing.folders or listing.images)
+    return bool(listing.folders or listing.image_names)
 
 
 def scan_image_tree(root: Path) -> ImageTree:
@@ -65,14 +68,14 @@ def scan_image_tree(root: Path) -> ImageTree:
     classes = {split: _class_folders(folder) for split, folder in layout.folders.items()}
     class_names = tuple(displayed(folder.name) for folder in classes["train"])
     _check_no_annotations(layout.folders["train"], class_names)
-    splits: dict[str, list[tuple[Path, int]]] = {}
+    found: dict[str, list[Listing]] = {}
     strays: list[BadImage] = []
     for split, folders in classes.items():
         _check_same_classes(layout, split, folders, class_names)
         listings = [_class_listing(folder, layout.unused) for folder in folders]
         if split == "train":
             _check_no_empty_class(layout.folders[split], class_names, listings)
-        splits[split] = [(path, label) for label, listing in enumerate(listings) for path in listing.images]
+        found[split] = listings
         strays.extend(stray for listing in listings for stray in _strays(listing))
         layout.unused.extend(row for listing in listings for row in listing.skipped())
         layout.notes.extend(_rare_class_notes(split, class_names, listings))
@@ -80,10 +83,21 @@ def scan_image_tree(root: Path) -> ImageTree:
     return ImageTree(
         root=root,
         class_names=class_names,
-        splits=splits,
+        splits=_split_files(root, found),
         strays=strays,
         unused=tuple(layout.unused),
         notes=notes,
+    )
+
+
+def _split_files(root: Path, found: dict[str, list[Listing]]) -> SplitFiles:
+    """The image files of each split's class folders, which are in the order of the labels."""
+    folders = [(label, listing) for listings in found.values() for label, listing in enumerate(listings)]
+    labels = np.repeat([label for label, _ in folders], [len(listing.image_names) for _, listing in folders])
+    return SplitFiles(
+        FileList.in_folders(root, ((listing.folder, listing.image_names) for _, listing in folders)),
+        labels.astype(np.int32),
+        {split: sum(len(listing.image_names) for listing in listings) for split, listings in found.items()},
     )
 
 
@@ -97,7 +111,7 @@ def _class_listing(folder: Path, unused: list[Unused]) -> Listing:
     if not listing.is_wrapper or split_of(listing.folders[0].name) is not None:
         return listing
     inner = list_folder(listing.folders[0])
-    if not inner.images:
+    if not inner.image_names:
         return listing
     unused.extend(listing.outside())
     return inner
@@ -128,7 +142,7 @@ def _check_same_classes(layout: Layout, split: str, folders: tuple[Path, ...], c
 
 
 def _check_no_empty_class(train: Path, class_names: tuple[str, ...], listings: list[Listing]) -> None:
-    nested = next((listing for listing in listings if listing.folders and not listing.images), None)
+    nested = next((listing for listing in listings if listing.folders and not listing.image_names), None)
     if nested is not None:
         raise _nested_class_error(nested)
     empty = _names_of(class_names, listings, num_images=0)
@@ -159,7 +173,7 @@ def _strays(listing: Listing) -> list[BadImage]:
 
 def _names_of(class_names: tuple[str, ...], listings: list[Listing], *, num_images: int) -> list[str]:
     """The classes with so many images."""
-    return [name for name, listing in zip(class_names, listings, strict=True) if len(listing.images) == num_images]
+    return [name for name, listing in zip(class_names, listings, strict=True) if len(listing.image_names) == num_images]
 
 
 def _rare_class_notes(split: str, class_names: tuple[str, ...], listings: list[Listing]) -> list[str]:

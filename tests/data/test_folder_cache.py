@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from support.dataset_writers import colour_image, save_image, write_image_folder
 
-from bncli.data import ImageOptions, folder_cache, load_dataset
+from bncli.data import ImageOptions, cache_files, folder_listing, load_dataset, pixel_cache
 from bncli.data.folder import read_image_folder
-from bncli.data.folder_cache import data_cache
+from bncli.data.pixel_cache import data_cache
 from bncli.process.cache import user_cache
 
 
 @pytest.fixture(autouse=True)
 def _settled(monkeypatch):
     """The files of these tests are older than a tick of the clock."""
-    monkeypatch.setattr(folder_cache, "_TICK_NS", 0)
+    monkeypatch.setattr(folder_listing, "_TICK_NS", 0)
 
 
 @pytest.fixture
@@ -131,13 +131,14 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(folder, decoded):
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(folder, monkeypatch, decoded):
-    monkeypatch.setattr(folder_cache, "private_folder", lambda *names: (_ for _ in ()).throw(OSError))
+    for module in (cache_files, pixel_cache):
+        monkeypatch.setattr(module, "private_folder", lambda *names: (_ for _ in ()).throw(OSError))
     same(load_dataset(str(folder)), load_dataset(str(folder), images=ImageOptions(stream=True)))
     assert len(decoded["pixels"]) >= 48
 
 
 def test_files_that_have_just_changed_are_not_remembered(folder, monkeypatch, decoded):
-    monkeypatch.setattr(folder_cache, "_TICK_NS", 10**12)
+    monkeypatch.setattr(folder_listing, "_TICK_NS", 10**12)
     load_dataset(str(folder))
     load_dataset(str(folder))
     assert len(decoded["headers"]) == len(decoded["pixels"]) == 48
@@ -152,3 +153,25 @@ def test_an_unreadable_file_is_reported_each_time(folder):
         assert any("left out 1 of 24" in note for note in raw.warnings)
         assert len(raw.train) == 11
         assert os.fspath(raw.train.files[0]).endswith("1.png")
+
+
+def test_a_file_rewritten_with_its_size_and_times_is_noticed(folder):
+    before = read_image_folder(folder)
+    path = folder / "train" / "cat" / "0.png"
+    old = path.stat()
+    path.write_bytes((folder / "train" / "cat" / "1.png").read_bytes().ljust(old.st_size, b"\0")[: old.st_size])
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert path.stat().st_mtime_ns == old.st_mtime_ns
+    time.sleep(0.02)
+    after = read_image_folder(folder, ImageOptions(bad_images="skip"))
+    assert after.sha256 != before.sha256
+
+
+def test_files_that_come_and_go_are_noticed_and_the_others_are_not_opened_again(folder, decoded):
+    read_image_folder(folder)
+    (folder / "train" / "cat" / "0.png").unlink()
+    save_image(colour_image(seed=7), folder / "train" / "cat" / "00.png")
+    time.sleep(0.02)
+    after = read_image_folder(folder)
+    assert decoded["headers"][24:] == ["00.png"]
+    np.testing.assert_array_equal(after.train.images[0], np.asarray(colour_image(seed=7)))

@@ -14,7 +14,7 @@ from bncli.cli.render.words import marked
 from bncli.process.memory import format_bytes
 
 if TYPE_CHECKING:
-    from bncli.data.folder_cache import DataCache
+    from bncli.data.pixel_cache import DataCache
     from bncli.process.compile_cache import CompileCache
     from bncli.process.hardware import Hardware
     from bncli.selftest import Outcome

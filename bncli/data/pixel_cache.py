@@ -1,13 +1,12 @@
-"""The cache of image folders: headers, decoded images and their statistics, so that a command does not read them again.
+"""The cache of decoded images and their measurements, so that a command does not decode them again.
 
 ::
 
-    ~/.cache/bncli/folders/FOLDER.npz        the header of each file, by path, size, and times of the last change
-    ~/.cache/bncli/decoded/CONTENT.npz       SHA-256 and pixel sums of the decoded images, by all of these and options
+    ~/.cache/bncli/decoded/CONTENT.npz       SHA-256 and pixel sums of the decoded images, by files, labels and options
     ~/.cache/bncli/decoded/CONTENT.pixels    the decoded images themselves, one after another, if they are not too many
 
-The cache is a convenience: what is missing, damaged or older than the folder is made anew. Both folders are private,
-since anyone who can write to them can change what is trained on.
+The cache is a convenience: what is missing, damaged or older than the folder is made anew. Its folder is private, since
+anyone who can write to it can change what is trained on.
 
 Letters: N files, H W height and width, C channels.
 """
@@ -15,14 +14,12 @@ Letters: N files, H W height and width, C channels.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import os
 import shutil
-import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,123 +28,22 @@ from typing import BinaryIO
 
 import numpy as np
 
-from bncli.data.image_file import PILLOW, ImageInfo
+from bncli.data.cache_files import load_arrays, store_arrays
+from bncli.data.folder_listing import Listing
+from bncli.data.image_file import PILLOW
 from bncli.data.lazy_images import PixelSums
 from bncli.data.sources import ImageSource, Shape
-from bncli.process.cache import is_private, private_folder, user_cache
+from bncli.process.cache import private_folder, user_cache
 from bncli.process.files import open_regular
 
-FOLDERS, DECODED = "folders", "decoded"
+DECODED = "decoded"
 # Changes with every change of the files' layout and of the way from an image file to pixels.
 _VERSION = 1
 _DEFAULT_GIB = 10.0
 _VARIABLE = "BNCLI_DATA_CACHE"
 # Of the disk's free space, how much the decoded images of one data set may take.
 _SHARE_OF_FREE = 0.5
-_MAX_FOLDERS = 64
-# A file that changed so shortly before it was read may change again within the same tick of the clock.
-_TICK_NS = 50_000_000
 _SUFFIX = ".pixels"
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The files of a folder as the file system shows them, in a fixed order.
-
-    Attributes:
-        root: the folder.
-        names: the paths below it, each ended by a zero byte.
-        stats: int64 [N, 3]: size, and the times of the last change of content and of the entry, in ns.
-        read_at: the time before the files were listed, in ns.
-    """
-
-    root: Path
-    names: bytes
-    stats: np.ndarray
-    read_at: int
-
-    @property
-    def is_settled(self) -> bool:
-        """True if no file has changed so recently that a second change could go unnoticed."""
-        return not len(self.stats) or int(self.stats[:, 1:].max()) < self.read_at - _TICK_NS
-
-
-def listing_of(root: Path, paths: Sequence[Path]) -> Listing:
-    """The listing of ``paths``, all below ``root``; a file that cannot be looked at has size -1."""
-    read_at = time.time_ns()
-    start = len(os.fsencode(root)) + 1
-    names = b"".join(os.fsencode(path)[start:] + b"\0" for path in paths)
-    stats = np.array([_stat(path) for path in paths], np.int64).reshape(-1, 3)
-    return Listing(root, names, stats, read_at)
-
-
-def _stat(path: Path) -> tuple[int, int, int]:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - half of the time of the method
-    except OSError:
-        return -1, 0, 0
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-@dataclass(frozen=True)
-class Headers:
-    """The headers of the files of a listing.
-
-    Attributes:
-        sizes: int32 [N, 2], height and width; 0 for a file without a readable header.
-        flags: uint8 [N]: 1 for grey, 2 for more than 8 bits, 4 for more frames than one.
-    """
-
-    sizes: np.ndarray
-    flags: np.ndarray
-
-    @classmethod
-    def of(cls, infos: Sequence[ImageInfo | None]) -> Headers:
-        """The headers as arrays; None for a file without one."""
-        sizes = np.array([(0, 0) if info is None else (info.height, info.width) for info in infos], np.int32)
-        flags = [0 if info is None else info.is_grey + 2 * info.is_deep + 4 * info.has_frames for info in infos]
-        return cls(sizes.reshape(-1, 2), np.array(flags, np.uint8))
-
-    def infos(self) -> list[ImageInfo | None]:
-        """One object for each file; equal headers share it."""
-        rows = zip(self.sizes[:, 0].tolist(), self.sizes[:, 1].tolist(), self.flags.tolist(), strict=True)
-        return [_info(*row) for row in rows]
-
-
-@lru_cache(maxsize=1 << 16)
-def _info(height: int, width: int, flags: int) -> ImageInfo | None:
-    if height == 0:
-        return None
-    return ImageInfo(
-        height=height, width=width, is_grey=bool(flags & 1), is_deep=bool(flags & 2), has_frames=bool(flags & 4)
-    )
-
-
-def remembered_headers(listing: Listing) -> list[ImageInfo | None]:
-    """The headers of the files that have not changed since they were read; None for every other file."""
-    arrays = _load(FOLDERS, _folder_key(listing.root), ("names", "stats", "sizes", "flags"))
-    count = len(listing.stats)
-    if arrays is None:
-        return [None] * count
-    names, infos = arrays["names"].tobytes(), Headers(arrays["sizes"], arrays["flags"]).infos()
-    if names == listing.names:
-        same = (arrays["stats"] == listing.stats).all(axis=1).tolist()
-        return [info if is_same else None for info, is_same in zip(infos, same, strict=True)]
-    before = dict(zip(names.split(b"\0"), zip(map(tuple, arrays["stats"].tolist()), infos, strict=True), strict=False))
-    found = zip(listing.names.split(b"\0"), map(tuple, listing.stats.tolist()), strict=False)
-    missing = ((), None)
-    return [info if stat == now else None for name, now in found for stat, info in [before.get(name, missing)]]
-
-
-def remember_headers(listing: Listing, infos: Sequence[ImageInfo | None]) -> None:
-    """Keep the headers for the next command."""
-    if not listing.is_settled or listing.stats[:, 0].min(initial=0) < 0:
-        return
-    headers = Headers.of(infos)
-    names = np.frombuffer(listing.names, np.uint8)
-    arrays = {"names": names, "stats": listing.stats, "sizes": headers.sizes, "flags": headers.flags}
-    _store(FOLDERS, _folder_key(listing.root), arrays)
-    _keep_newest(_MAX_FOLDERS)
 
 
 @dataclass(frozen=True)
@@ -214,7 +110,7 @@ def content_key(listing: Listing, labels: np.ndarray, options: object) -> str:
 
 def remembered(key: str, shape: Shape) -> Measured | None:
     """The measurement of these images; None if there is none."""
-    arrays = _load(DECODED, key, ("values", "squares", "crcs", "clipped", "facts"))
+    arrays = load_arrays(DECODED, key, ("values", "squares", "crcs", "clipped", "facts"))
     if arrays is None:
         return None
     facts = json.loads(arrays["facts"].tobytes())
@@ -269,7 +165,7 @@ class PixelWriter:
             "clipped": np.array(measured.clipped, np.int64),
             "facts": np.frombuffer(facts, np.uint8),
         }
-        if _store(DECODED, self._key, arrays) and self._file is not None:
+        if store_arrays(DECODED, self._key, arrays) and self._file is not None:
             with suppress(OSError):
                 self._file.flush()
                 Path(self._file.name).replace(user_cache() / DECODED / f"{self._key}{_SUFFIX}")
@@ -391,44 +287,3 @@ class CachedSource:
 def _opened(path: str, inode: int) -> int:
     """A descriptor that stays open: opening a file for each image would take as long as reading it."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _folder_key(root: Path) -> str:
-    return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:40]
-
-
-def _load(folder: str, key: str, names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
-    """The arrays of a file in the cache; None if it is missing, damaged or not private."""
-    if not is_private(folder):
-        return None
-    path = user_cache() / folder / f"{key}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as archive:  # a CRC-32 of each array is checked
-            return {name: archive[name] for name in names}
-    except FileNotFoundError:
-        return None
-    except Exception:  # for damaged archives NumPy raises whatever its parser raises first
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        return None
-
-
-def _store(folder: str, key: str, arrays: dict[str, np.ndarray]) -> bool:
-    """Write arrays into the cache, whole or not at all; False if it cannot be written."""
-    content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]  # its stub takes no mapping
-    try:
-        path = private_folder(folder) / f"{key}.npz"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(content.getvalue())
-        temporary.replace(path)
-    except OSError:
-        return False
-    return True
-
-
-def _keep_newest(count: int) -> None:
-    with suppress(OSError):
-        files = sorted((user_cache() / FOLDERS).glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in files[count:]:
-            path.unlink(missing_ok=True)
