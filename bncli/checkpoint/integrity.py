@@ -34,6 +34,11 @@ class FileReport:
     damage: str | None
     by: str
 
+    @property
+    def is_save(self) -> bool:
+        """True if the weights of one step were verified; other files exist once."""
+        return self.name.startswith(f"{STEPS}/")
+
 
 @dataclass(frozen=True)
 class VerifyReport:

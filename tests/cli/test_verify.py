@@ -60,3 +60,13 @@ def test_a_checkpoint_without_a_save_is_not_whole(ckpt, tmp_path):
     result = invoke("verify", out)
     assert result.exit_code == 1, result.output
     assert "Not a directory" in result.stderr
+
+
+def test_a_file_that_no_save_can_stand_for_is_to_be_restored(ckpt, tmp_path):
+    copy = shutil.copytree(ckpt, tmp_path / "ckpt")
+    config = copy / "config.json"
+    config.write_bytes(config.read_bytes().replace(b"0", b"1", 1))
+    found = invoke("verify", copy)
+    assert found.exit_code == 3
+    assert "Restore config.json from a copy" in found.stderr
+    assert "newest whole save" not in found.stderr

@@ -30,5 +30,6 @@ def beyond_the_sample(items: Iterable[pytest.Item]) -> list[pytest.Item]:
 
 
 def _evenly(cases: list[pytest.Item]) -> list[pytest.Item]:
-    (wanted,) = cases[0].get_closest_marker("sample").args
+    marks = list(cases[0].iter_markers("sample"))
+    wanted: int = marks[0].args[0]
     return [cases[number * len(cases) // wanted] for number in range(wanted)] if wanted < len(cases) else cases
