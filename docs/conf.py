@@ -22,6 +22,7 @@ extensions = [
     "sphinx_design",
     "myst_nb",
     "bncli_reference",
+    "languages",
     "mathml",
     "notebooks",
 ]
@@ -52,6 +53,7 @@ html_theme = "furo"
 html_title = f"bncli {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_extra_path = ["results/fashion-mnist-report.html"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sphinx = False

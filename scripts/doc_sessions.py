@@ -34,6 +34,7 @@ GUIDES = (
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "get-started.md",
+    ROOT / "docs" / "es" / "get-started.md",
     *(ROOT / "docs" / "guides" / f"{name}.md" for name in GUIDES),
 )
 # The session of the README's picture. Every page may use the checkpoints that it makes.

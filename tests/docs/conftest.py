@@ -12,10 +12,12 @@ with pytest.MonkeyPatch.context() as patch:
     for folder in ("scripts", "docs/_ext"):
         patch.syspath_prepend(ROOT / folder)
     import check_site
+    import claim_pages
     import doc_sessions
+    import languages
     import reference_text
 
-__all__ = ["ROOT", "Place", "check_site", "doc_sessions", "reference_text"]
+__all__ = ["ROOT", "Place", "check_site", "claim_pages", "doc_sessions", "languages", "reference_text"]
 
 # Longer trainings end after two epochs: the call is the same, and the figures below it are not compared.
 MOST_EPOCHS = 8

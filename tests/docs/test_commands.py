@@ -13,7 +13,7 @@ CHECKED = 3
 
 
 @pytest.mark.pages
-@pytest.mark.parametrize("page", doc_sessions.PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", doc_sessions.PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 @pytest.mark.parametrize("is_slow", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_commands_run(place, page, is_slow):
     text = page.read_text(encoding="utf-8")

@@ -111,13 +111,13 @@ def conclude(results: Results) -> Conclusion:
         margin=COSINE_MARGIN,
     )
     parts = (activations, distance, angle)
+    gradients_disagree = activations.verdict not in (distance.verdict, angle.verdict)
     sentence = (
-        f"The inputs of the last hidden units drift {activations.shown.mean:.2g} times as much without BN. The "
-        f"gradients disagree: ‖G − G′‖/‖G‖ is {distance.shown.mean:.2g} times as large without BN, and the cosine of G "
-        f"and G′ is {cosine['BN'].mean():.2f} with BN and {cosine['none'].mean():.2f} without."
+        f"The inputs of the last hidden units drift {activations.shown.mean:.2g} times as much without BN. "
+        f"{'The gradients disagree:' if gradients_disagree else 'In the gradients,'} ‖G − G′‖/‖G‖ is "
+        f"{distance.shown.mean:.2g} times as large without BN, and the cosine of G and G′ is {cosine['BN'].mean():.2f} "
+        f"with BN and {cosine['none'].mean():.2f} without."
     )
-    if activations.verdict == distance.verdict == angle.verdict:
-        sentence = sentence.replace("The gradients disagree: ", "In the gradients, ")
     return Conclusion(
         verdict=combined(part.verdict for part in parts),
         sentence=sentence,
