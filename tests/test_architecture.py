@@ -44,6 +44,7 @@ GUESTS = ("equinox", "haiku", "keras")
 # dependency -> the only rooms or files that may import it.
 DOORS = {
     "absl": {"data/grain_stream.py"},
+    "array_record": {"data/array_record.py"},
     "equinox": {"frameworks/equinox.py", "frameworks/equinox_layers.py", "frameworks/equinox_network.py"},
     "grain": {"data/grain_stream.py"},
     "h5py": {"inspection/readers/hdf5.py"},

@@ -105,6 +105,9 @@ COMMANDS = {
 DATA_COMMANDS = {
     "list": Place("data:list_datasets", "Show the data sets known by name, and where each lies."),
     "fetch": Place("data:fetch", "Download a data set from its publisher, and check its SHA-256."),
+    "pack": Place(
+        "data:pack", "Decode a data set once, into a few large files that train, eval and the others read fast."
+    ),
 }
 
 

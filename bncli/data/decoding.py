@@ -85,17 +85,18 @@ class FolderImages:
 
     def read(self) -> Decoded:
         """Decode all images into memory, unless they are in the cache."""
-        found = remembered(self._key, self.decoding.shape)
+        found = remembered(self.key, self.decoding.shape)
         decoded = None if found is None or found.pixels is None else self._from_cache(found, found.pixels)
         return decoded or self._decoded()
 
     def stream(self) -> Decoded:
         """Measure all images, unless they were measured before; keep none."""
-        found = remembered(self._key, self.decoding.shape)
+        found = remembered(self.key, self.decoding.shape)
         return self._measured() if found is None else self._described(found)
 
     @property
-    def _key(self) -> str:
+    def key(self) -> str:
+        """The name of all that the decoded images depend on."""
         labels = np.concatenate([list(self.files.counts.values()), self.files.labels])
         return content_key(self.listing, labels, (tuple(self.files), self.decoding))
 
@@ -144,7 +145,7 @@ class FolderImages:
         while True:
             files = self.files.without(bad)
             places = np.delete(np.arange(len(self.files.files)), list(bad)).tolist()
-            with writing(self._key, self._num_bytes(files)) as writer:
+            with writing(self.key, self._num_bytes(files)) as writer:
                 record, failed = _Record(self, files, writer), dict[int, str]()
                 for split in files:
                     record.begin(split)
@@ -157,7 +158,7 @@ class FolderImages:
                             record.add(places[place], *outcome)
                 if not failed:
                     measured = record.finish(bad)
-                    return self._described(remembered(self._key, self.decoding.shape) or measured)
+                    return self._described(remembered(self.key, self.decoding.shape) or measured)
             bad |= failed
 
     def _decoded(self) -> Decoded:
@@ -173,7 +174,7 @@ class FolderImages:
                     clipped.add(place)
         files = self.files.without(bad)
         places = np.delete(np.arange(len(self.files.files)), list(bad)).tolist()
-        with writing(self._key, self._num_bytes(files)) as writer:
+        with writing(self.key, self._num_bytes(files)) as writer:
             record = _Record(self, files, writer)
             for name in files:
                 record.begin(name)

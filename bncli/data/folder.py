@@ -23,7 +23,7 @@ from bncli.config.document import Crop
 from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset
-from bncli.data.decoding import Decoding, FolderImages, Progress, for_each
+from bncli.data.decoding import Decoded, Decoding, FolderImages, Progress, for_each
 from bncli.data.file_list import FileList, SplitFiles
 from bncli.data.folder_listing import Listing, listing_of
 from bncli.data.header_cache import Headers, remember_headers, remembered_headers
@@ -89,6 +89,84 @@ def read_image_folder(
     Raises:
         DataError: unreadable files, a mix of grey and colour images, or images that do not fit into memory.
     """
+    opened = open_image_folder(root, options, progress=progress)
+    return opened.dataset(opened.images.stream() if opened.is_streamed else opened.images.read())
+
+
+@dataclass(frozen=True)
+class OpenedFolder:
+    """An image folder whose headers are read, and the way to its images.
+
+    Attributes:
+        tree: the files.
+        images: those with a readable header.
+        unreadable: the others.
+        options: the conversion.
+        is_streamed: True if the images are not kept in memory.
+        notes: a sentence on each thing to know.
+    """
+
+    tree: ImageTree
+    images: FolderImages
+    unreadable: list[BadImage]
+    options: ImageOptions
+    is_streamed: bool
+    notes: tuple[str, ...]
+
+    def dataset(self, decoded: Decoded) -> RawDataset:
+        """The data set of the decoded images.
+
+        Raises:
+            DataError: files are unreadable, and are to be refused.
+        """
+        decoding, root = self.images.decoding, self.tree.root
+        notes = [*self.notes, *clipped_notes(decoded.clipped, decoding.pixel_range), *self.check_bad(decoded.bad)]
+        return RawDataset(
+            name=displayed(root.resolve().name),
+            class_names=self.tree.class_names,
+            train=decoded.splits["train"],
+            val=decoded.splits.get("val"),
+            test=decoded.splits.get("test"),
+            augmentation=self.augmentation,
+            source=str(root),
+            warnings=tuple(notes),
+            pixel_range=decoding.pixel_range,
+            crop=decoding.crop,
+            sha256=decoded.sha256,
+        )
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The random changes that suit photographs."""
+        size = self.images.decoding.shape[:2]
+        return Augmentation(max_shift=min(size) // 8, pad_mode="reflect", horizontal_flip=True)
+
+    def check_bad(self, found: Sequence[tuple[Path, str]]) -> list[str]:
+        """A sentence on the files that are left out, given those whose pixels cannot be read.
+
+        Raises:
+            DataError: there are such files, and they are to be refused.
+        """
+        bad = [*self.tree.strays, *self.unreadable, *(BadImage(path, reason) for path, reason in found)]
+        count = _count(self.tree)
+        if bad and self.options.bad_images == "error":
+            raise _bad_images_error(bad, count)
+        return [f"left out {len(bad)} of {count} files that are not readable images: {_first(bad)}"] if bad else []
+
+
+def open_image_folder(
+    root: Path, options: ImageOptions | None = None, *, progress: Progress | None = None
+) -> OpenedFolder:
+    """The first pass over a folder of images: the headers, and what follows from them; no image is decoded.
+
+    Args:
+        root: the folder.
+        options: the conversion of the images; None takes the defaults.
+        progress: called with (stage, files done, number of files).
+
+    Raises:
+        DataError: no readable header, a mix of grey and colour images, or images that do not fit into memory.
+    """
     options = options or ImageOptions()
     tree = scan_image_tree(root)
     listing = listing_of(tree.splits.files)
@@ -101,33 +179,14 @@ def read_image_folder(
     size, notes = ((options.size, options.size), []) if options.size else _default_size(headers)
     notes.extend([*tree.notes, *_frame_notes(headers, files.files)])
     wanted = True if options.random_crop else options.stream
-    is_streamed, stream_notes = _choose_streaming(len(headers), (*size, channels), wanted, root)
+    is_streamed, stream_notes = choose_streaming(len(headers), (*size, channels), wanted, root)
     notes.extend(stream_notes)
     pixel_range, range_notes = _choose_range(files, headers, options.pixel_range, progress)
     notes.extend(range_notes)
     crop = options.crop or (_central(headers, size) if options.random_crop else None)
     _check_crop(crop, size)
     images = FolderImages(listing, files, Decoding((*size, channels), pixel_range, crop), progress)
-    decoded = images.stream() if is_streamed else images.read()
-    notes.extend(_clipped_notes(decoded.clipped, pixel_range))
-    bad = [*tree.strays, *unreadable, *(BadImage(path, reason) for path, reason in decoded.bad)]
-    if bad and options.bad_images == "error":
-        raise _bad_images_error(bad, _count(tree))
-    if bad:
-        notes.append(f"left out {len(bad)} of {_count(tree)} files that are not readable images: {_first(bad)}")
-    return RawDataset(
-        name=displayed(root.resolve().name),
-        class_names=tree.class_names,
-        train=decoded.splits["train"],
-        val=decoded.splits.get("val"),
-        test=decoded.splits.get("test"),
-        augmentation=Augmentation(max_shift=min(size) // 8, pad_mode="reflect", horizontal_flip=True),
-        source=str(root),
-        warnings=tuple(notes),
-        pixel_range=pixel_range,
-        crop=crop,
-        sha256=decoded.sha256,
-    )
+    return OpenedFolder(tree, images, unreadable, options, is_streamed, tuple(notes))
 
 
 def _central(headers: Headers, size: tuple[int, int]) -> Crop | None:
@@ -228,7 +287,7 @@ def _frame_notes(headers: Headers, files: FileList) -> list[str]:
     return [f"{what}: {len(places)} of {len(headers)}, such as {files[int(places[0])]}"] if len(places) else []
 
 
-def _choose_streaming(num_images: int, shape: Shape, wanted: bool | None, root: Path) -> tuple[bool, list[str]]:
+def choose_streaming(num_images: int, shape: Shape, wanted: bool | None, root: Path) -> tuple[bool, list[str]]:
     """(True if the images are not kept in memory, a note to the user if bncli chose that).
 
     Raises:
@@ -279,7 +338,8 @@ def _measure_range(paths: Sequence[Path], progress: Progress | None) -> PixelRan
     return natural_range(read) if read else FULL_16_BIT
 
 
-def _clipped_notes(clipped: Sequence[Path], pixel_range: PixelRange | None) -> list[str]:
+def clipped_notes(clipped: Sequence[Path], pixel_range: PixelRange | None) -> list[str]:
+    """A sentence on the images that have pixels outside the range."""
     if not clipped or pixel_range is None:
         return []
     return [

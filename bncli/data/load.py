@@ -17,10 +17,12 @@ from bncli.data.cifar import LAYOUTS, find_cifar, find_pickled, read_cifar_archi
 from bncli.data.compressed import GZIP_MAGIC
 from bncli.data.dataset import Dataset, RawDataset, build_dataset
 from bncli.data.digits import read_digits
-from bncli.data.folder import ImageOptions, read_image_folder
+from bncli.data.folder import ImageOptions, open_image_folder, read_image_folder
 from bncli.data.idx import holds_idx, peek_kind, read_idx_folder
 from bncli.data.image_tree import is_image_tree
 from bncli.data.known import KNOWN, KnownDataset
+from bncli.data.packable import ArrayContents, Contents, FolderContents
+from bncli.data.packed import is_packed, read_packed
 from bncli.data.pixel_range import RangeChoice, format_range
 from bncli.data.places import data_folders, locate, search_folders, user_data_dir
 from bncli.data.splits import check_fraction
@@ -31,7 +33,8 @@ _ZIP_MAGIC = b"PK"
 _TAR_MAGIC = b"ustar"
 _TAR_MAGIC_OFFSET = 257
 _READABLE = (
-    "Give a folder of images (train/CLASS/*.png or CLASS/*.png), of IDX files or of CIFAR's binary files, or an .npz."
+    "Give a folder of images (train/CLASS/*.png or CLASS/*.png), of IDX files, of CIFAR's binary files or of packed "
+    "images, or an .npz."
 )
 
 
@@ -77,6 +80,30 @@ def load_dataset(
     return dataset.streamed() if images.stream else dataset
 
 
+def open_contents(
+    source: str,
+    *,
+    data_dir: Path | None = None,
+    images: ImageOptions | None = None,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> Contents:
+    """What ``source`` names, to be packed; an image folder is not decoded yet. For the arguments see ``load_dataset``.
+
+    Raises:
+        DataError: the source is missing, unreadable or malformed.
+        UsageError: it is packed already.
+    """
+    images = images or ImageOptions()
+    path = on_disk(os.path.expanduser(source))  # noqa: PTH111 - Path's own fails on "~nobody"
+    if source not in KNOWN and path.is_dir() and is_packed(path):
+        raise UsageError(f"{source}: packed already", remedy="Pack the data that it was made of.")
+    if holds_image_files(source):
+        return FolderContents(open_image_folder(path, replace(images, stream=True), progress=progress))
+    raw = _read(source, data_dir, images, progress)
+    _check_image_options(raw, images)
+    return ArrayContents(_note_unused_range(raw, images.pixel_range))
+
+
 def _read(
     source: str,
     data_dir: Path | None,
@@ -86,6 +113,8 @@ def _read(
     path = on_disk(os.path.expanduser(source))  # noqa: PTH111 - Path's own fails on "~nobody"
     if source in KNOWN:
         return _read_known(KNOWN[source], data_dir)
+    if path.is_dir() and is_packed(path):
+        return read_packed(path, images, progress=progress)
     if path.is_dir() and _is_image_folder(path):
         return read_image_folder(path, images, progress=progress)
     if path.is_dir():

@@ -1,5 +1,8 @@
 """Start the processes of one run on this machine, pass signals on, and end all when one ends badly.
 
+The launcher may be killed itself, and can then end nobody. So each process holds the end of a pipe whose other end the
+launcher alone has: the system closes it, however the launcher ends, and the processes stop.
+
 Importing this module imports no JAX.
 """
 
@@ -21,7 +24,8 @@ from types import FrameType
 from typing import IO, BinaryIO
 
 _BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); sys.argv[0] = 'bncli'; "
+    "import json, sys; given = json.loads(sys.argv.pop(1)); sys.path[:] = given['path']; sys.argv[0] = 'bncli'; "
+    "from bncli.process.launcher import end_with_launcher; end_with_launcher(given['pipe']); "
     "from bncli.cli.app import main; main()"
 )
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
@@ -72,14 +76,34 @@ def launch(
     """
     coordinator = f"127.0.0.1:{port or free_port()}"
     started: list[_Started] = []
+    pipe, alive = os.pipe()  # nobody inherits the end that is alive with this process
     try:
         for index in range(processes):
-            started.append(_start(command, coordinator, index, processes, logs))
+            started.append(_start([*command, *_of_cluster(coordinator, index, processes)], index, logs, pipe))
         with _passed_on(started):
             return _wait(started, on_end)
     finally:
         for one in started:
             one.end()
+        os.close(pipe)
+        os.close(alive)
+
+
+def end_with_launcher(pipe: int) -> None:
+    """Stop this process when the launcher has ended: as after SIGTERM, and for good if that takes too long.
+
+    Args:
+        pipe: its end of the launcher's pipe.
+    """
+
+    def watch() -> None:
+        while os.read(pipe, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_PATIENCE_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="bncli-launcher", daemon=True).start()
 
 
 def free_port() -> int:
@@ -108,17 +132,21 @@ class _Started:
             copier.join(_KILL_SECONDS)
 
 
-def _start(command: Sequence[str], coordinator: str, index: int, processes: int, logs: Path) -> _Started:
-    path = json.dumps([str(Path(entry).absolute()) for entry in sys.path])
-    of_cluster = ["--coordinator", coordinator, "--num-processes", str(processes), "--process-id", str(index)]
+def _of_cluster(coordinator: str, index: int, processes: int) -> list[str]:
+    return ["--coordinator", coordinator, "--num-processes", str(processes), "--process-id", str(index)]
+
+
+def _start(words: Sequence[str], index: int, logs: Path, pipe: int) -> _Started:
+    given = json.dumps({"path": [str(Path(entry).absolute()) for entry in sys.path], "pipe": pipe})
     log = logs / f"process-{index}.log"
     file = log.open("wb", buffering=0)
     is_shown = index == 0
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", _BOOT, path, *command, *of_cluster],
+        [sys.executable, "-P", "-c", _BOOT, given, *words],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if is_shown else file,
         stderr=subprocess.PIPE if is_shown else file,
+        pass_fds=[pipe],
         start_new_session=True,  # Ctrl-C comes once, through the launcher
     )
     if not is_shown:

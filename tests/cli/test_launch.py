@@ -93,6 +93,31 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     assert "interrupted" not in (tmp_path / "run.logs" / "process-1.log").read_text()
 
 
+@pytest.mark.cluster
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are looked up in /proc")
+def test_processes_end_when_the_launcher_is_killed_and_the_run_goes_on_to_the_same_bytes(alone, tmp_path):
+    out = tmp_path / "run"
+    process = launch(out)
+    wait_for(lambda: list(out.glob("steps/*.sha256")), process)
+    started = children(process)
+    assert len(started) == 2
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while any(is_running(pid) for pid in started):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert finish(launch(out))["sha256"] == alone["sha256"]
+
+
+def is_running(pid):
+    """True if a process that is not this one's child still runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def wait_for(condition, process, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():

@@ -21,8 +21,20 @@ if words[0] == "signal":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print("ready", flush=True)
     time.sleep(60)
+if words[0] == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if words[0] in ("orphan", "stubborn"):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
 if words[0] in ("kill", "fail"):
     time.sleep(60)
+"""
+# As in a process of bncli, with less patience.
+WATCH = """
+import json, sys
+from bncli.process import launcher
+launcher._PATIENCE_SECONDS = 0.5
+launcher.end_with_launcher(json.loads(sys.argv.pop(1))["pipe"])
 """
 PARENT = """
 import sys
@@ -37,7 +49,7 @@ sys.exit(launcher.launch(
 
 
 def start(word, logs):
-    boot = "import sys; sys.argv.pop(1)\n" + STAND_IN
+    boot = WATCH + STAND_IN
     return subprocess.Popen(
         [sys.executable, "-c", PARENT, word, str(logs), boot], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -70,3 +82,27 @@ def test_signals_reach_all_processes(tmp_path):
     process.terminate()
     process.communicate(timeout=30)
     assert process.returncode == 143
+
+
+@pytest.mark.parametrize("word", ["orphan", "stubborn"])
+def test_processes_end_when_the_launcher_is_killed(tmp_path, word):
+    process = start(word, tmp_path)
+    logs = [tmp_path / f"process-{index}.log" for index in range(2)]
+    wait_until(lambda: all(log.is_file() and re.search(r"^\d+$", log.read_text(), re.MULTILINE) for log in logs))
+    process.kill()
+    process.communicate(timeout=30)
+    pids = [int(re.search(r"^\d+$", log.read_text(), re.MULTILINE).group()) for log in logs]
+    wait_until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def is_running(pid):
+    """True if a process runs that is nobody's child here; one that has ended may wait to be reaped."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

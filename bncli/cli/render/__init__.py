@@ -5,7 +5,14 @@ One module per command, each with a pair of pure functions, ``*_json`` and ``*_t
 """
 
 from bncli.cli.render.bench import bench_json, bench_text
-from bncli.cli.render.datasets import Fetched, datasets_json, datasets_text, fetched_json
+from bncli.cli.render.datasets import (
+    Fetched,
+    datasets_json,
+    datasets_text,
+    fetched_json,
+    packed_json,
+    packed_text,
+)
 from bncli.cli.render.doctor import DoctorReport, doctor_json, doctor_text
 from bncli.cli.render.emit import emit, emit_json
 from bncli.cli.render.evaluate import EvalReport, eval_json, eval_text
@@ -68,6 +75,8 @@ __all__ = [
     "lr_find_svg",
     "lr_find_text",
     "origin_lines",
+    "packed_json",
+    "packed_text",
     "predict_json",
     "predict_text",
     "recalibrate_json",

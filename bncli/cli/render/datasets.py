@@ -1,4 +1,4 @@
-"""The results of ``bncli data list`` and ``bncli data fetch``."""
+"""The results of ``bncli data list``, ``bncli data fetch`` and ``bncli data pack``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from rich.console import RenderableType
 
 from bncli.cli.render.tables import plain_table
 from bncli.cli.render.words import marked
+from bncli.process.memory import format_bytes
 
 if TYPE_CHECKING:
     from bncli.data import KnownDataset
+    from bncli.data.packing import PackResult
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,25 @@ def datasets_text(rows: tuple[KnownDataset, ...]) -> RenderableType:
 def fetched_json(fetched: Fetched) -> dict[str, object]:
     """Return the ``bncli.data-fetch/1`` document."""
     return {"schema": "bncli.data-fetch/1", "name": fetched.name, "folder": str(fetched.folder)}
+
+
+def packed_json(result: PackResult) -> dict[str, object]:
+    """Return the ``bncli.data-pack/1`` document."""
+    return {
+        "schema": "bncli.data-pack/1",
+        "folder": str(result.folder),
+        "sha256": result.sha256,
+        "num_images": result.num_images,
+        "num_bytes": result.num_bytes,
+        "shards": result.shards,
+        "kept": result.kept,
+        "warnings": list(result.notes),
+    }
+
+
+def packed_text(result: PackResult) -> RenderableType:
+    """Return a sentence on what was packed."""
+    kept = f", {result.kept} of them from before" if result.kept else ""
+    shards = f"{result.shards} shard{'s' * (result.shards > 1)}"
+    size = f"{result.num_images:,} images, {format_bytes(result.num_bytes)} in {shards}{kept}"
+    return f"{marked(str(result.folder))}: {size}; SHA-256 {result.sha256[:12]}…"
