@@ -24,6 +24,7 @@ GUIDES = (
     "sweep",
     "study",
     "resume",
+    "large-data",
     "diagnose",
     "inspect",
     "fold",

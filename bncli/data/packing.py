@@ -109,6 +109,8 @@ def _begin(out: Path, plan: Document) -> None:
                 f"{out}: other data, or other options, have begun to be packed there; or the data have changed since",
                 remedy=f"{_OTHER_FOLDER} Or remove this one.",
             )
+        for leftover in out.glob(".*-of-*"):  # what a killed packing was writing
+            leftover.unlink(missing_ok=True)
         return
     if (out / DATASET).is_file():
         raise UsageError(f"{out}: holds packed images already", remedy=_OTHER_FOLDER)

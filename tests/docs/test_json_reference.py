@@ -43,6 +43,7 @@ DOCUMENTS = (
     ("bench", "ckpt", "out", "--batch-sizes", "1", "--rounds", "5"),
     ("verify", "ckpt"),
     ("data", "list"),
+    ("data", "pack", "digits", "packed"),
 )
 # The first trial is fine, the second fails.
 SWEEP = """
