@@ -8,7 +8,7 @@ import typer
 
 from bncli.cli import options
 from bncli.cli.cluster import with_cluster
-from bncli.config.choices import SplitName, StatsMode
+from bncli.config.choices import SplitName, StatsMode, TtaMode
 from bncli.errors import CheckFailedError
 
 
@@ -20,6 +20,10 @@ def evaluate(
         StatsMode,
         typer.Option(help="running: BN uses its running statistics, as in inference. batch: each batch's own."),
     ] = "running",
+    tta: Annotated[
+        TtaMode,
+        typer.Option(help="flip: mean of the logits of each image and of its mirror image; twice the computing."),
+    ] = "none",
     batch_size: Annotated[int, typer.Option(help="Images per call; matters only with --stats batch.", min=1)] = 128,
     data: options.Data = None,
     data_dir: options.DataDir = None,
@@ -50,8 +54,9 @@ def evaluate(
         class_names=dataset.class_names,
         stats=stats,
         batch_size=batch_size,
+        tta=tta,
     )
-    report = render.EvalReport(checkpoint, opened.step, split, stats, dataset.name, result)
+    report = render.EvalReport(checkpoint, opened.step, split, stats, tta, dataset.name, result)
     render.emit(report, as_json=as_json, to_json=render.eval_json, to_text=render.eval_text)
     if min_accuracy is not None and result.accuracy < min_accuracy:
         raise CheckFailedError(

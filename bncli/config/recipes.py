@@ -17,6 +17,7 @@ from bncli.errors import UsageError
 
 NONE = "none"
 AUTO = "auto"  # the recipe for the user's own data
+FAST = "fast"  # the recipe for accuracy in few epochs
 
 Values = Mapping[Option, object]  # settings and their values
 
@@ -61,9 +62,37 @@ RECIPES: dict[str, Recipe] = {
     "cifar10": _SMALL_PHOTOGRAPHS,
     "cifar100": _SMALL_PHOTOGRAPHS,
 }
+# Accuracy in few epochs, of any small images (docs/guides/time-to-accuracy.md).
+_FAST = Recipe(
+    settings={
+        "model.name": "fastnet",
+        "model.init": "dirac",
+        "model.bn_momentum": 0.6,
+        "training.epochs": 10,
+        "training.batch_size": 256,
+        "training.ema_decay": 0.99,
+        "optimizer.learning_rate": 0.375,
+        "optimizer.momentum": 0.85,
+        "optimizer.weight_decay": 1.3e-3,
+        "optimizer.label_smoothing": 0.2,
+        "optimizer.schedule": "triangular",
+        "data.augment_flip": "alternating",
+        "data.augment_shift": 2,
+        "data.augment_padding": "reflect",
+        "finetune.freeze": ("whiten", "*BatchNorm_*/scale"),
+        "finetune.bias_lr_scale": 64.0,
+    },
+    without_bn={
+        "optimizer.learning_rate": 0.1,
+        "optimizer.clip_norm": 1.0,
+        "finetune.freeze": ("whiten",),
+        "finetune.bias_lr_scale": 1.0,
+    },
+    model="fastnet",
+)
 # Options that make sense for one optimizer or one network only: left out for another one.
 _OF_SGD = ("optimizer.learning_rate", "optimizer.weight_decay")
-_OF_MODEL = ("model.dropout", "model.args")
+_OF_MODEL = ("model.dropout", "model.args", "model.init", "finetune.freeze", "finetune.bias_lr_scale")
 
 # Images that a run on the user's own data looks at in all, within the bounds of its epochs.
 _IMAGES_SEEN = 60_000
@@ -99,18 +128,21 @@ def named_recipe(name: str | None, *, data: str) -> Recipe | None:
     """The recipe of this name or, if the name is None, that of the data set; None if there is none.
 
     Args:
-        name: the recipe, "none", "auto", or None.
+        name: the recipe, "none", "auto", "fast", or None.
         data: the data set.
 
     Raises:
         UsageError: there is no such recipe.
     """
-    if name not in (None, NONE, AUTO, *RECIPES):
-        close = difflib.get_close_matches(str(name), RECIPES, n=1)
+    if name not in (None, NONE, AUTO, FAST, *RECIPES):
+        close = difflib.get_close_matches(str(name), (FAST, *RECIPES), n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise UsageError(
-            f"--recipe {name}: no such recipe", remedy=f"Choose {NONE}, {AUTO} or {', '.join(RECIPES)}.{hint}"
+            f"--recipe {name}: no such recipe",
+            remedy=f"Choose {NONE}, {AUTO}, {FAST} or {', '.join(RECIPES)}.{hint}",
         )
+    if name == FAST:
+        return _FAST
     return RECIPES.get(data if name is None else name)
 
 

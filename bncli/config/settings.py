@@ -28,6 +28,7 @@ from bncli.config.choices import (
     BadImages,
     BnPlacement,
     BnSync,
+    FlipMode,
     FreezeBn,
     Init,
     Interpolation,
@@ -35,6 +36,7 @@ from bncli.config.choices import (
     OnNan,
     OnSaveError,
     OptimizerName,
+    PadMode,
     Precision,
     ScheduleName,
     WeightsOrigin,
@@ -186,7 +188,7 @@ class ModelConfig(Section):
     name: Annotated[
         str,
         Setting(
-            "cnn, convnet, mlp, resnet20, resnet18, resnet34, resnet50, resnet101, resnet152, mobilenet_v2, "
+            "cnn, convnet, fastnet, mlp, resnet20, resnet18, resnet34, resnet50, resnet101, resnet152, mobilenet_v2, "
             "efficientnet_lite0 to efficientnet_lite4, or your own: file.py:Class or package.module:Class.",
             MODEL,
             option="model",
@@ -211,9 +213,14 @@ class ModelConfig(Section):
     bn_momentum: Annotated[Fraction, Setting("Weight of the old running value: 1 - PyTorch's momentum.", MODEL)] = 0.9
     bn_epsilon: Annotated[PositiveFloat, Setting("Added to the variance.", MODEL)] = 1e-5
     dropout: Annotated[Fraction | None, Setting("Dropout rate; by default the model's own (cnn: 0.2).", MODEL)] = None
-    init: Annotated[Init, Setting("Initializer of the kernels; he is variance scaling by fan-in, gain 2.", MODEL)] = (
-        "he"
-    )
+    init: Annotated[
+        Init,
+        Setting(
+            "Initializer of the kernels; he is variance scaling by fan-in, gain 2. dirac: a convolution begins as the "
+            "identity, its other outputs at random.",
+            MODEL,
+        ),
+    ] = "he"
     weights: Annotated[
         str | None,
         Setting(
@@ -329,6 +336,27 @@ class DataConfig(Section):
         Probability | None,
         Setting("Probability of mirroring left and right; by default 0.5 for photographs and 0 for digits.", AUGMENT),
     ] = None
+    augment_flip: Annotated[
+        FlipMode,
+        Setting(
+            "random: each epoch mirrors an image or not by chance. alternating: each image is mirrored in every other "
+            "epoch, half of them in the first.",
+            AUGMENT,
+        ),
+    ] = "random"
+    augment_shift: Annotated[
+        int | None,
+        Bounds(ge=0, lt=2**16),
+        Setting("Largest shift in pixels along each axis; 0 for none, by default as suits the data.", AUGMENT),
+    ] = None
+    augment_padding: Annotated[
+        PadMode | None,
+        Setting(
+            "Pixels that a shift moves in: black (zero) or those of the image, mirrored at its border; by default as "
+            "suits the data.",
+            AUGMENT,
+        ),
+    ] = None
     color_jitter: Annotated[
         NonNegative, Setting("Strength of random brightness, contrast and saturation, such as 0.4.", AUGMENT)
     ] = 0.0
@@ -347,6 +375,19 @@ class DataConfig(Section):
     cutmix: Annotated[
         NonNegative, Setting("α of CutMix, which pastes a part of one image into another, such as 1.", AUGMENT)
     ] = 0.0
+
+    def __post_init__(self) -> None:
+        """Check every field, and that flips that alternate have no other probability.
+
+        Raises:
+            ConfigError: a value is of the wrong type or out of range, or two contradict each other; names the field.
+        """
+        super().__post_init__()
+        if self.augment_flip == "alternating" and self.hflip not in (None, 0, 0.5):
+            raise ConfigError(
+                f"data.augment_flip: alternating mirrors each image in every other epoch, and excludes --hflip "
+                f"{self.hflip:g}; add --augment-flip random"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -495,6 +536,9 @@ class FineTuneConfig(Section):
         ),
     ] = None
     head_lr_scale: Annotated[PositiveFloat, Setting("Factor of the head's learning rate.", FINETUNE)] = 1.0
+    bias_lr_scale: Annotated[
+        PositiveFloat, Setting("Factor of the learning rate of all biases, those of BN included; 64, say.", FINETUNE)
+    ] = 1.0
     layer_decay: Annotated[
         Factor,
         Setting("Factor of the learning rate for each layer or block further from the head; 0.75, say.", FINETUNE),
@@ -513,7 +557,8 @@ class FineTuneConfig(Section):
     @property
     def is_used(self) -> bool:
         """True if some array is not trained like all others."""
-        return bool(self.freeze or self.freeze_bn) or (self.head_lr_scale, self.layer_decay) != (1, 1)
+        scales = self.head_lr_scale, self.bias_lr_scale, self.layer_decay
+        return bool(self.freeze or self.freeze_bn) or scales != (1, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
+from bncli.config.choices import FlipMode, PadMode
 from bncli.data.colour import erase, jitter_colour
 from bncli.data.read_augment import AS_IT_IS, ReadAugmentation
 from bncli.errors import ConfigError
 
-PadMode = Literal["zero", "reflect"]
 # Folded into an example's key, so that its changes are drawn independently of each other ("jitt", "eras").
 _JITTER_STREAM = 0x6A697474
 _ERASING_STREAM = 0x65726173
@@ -37,6 +36,7 @@ class Augmentation:
         pad_mode: the pixels that move in: ``zero`` (black) or ``reflect`` (the image mirrored at its border).
         horizontal_flip: mirror left and right, with ``flip_probability``.
         flip_probability: of each image.
+        flip: ``random`` draws it anew in each epoch; ``alternating`` mirrors each image in every other epoch.
         color_jitter: strength of the random change of brightness, contrast and saturation; 0 for none.
         random_erasing: probability of a rectangle of the image being replaced by the mean pixel.
         mixup: α of mixup, see ``mixing.py``; 0 for none.
@@ -48,6 +48,7 @@ class Augmentation:
     pad_mode: PadMode = "zero"
     horizontal_flip: bool = False
     flip_probability: float = 0.5
+    flip: FlipMode = "random"
     color_jitter: float = 0.0
     random_erasing: float = 0.0
     mixup: float = 0.0
@@ -70,7 +71,8 @@ class Augmentation:
     @property
     def is_none(self) -> bool:
         """True if no image is changed."""
-        return self == Augmentation(max_shift=0, pad_mode=self.pad_mode, flip_probability=self.flip_probability)
+        unchanged = Augmentation(pad_mode=self.pad_mode, flip_probability=self.flip_probability, flip=self.flip)
+        return self == unchanged
 
     @property
     def moves(self) -> bool:
@@ -78,12 +80,24 @@ class Augmentation:
         return self.max_shift > 0 or self.horizontal_flip
 
     @property
+    def alternates(self) -> bool:
+        """True if each image is mirrored in every other epoch."""
+        return self.horizontal_flip and self.flip == "alternating"
+
+    @property
     def mixes(self) -> bool:
         """True if the images of two examples are mixed."""
         return self.mixup > 0 or self.cutmix > 0
 
 
-def augment(images: jax.Array, keys: jax.Array, augmentation: Augmentation, mean: Sequence[float] = ()) -> jax.Array:
+def augment(
+    images: jax.Array,
+    keys: jax.Array,
+    augmentation: Augmentation,
+    mean: Sequence[float] = (),
+    *,
+    flips: jax.Array | None = None,
+) -> jax.Array:
     """The images, each changed at random by its own key: moved, then its colours, then erased in part.
 
     Args:
@@ -91,6 +105,7 @@ def augment(images: jax.Array, keys: jax.Array, augmentation: Augmentation, mean
         keys: [B], typed PRNG keys.
         augmentation: the changes; static under ``jit``.
         mean: [C], the pixel in 0 … 1 that erased parts get.
+        flips: bool [B], the images to mirror; None draws them, where the augmentation mirrors.
 
     Returns:
         [B, H, W, C], of the dtype of ``images`` where pixels are only moved, else float32.
@@ -101,7 +116,7 @@ def augment(images: jax.Array, keys: jax.Array, augmentation: Augmentation, mean
     assert images.ndim == 4, f"images must be [B, H, W, C], not {images.shape}"
     assert keys.ndim == 1, f"keys must be [B], not {keys.shape}"
     if augmentation.moves:
-        images = _moved(images, keys, augmentation)
+        images = _moved(images, keys, augmentation, flips)
     if augmentation.color_jitter:
         images = jitter_colour(images, stream_keys(keys, _JITTER_STREAM), strength=augmentation.color_jitter)
     if augmentation.random_erasing:
@@ -120,7 +135,7 @@ def stream_keys(keys: jax.Array, stream: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, stream)
 
 
-def _moved(images: jax.Array, keys: jax.Array, augmentation: Augmentation) -> jax.Array:
+def _moved(images: jax.Array, keys: jax.Array, augmentation: Augmentation, flips: jax.Array | None) -> jax.Array:
     """The images, shifted and mirrored; pixels are moved, never recomputed.
 
     Raises:
@@ -134,10 +149,9 @@ def _moved(images: jax.Array, keys: jax.Array, augmentation: Augmentation) -> ja
     shift = augmentation.max_shift
     pad = ((0, 0), (shift, shift), (shift, shift), (0, 0))
     padded = jnp.pad(images, pad, mode=_NUMPY_PAD_MODE[augmentation.pad_mode])
-    offsets, flips = _draw(keys, shift, augmentation.flip_probability)  # [B, 2], [B]
-    return jax.vmap(partial(_crop, height=images.shape[1], width=images.shape[2]))(
-        padded, offsets, flips & augmentation.horizontal_flip
-    )
+    offsets, drawn = _draw(keys, shift, augmentation.flip_probability)  # [B, 2], [B]
+    mirrored = drawn & augmentation.horizontal_flip if flips is None else flips
+    return jax.vmap(partial(_crop, height=images.shape[1], width=images.shape[2]))(padded, offsets, mirrored)
 
 
 def normalize(

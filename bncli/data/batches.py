@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bncli.data import threefry
 from bncli.errors import ConfigError
 
 # Folded into the seed's key, so that the order of an epoch and the keys of its examples come from unrelated streams
-# ("ordr", "exmp").
+# ("ordr", "exmp"). The flips that alternate have one too ("flip").
 _ORDER_STREAM = 0x6F726472
 _EXAMPLE_STREAM = 0x65786D70
+_FLIP_STREAM = 0x666C6970
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,26 @@ def example_keys(seed_key: jax.Array, epoch: jax.Array | int, indices: jax.Array
         stream_key = jax.random.fold_in(seed_key, _EXAMPLE_STREAM)
     epoch_key = jax.random.fold_in(stream_key, epoch)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(epoch_key, indices)
+
+
+def alternating_flips(seed_key: jax.Array, epoch: jax.Array | int, indices: jax.Array) -> jax.Array:
+    """True for each example that is mirrored in an epoch, bool [B]; the next epoch mirrors the others; ``jit``-able.
+
+    A coin, tossed once per (seed, example), says whether an example is mirrored in even or in odd epochs. So any two
+    epochs in a row show an image both ways, where independent coins show half of the images twice the same way (Jordan
+    2024, arXiv 2404.00498, section 3.6).
+
+    Args:
+        seed_key: the run's typed key, ``jax.random.key(seed)``.
+        epoch: from 0; it may be traced.
+        indices: int32 [B], the examples' places in the split.
+    """
+    with jax.ensure_compile_time_eval():  # the stream's key is the same in all steps
+        stream_key = jax.random.fold_in(seed_key, _FLIP_STREAM)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(stream_key, indices)
+    coins = jax.vmap(lambda key: jax.random.bits(key, (), "uint32"))(keys)
+    flips: jax.Array = (coins + jnp.asarray(epoch).astype(jnp.uint32)) % 2 == 1
+    return flips
 
 
 def read_keys(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:

@@ -60,9 +60,11 @@ def augmentation_of(config: DataConfig, dataset: Dataset) -> Augmentation:
     own = dataset.augmentation
     return replace(
         own,
-        max_shift=own.max_shift if config.random_resized_crop is None else 0,
+        max_shift=_max_shift(config, dataset),
+        pad_mode=config.augment_padding or own.pad_mode,
         horizontal_flip=own.horizontal_flip if config.hflip is None else config.hflip > 0,
         flip_probability=config.hflip or own.flip_probability,
+        flip=config.augment_flip,
         color_jitter=config.color_jitter or own.color_jitter,
         random_erasing=config.random_erasing or own.random_erasing,
         mixup=config.mixup or own.mixup,
@@ -73,6 +75,25 @@ def augmentation_of(config: DataConfig, dataset: Dataset) -> Augmentation:
             magnitude=config.randaugment_magnitude,
         ),
     )
+
+
+def _max_shift(config: DataConfig, dataset: Dataset) -> int:
+    """The largest shift in pixels; a random crop takes its place.
+
+    Raises:
+        UsageError: it is not smaller than the image.
+    """
+    if config.random_resized_crop is not None:
+        return 0
+    if config.augment_shift is None:
+        return dataset.augmentation.max_shift
+    height, width, _ = dataset.image_shape
+    if config.augment_shift >= min(height, width):
+        raise UsageError(
+            f"--augment-shift {config.augment_shift}: the images have {height}×{width} pixels",
+            remedy="Choose a shift smaller than the image.",
+        )
+    return config.augment_shift
 
 
 def _crop(config: DataConfig) -> Crop | None:

@@ -32,7 +32,13 @@ Labels: TypeAlias = jax.Array | MixedLabels
 
 
 def augmented(
-    images: jax.Array, labels: jax.Array, keys: jax.Array, augmentation: Augmentation, *, mean: Sequence[float]
+    images: jax.Array,
+    labels: jax.Array,
+    keys: jax.Array,
+    augmentation: Augmentation,
+    *,
+    mean: Sequence[float],
+    flips: jax.Array | None = None,
 ) -> tuple[jax.Array, Labels]:
     """(the images of a training batch, changed at random; their labels, which are mixed if images are).
 
@@ -42,8 +48,9 @@ def augmented(
         keys: [B], typed PRNG keys.
         augmentation: the changes.
         mean: [C], the mean pixel in 0 … 1.
+        flips: bool [B], the images to mirror; None draws them, where the augmentation mirrors.
     """
-    changed = augment(images, keys, augmentation, mean)
+    changed = augment(images, keys, augmentation, mean, flips=flips)
     return mix(changed, labels, keys, augmentation) if augmentation.mixes else (changed, labels)
 
 

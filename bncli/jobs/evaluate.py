@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bncli.checkpoint import Checkpoint
-from bncli.config.choices import StatsMode
+from bncli.config.choices import StatsMode, TtaMode
 from bncli.data import Split
 from bncli.errors import DataError
+from bncli.measure.eval_step import averaged_over_flip
 from bncli.measure.logits import count_classes
 from bncli.measure.score import EvalResult, score_network
 
 
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, split: Split, *, class_names: Sequence[str], stats: StatsMode, batch_size: int
+    checkpoint: Checkpoint,
+    split: Split,
+    *,
+    class_names: Sequence[str],
+    stats: StatsMode,
+    batch_size: int,
+    tta: TtaMode = "none",
 ) -> EvalResult:
     """Score a checkpoint, trained or folded, on a split.
 
@@ -23,14 +30,16 @@ def evaluate_checkpoint(
         class_names: [K].
         stats: "running" is inference; "batch" normalizes by the statistics of each batch, with dropout off.
         batch_size: B; with "running" the result does not depend on it.
+        tta: "flip" scores the mean of the logits of each image and of its mirror image; twice the computing.
 
     Raises:
         DataError: the number of the network's outputs differs from the number of classes.
         UsageError: batch statistics of a folded checkpoint, or a batch that does not divide over the devices.
     """
     check_num_classes(checkpoint, class_names)
+    logits = checkpoint.logits_fn(stats)
     return score_network(
-        checkpoint.logits_fn(stats),
+        averaged_over_flip(logits) if tta == "flip" else logits,
         checkpoint.variables,
         split,
         preprocessor=checkpoint.preprocessor,

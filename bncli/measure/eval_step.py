@@ -55,6 +55,16 @@ def make_eval_step(logits_fn: LogitsFn, preprocessor: Preprocessor) -> EvalStep:
     return eval_step
 
 
+def averaged_over_flip(logits_fn: LogitsFn) -> LogitsFn:
+    """The mean of the logits of each image and of its mirror image, left and right: test-time augmentation."""
+
+    def averaged(variables: Variables, images: jax.Array, mask: jax.Array) -> jax.Array:
+        as_it_is, mirrored = (logits_fn(variables, seen, mask) for seen in (images, images[:, :, ::-1]))
+        return (as_it_is + mirrored) / 2
+
+    return averaged
+
+
 def smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
     """Cross-entropy [B] in nats of logits [B, K] against labels [B].
 

@@ -6,6 +6,7 @@ from bncli.models.registry import (
     build_network,
     build_own_network,
     relu_follows_every_bn,
+    whitens_patches,
     with_local_statistics,
 )
 
@@ -16,5 +17,6 @@ __all__ = [
     "model_file_sha256",
     "relu_follows_every_bn",
     "untrusted",
+    "whitens_patches",
     "with_local_statistics",
 ]

@@ -25,8 +25,28 @@ Dtype: TypeAlias = DTypeLike
 # Of convolutions and pooling: JAX's own, and PyTorch's (``symmetric_pads``). They differ at a stride of 2.
 PADDINGS = ("same", "symmetric")
 
+
+def dirac(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """A kernel [..., I, O] whose first min(I, O) outputs are the inputs themselves; the others are random.
+
+    A convolution so begins as the identity plus new features (Jordan 2024, arXiv 2404.00498, section 3.2). The random
+    outputs are uniform with variance 1/(3 I positions), PyTorch's default. A dense kernel is random as a whole.
+    """
+    kernel = _pytorch_default(key, shape, dtype)
+    *spatial, inputs, outputs = shape
+    if not spatial:
+        return kernel
+    count = min(inputs, outputs)
+    centre = tuple((size - 1) // 2 for size in spatial)
+    identity = jnp.zeros((*spatial, inputs, count), dtype).at[centre].set(jnp.eye(inputs, count, dtype=dtype))
+    return kernel.at[..., :count].set(identity)
+
+
+_pytorch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
 # name -> initializer of kernels
 INITIALIZERS: dict[str, Initializer] = {
+    "dirac": dirac,
     "glorot": nn.initializers.glorot_uniform(),  # Glorot & Bengio 2010
     "he": nn.initializers.he_normal(),  # He et al. 2015, arXiv 1502.01852
     "lecun": nn.initializers.lecun_normal(),  # LeCun et al. 1998

@@ -24,6 +24,7 @@ from bncli.frameworks.network import Network
 from bncli.models.cnn import CNN
 from bncli.models.convnet import ConvNet
 from bncli.models.custom import build_custom, hashable, is_custom
+from bncli.models.fastnet import FastNet
 from bncli.models.layers import INITIALIZERS, PADDINGS, Initializer, Layer, NormFactory
 from bncli.models.mlp import MLP
 from bncli.models.mobile import (
@@ -54,6 +55,7 @@ class KnownModel:
         has_placement: True if it supports ``--bn-placement post``.
         has_stem: True if it takes ``small_images``.
         has_padding: True if it takes ``padding``.
+        whitens: True if its first layer whitens patches of the training images (``whitening.py``).
     """
 
     build: Callable[..., nn.Module]
@@ -64,6 +66,7 @@ class KnownModel:
     has_placement: bool = False
     has_stem: bool = False
     has_padding: bool = False
+    whitens: bool = False
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -98,6 +101,9 @@ MODELS: dict[str, KnownModel] = {
     "efficientnet_lite2": _lite(EfficientNetLite2, 2, 0.3),
     "efficientnet_lite3": _lite(EfficientNetLite3, 3, 0.3),
     "efficientnet_lite4": _lite(EfficientNetLite4, 4, 0.3),
+    "fastnet": KnownModel(
+        FastNet, "whitened patches and three wide stages, for accuracy in few epochs", (64, 256, 256), whitens=True
+    ),
     "mlp": KnownModel(MLP, "three dense layers of 100 sigmoid units", (100, 100, 100), has_placement=True),
     "mobilenet_v2": KnownModel(MobileNetV2, "MobileNetV2", 32, 0.2, has_padding=True),
     "resnet101": _resnet(ResNet101, "ResNet-101 (v1.5)"),
@@ -188,6 +194,11 @@ def build_own_network(name: str, args: Mapping[str, JSON], *, sha256: str | None
 def relu_follows_every_bn(config: ModelConfig) -> bool:
     """True if only a ReLU reads each BN of the model, so that a channel below zero is dead."""
     return config.name in ("cnn", "convnet") and config.has_bn and config.bn_placement == "pre"
+
+
+def whitens_patches(config: ModelConfig) -> bool:
+    """True if the first layer of the model whitens patches of the training images."""
+    return config.name in MODELS and MODELS[config.name].whitens
 
 
 def _known_model(name: str) -> KnownModel:

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from bncli.data import Split
-from bncli.data.batches import Batch, epoch_batches, epoch_order, example_keys, steps_per_epoch
+from bncli.data.batches import Batch, epoch_batches, epoch_order, steps_per_epoch
 from bncli.data.feed import training_feed
 from bncli.process import distributed
 from bncli.process.flags import is_kept
@@ -30,7 +30,7 @@ from bncli.process.memory import require_memory
 from bncli.process.mesh import fitting_batch_size, own_rows, put_rows, put_whole
 from bncli.training.programs import CompiledStep, StepProgram, compiled_step
 from bncli.training.state import TrainState
-from bncli.training.steps import DeviceSplit, Examples, StepMetrics, StepSettings, gather
+from bncli.training.steps import DeviceSplit, Examples, StepMetrics, StepSettings, changes, gather
 
 # Steps in one dispatch where a scan over steps is fast (GPU and TPU).
 STEPS_PER_SCAN = 32
@@ -145,10 +145,10 @@ class StepExecution:
         """The examples of one batch, the ``step``-th of the epoch from 0, as the step sees them."""
         (batch,) = next(iter(self.groups(epoch, start=step)))[:1]
         split, number, indices, mask = self.arguments(epoch, [batch])
-        keys = example_keys(jax.random.key(self._settings.seed), number, indices)
+        keys, flips = changes(self._settings, jax.random.key(self._settings.seed), number, indices)
         if self._feed is not None:
-            return Examples(split.images, split.labels, keys, mask)
-        return gather(split, indices, mask, keys=keys)
+            return Examples(split.images, split.labels, keys, mask, flips)
+        return gather(split, indices, mask, keys=keys, flips=flips)
 
     @property
     def is_fed(self) -> bool:

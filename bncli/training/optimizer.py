@@ -39,6 +39,19 @@ def _one_cycle(peak: float, warmup: int, total: int) -> optax.Schedule:
     return optax.cosine_onecycle_schedule(max(total, 2), peak)
 
 
+# The triangle: it begins at this share of the peak, reaches the peak at this share of the schedule, and ends at that
+# share of the peak (Jordan 2024, arXiv 2404.00498, listing 4).
+TRIANGLE_START, TRIANGLE_TOP, TRIANGLE_END = 0.2, 0.23, 0.07
+
+
+def _triangular(peak: float, warmup: int, total: int) -> optax.Schedule:
+    """Up in a line for 23 % of the schedule, which replaces the warm-up, then down in a line."""
+    top = max(1, round(TRIANGLE_TOP * total))
+    rise = optax.linear_schedule(TRIANGLE_START * peak, peak, top)
+    fall = optax.linear_schedule(peak, TRIANGLE_END * peak, max(1, total - top))
+    return optax.join_schedules([rise, fall], [top])
+
+
 def _step(peak: float, warmup: int, total: int) -> optax.Schedule:
     boundaries = {int(share * total) - warmup: 0.1 for share in STEP_DECAY_AT}
     return _with_warmup(optax.piecewise_constant_schedule(peak, boundaries), peak, warmup)
@@ -59,6 +72,7 @@ _SCHEDULES: Mapping[str, Callable[[float, int, int], optax.Schedule]] = {
     "cosine": _cosine,
     "one-cycle": _one_cycle,
     "step": _step,
+    "triangular": _triangular,
 }
 
 

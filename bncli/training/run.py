@@ -22,7 +22,7 @@ from bncli.measure.batches import ImageBatches
 from bncli.measure.logits import count_classes
 from bncli.measure.moments import batch_norm_stats
 from bncli.measure.population import BATCHES, recalibrate_measured
-from bncli.models import build_network, model_file_sha256, with_local_statistics
+from bncli.models import build_network, model_file_sha256, whitens_patches, with_local_statistics
 from bncli.process import distributed
 from bncli.process.hardware import versions
 from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, put_whole
@@ -45,6 +45,7 @@ from bncli.training.statistics import BatchStatistics
 from bncli.training.steps import Examples, StepSettings
 from bncli.training.tuning import tuning_of
 from bncli.training.watch import Guess, Watch
+from bncli.training.whitening import whitened_state
 from bncli.weights import Fitted, Pretrained, fitted
 
 
@@ -78,6 +79,8 @@ def create_trainer(
     settings = _step_settings(config, dataset, mesh)
     weights = _fitted(pretrained, settings, dataset)
     make_state = starting_state(initial_state(settings), weights)
+    if weights is None and whitens_patches(config.model):
+        make_state = whitened_state(make_state, dataset.train, settings.preprocessor, seed=settings.seed)
     execution = StepExecution(
         settings,
         dataset.train,

@@ -19,7 +19,7 @@ from flax import struct
 
 from bncli.config.settings import OptimizerConfig
 from bncli.data import Augmentation, Preprocessor
-from bncli.data.batches import example_keys
+from bncli.data.batches import alternating_flips, example_keys
 from bncli.data.mixing import Labels, MixedLabels, augmented
 from bncli.frameworks.network import Network, Variables
 from bncli.measure.eval_step import smoothed_cross_entropy
@@ -53,6 +53,7 @@ class Examples(NamedTuple):
     labels: jax.Array  # int32 [B]
     keys: jax.Array  # [B], typed PRNG keys for the augmentation
     mask: jax.Array | None  # bool [B], False for padding; None if no example is padding
+    flips: jax.Array | None = None  # bool [B], the images to mirror where flips alternate; None if they do not
 
     @property
     def weights(self) -> jax.Array:
@@ -75,9 +76,9 @@ LossFn: TypeAlias = Callable[[ArrayTree, TrainState, Examples], tuple[jax.Array,
 LossAndGrads: TypeAlias = Callable[
     [ArrayTree, TrainState, Examples], tuple[tuple[jax.Array, tuple[jax.Array, Variables]], ArrayTree]
 ]
-# (state, images, labels, keys, mask) -> (state, metrics); for the shapes see Examples
+# (state, images, labels, keys, mask, flips) -> (state, metrics); for the shapes see Examples
 TrainOn: TypeAlias = Callable[
-    [TrainState, jax.Array, jax.Array, jax.Array, jax.Array | None], tuple[TrainState, StepMetrics]
+    [TrainState, jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None], tuple[TrainState, StepMetrics]
 ]
 # (state, split, epoch int32 [], indices int32 [B], mask bool [B] or None) -> (state, metrics)
 TrainStep: TypeAlias = Callable[
@@ -161,7 +162,8 @@ def make_train_step(settings: StepSettings) -> TrainStep:
     def train_step(
         state: TrainState, split: DeviceSplit, epoch: jax.Array, indices: jax.Array, mask: jax.Array | None
     ) -> tuple[TrainState, StepMetrics]:
-        return train_on(state, *gather(split, indices, mask, keys=example_keys(seed_key, epoch, indices)))
+        keys, flips = changes(settings, seed_key, epoch, indices)
+        return train_on(state, *gather(split, indices, mask, keys=keys, flips=flips))
 
     return train_step
 
@@ -177,18 +179,34 @@ def make_fed_step(settings: StepSettings) -> TrainStep:
     def fed_step(
         state: TrainState, batch: DeviceSplit, epoch: jax.Array, indices: jax.Array, mask: jax.Array | None
     ) -> tuple[TrainState, StepMetrics]:
-        return train_on(state, batch.images, batch.labels, example_keys(seed_key, epoch, indices), mask)
+        keys, flips = changes(settings, seed_key, epoch, indices)
+        return train_on(state, batch.images, batch.labels, keys, mask, flips)
 
     return fed_step
 
 
-def gather(split: DeviceSplit, indices: jax.Array, mask: jax.Array | None, *, keys: jax.Array) -> Examples:
+def changes(
+    settings: StepSettings, seed_key: jax.Array, epoch: jax.Array, indices: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """(keys, flips) of the examples ``indices`` int32 [B] in an epoch, as in ``Examples``."""
+    flips = alternating_flips(seed_key, epoch, indices) if settings.augmentation.alternates else None
+    return example_keys(seed_key, epoch, indices), flips
+
+
+def gather(
+    split: DeviceSplit,
+    indices: jax.Array,
+    mask: jax.Array | None,
+    *,
+    keys: jax.Array,
+    flips: jax.Array | None = None,
+) -> Examples:
     """The examples ``indices`` int32 [B] of a split."""
-    return Examples(split.images[indices], split.labels[indices], keys, mask)
+    return Examples(split.images[indices], split.labels[indices], keys, mask, flips)
 
 
 def make_train_on(settings: StepSettings) -> TrainOn:
-    """Make ``train_on(state, images, labels, keys, mask) -> (state, metrics)``, not yet compiled.
+    """Make ``train_on(state, images, labels, keys, mask, flips) -> (state, metrics)``, not yet compiled.
 
     It does one optimizer step. Padding counts neither in the loss nor in the BN statistics.
 
@@ -199,9 +217,14 @@ def make_train_on(settings: StepSettings) -> TrainOn:
     optimizer = settings.make_optimizer()
 
     def train_on(
-        state: TrainState, images: jax.Array, labels: jax.Array, keys: jax.Array, mask: jax.Array | None
+        state: TrainState,
+        images: jax.Array,
+        labels: jax.Array,
+        keys: jax.Array,
+        mask: jax.Array | None,
+        flips: jax.Array | None = None,
     ) -> tuple[TrainState, StepMetrics]:
-        examples = Examples(images, labels, keys, mask)
+        examples = Examples(images, labels, keys, mask, flips)
         (loss, (logits, batch_stats)), grads = loss_and_grads(state.params, state, examples)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, jax.tree.map(lambda update: update * state.rate_scale, updates))
@@ -269,7 +292,9 @@ def make_loss(settings: StepSettings) -> LossFn:
 def augmented_batch(settings: StepSettings, examples: Examples) -> tuple[jax.Array, Labels]:
     """The images of a batch, changed at random, and their labels."""
     mean = settings.preprocessor.settings.mean
-    return augmented(examples.images, examples.labels, examples.keys, settings.augmentation, mean=mean)
+    return augmented(
+        examples.images, examples.labels, examples.keys, settings.augmentation, mean=mean, flips=examples.flips
+    )
 
 
 def label_losses(logits: jax.Array, labels: Labels, smoothing: float) -> jax.Array:

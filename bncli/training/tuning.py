@@ -95,11 +95,19 @@ def _tuning(config: FineTuneConfig, parts: Parts) -> Tuning:
 
 
 def _factors(config: FineTuneConfig, parts: Parts) -> Mapping[str, float]:
-    """The factor of each array's learning rate: the head's own, then smaller by ``layer_decay`` with each group."""
+    """The factor of each array's learning rate.
+
+    It is the head's own, then smaller by ``layer_decay`` with each group; for a bias, times the factor of biases.
+    """
     factors = dict.fromkeys(parts.head_paths, config.head_lr_scale)
     for distance, paths in enumerate(reversed(parts.groups), start=1):
         factors |= dict.fromkeys(paths, config.layer_decay**distance)
-    return factors
+    scale_of_bias = config.bias_lr_scale
+    return {path: factor * (scale_of_bias if _is_bias(path) else 1.0) for path, factor in factors.items()}
+
+
+def _is_bias(path: str) -> bool:
+    return path.rpartition("/")[2] == "bias"
 
 
 def _doubts(config: RunConfig, parts: Parts, tuning: Tuning) -> Iterator[str]:

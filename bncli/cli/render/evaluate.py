@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # A confusion matrix of more classes does not fit 80 columns; the most frequent confusions are listed instead.
 MAX_CONFUSION_CLASSES = 10
 MAX_CONFUSION_ROWS = 10
+_TTA_WORDS = {"flip": ", each with its mirror image (--tta flip)", "none": ""}
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class EvalReport:
         step: the step of the evaluated save.
         split: the evaluated split.
         stats: "running" or "batch", the BN statistics that were used.
+        tta: "flip" if the logits are the mean over each image and its mirror image, else "none".
         dataset: name of the data set.
         result: the scores.
     """
@@ -38,6 +40,7 @@ class EvalReport:
     step: int
     split: str
     stats: str
+    tta: str
     dataset: str
     result: EvalResult
 
@@ -52,6 +55,7 @@ def eval_json(report: EvalReport) -> dict[str, object]:
         "dataset": report.dataset,
         "split": report.split,
         "stats": report.stats,
+        "tta": report.tta,
         "num_examples": result.num_examples,
         "loss": result.loss,
         "accuracy": result.accuracy,
@@ -67,7 +71,7 @@ def eval_text(report: EvalReport) -> RenderableType:
     result = report.result
     head = Text.from_markup(
         f"{marked(str(report.checkpoint))} step {report.step} on {marked(report.dataset)} {report.split}, "
-        f"{report.stats} statistics, {result.num_examples:,} images\n"
+        f"{report.stats} statistics, {result.num_examples:,} images{_TTA_WORDS[report.tta]}\n"
         f"[bold]accuracy {result.accuracy:.4f}[/]  top-5 {result.top5_accuracy:.4f}  loss {result.loss:.4f}"
     )
     if len(result.per_class) <= MAX_CONFUSION_CLASSES:

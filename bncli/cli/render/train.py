@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -73,6 +74,8 @@ def _option_words(option: Option, value: object) -> list[str]:
         return [f"--{option.flag}" if value else f"--no-{option.flag}"]
     if isinstance(value, dict):
         return [f"--{option.flag} {key}={json.dumps(item, separators=(',', ':'))}" for key, item in value.items()]
+    if isinstance(value, tuple):
+        return [f"--{option.flag} {shlex.quote(str(item))}" for item in value]
     return [f"--{option.flag} {value if isinstance(value, str) else f'{value:g}'}"]
 
 
