@@ -23,6 +23,14 @@ def test_eval_document(which, request):
     assert result["top5_accuracy"] >= result["accuracy"]
 
 
+def test_test_time_augmentation_is_named_and_changes_the_score(ckpt):
+    plain, averaged = (document("eval", ckpt, "--tta", mode) for mode in ("none", "flip"))
+    assert (plain["tta"], averaged["tta"]) == ("none", "flip")
+    assert plain["loss"] != averaged["loss"]
+    assert "--tta flip" in " ".join(succeed("eval", ckpt, "--tta", "flip").split())
+    assert "mirror" not in succeed("eval", ckpt)
+
+
 def test_folded_checkpoint_predicts_what_the_original_does(ckpt, folded):
     for split in ("train", "val", "test"):
         original, after = (document("eval", path, "--split", split) for path in (ckpt, folded))

@@ -107,7 +107,7 @@ def results(name):
     for count in (3, 12):
         confusion = np.ones((count, count), int)
         scores = EvalResult(count, 0.1, 1.0, 1.0, rows[:count], confusion, np.zeros(count, np.int32))
-        yield render.eval_text(EvalReport(path, 3, "test", "running", name, scores))
+        yield render.eval_text(EvalReport(path, 3, "test", "running", "none", name, scores))
     classes = (ClassProbability(name, 0.75), ClassProbability(f"x{name}", 0.25))
     yield render.predict_text(PredictReport(path, Predictions((Prediction(path, classes),), ())))
     norms = (

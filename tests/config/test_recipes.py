@@ -6,13 +6,13 @@ from hypothesis import strategies as st
 
 from bncli.cli.run_settings import field_value
 from bncli.config.options import by_parameter, sections_of
-from bncli.config.recipes import AUTO, NONE, RECIPES, defaults, named_recipe, own_data, recommended
+from bncli.config.recipes import AUTO, FAST, NONE, RECIPES, defaults, named_recipe, own_data, recommended
 from bncli.config.settings import RunConfig
 from bncli.config.validation import validated
 from bncli.data.known import KNOWN
 from bncli.errors import UsageError
 
-ANY = {**RECIPES, AUTO: own_data(1000)}
+ANY = {**RECIPES, AUTO: own_data(1000), FAST: named_recipe(FAST, data="digits")}
 
 
 def asked(**values):
@@ -48,6 +48,18 @@ def test_without_bn_the_same_is_run_with_clipped_gradients(name):
     with_bn, without = (chosen(RECIPES[name], bn=bn) for bn in (True, False))
     assert "optimizer.clip_norm" not in with_bn
     assert without == with_bn | {"optimizer.clip_norm": 1.0}
+
+
+@pytest.mark.parametrize("data", ["cifar10", "fashion-mnist", "digits", "a folder"])
+def test_fast_is_the_same_for_any_data(data):
+    assert named_recipe(FAST, data=data) == ANY[FAST]
+
+
+def test_fast_freezes_only_what_its_network_has():
+    assert "BatchNorm" in str(chosen(ANY[FAST])["finetune.freeze"])
+    for settings in ({"bn": False}, {"norm": "group"}):
+        assert chosen(ANY[FAST], **settings)["finetune.freeze"] == ("whiten",)
+    assert not {"finetune.freeze", "model.init"} & chosen(ANY[FAST], model="resnet20").keys()
 
 
 def test_settings_of_another_optimizer_or_network_are_left_out():

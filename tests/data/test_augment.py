@@ -63,6 +63,18 @@ def test_the_dtype_is_kept(dtype):
     np.testing.assert_array_equal(augmented.astype(np.float32), expected.astype(np.float32))
 
 
+def test_flips_that_are_given_take_the_place_of_those_that_are_drawn():
+    images, keys = random_images(6), random_keys(6)
+    flips = jnp.asarray([True, False, True, True, False, False])
+    moved = np.asarray(augment(images, keys, Augmentation(max_shift=2, pad_mode="reflect"), flips=flips))
+    unflipped = np.asarray(augment(images, keys, Augmentation(max_shift=2, pad_mode="reflect")))
+    possible = [possible_outcomes(np.asarray(image), Augmentation(max_shift=2, pad_mode="reflect")) for image in images]
+    for outcome, image, crops, flip in zip(moved, unflipped, possible, flips, strict=True):
+        place = next(number for number, crop in enumerate(crops) if np.array_equal(crop, image))
+        expected = crops[place][:, ::-1] if flip else crops[place]
+        np.testing.assert_array_equal(outcome, expected)
+
+
 def test_an_example_does_not_depend_on_its_place_or_its_neighbours():
     images, keys = random_images(12), random_keys(12)
     whole = np.asarray(augment(images, keys, SHIFT_AND_FLIP))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bncli.data import epoch_batches, epoch_order, eval_batches, example_keys, steps_per_epoch
+from bncli.data.batches import alternating_flips
 from bncli.errors import ConfigError
 
 SIZES = {"num_examples": st.integers(1, 300), "batch_size": st.integers(1, 80)}
@@ -118,6 +119,36 @@ def test_orders_and_keys_never_change():
     assert epoch_order(3, 5, 8).tolist() == [4, 3, 6, 5, 2, 7, 0, 1]
     keys = example_keys(jax.random.key(0), 0, np.arange(2, dtype=np.int32))
     assert jax.random.key_data(keys).tolist() == [[1941479997, 1420331131], [3862021491, 526317948]]
+
+
+INDICES = np.arange(4000, dtype=np.int32)
+FIRST_FLIPS = [1, 1, 0, 1, 0, 1, 1, 0, 0, 1, 1, 1]
+
+
+def flips_of(epoch, indices):
+    return alternating_flips(jax.random.key(0), epoch, indices)
+
+
+def flips(epoch, indices=INDICES, *, seed=0):
+    return np.asarray(alternating_flips(jax.random.key(seed), epoch, indices))
+
+
+def test_flips_alternate_and_half_of_the_examples_begin():
+    first = flips(0)
+    assert 0.45 < first.mean() < 0.55
+    for epoch in range(1, 5):
+        np.testing.assert_array_equal(flips(epoch), first ^ (epoch % 2 == 1))
+    np.testing.assert_array_equal(jax.jit(flips_of)(np.int32(3), INDICES), flips(3))  # the epoch may be traced
+
+
+def test_a_flip_depends_on_seed_and_example_alone():
+    some = np.array([39, 3, 3, 17], np.int32)
+    np.testing.assert_array_equal(flips(4, some), flips(4)[some])
+    assert 0.4 < (flips(0) == flips(0, seed=1)).mean() < 0.6
+
+
+def test_flips_never_change():
+    assert flips(0, INDICES[:12]).astype(int).tolist() == FIRST_FLIPS
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])

@@ -8,9 +8,31 @@ from PIL import Image
 from support.dataset_writers import save_image
 from support.tiny import make_split, run_config
 
-from bncli.data.configured import load_matching
-from bncli.errors import DataError
+from bncli.config.settings import DataConfig
+from bncli.data.configured import augmentation_of, load_matching
+from bncli.errors import DataError, UsageError
 from bncli.training.run import checkpoint_config
+
+
+def changes(dataset, **settings):
+    """The augmentation of a run with these settings."""
+    return augmentation_of(DataConfig(**settings), dataset)
+
+
+def test_shift_padding_and_flips_are_the_data_sets_own_unless_given(dataset):
+    own = dataset.augmentation
+    assert changes(dataset) == own
+    asked = changes(dataset, augment_shift=3, augment_padding="reflect", augment_flip="alternating", hflip=0.5)
+    assert (asked.max_shift, asked.pad_mode, asked.alternates) == (3, "reflect", True)
+    assert changes(dataset, augment_shift=0).is_none
+    assert not changes(dataset, augment_flip="alternating").alternates  # these images are not mirrored at all
+    assert changes(dataset, augment_shift=3, random_resized_crop=0.5).max_shift == 0
+
+
+def test_a_shift_as_large_as_the_image_is_refused(dataset):
+    assert changes(dataset, augment_shift=7).max_shift == 7
+    with pytest.raises(UsageError, match="--augment-shift 8: the images have 8×8 pixels"):
+        changes(dataset, augment_shift=8)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from bncli import checkpoint
 from bncli.data import Split, normalize
 from bncli.errors import DataError, UsageError
 from bncli.jobs.evaluate import evaluate_checkpoint
-from bncli.measure.eval_step import ExampleOutcome
+from bncli.measure.eval_step import ExampleOutcome, averaged_over_flip
 from bncli.measure.score import score as score_split
 from bncli.measure.score import summarize
 from bncli.process.mesh import make_mesh
@@ -23,6 +23,18 @@ NAMES = ("a", "b", "c", "d")
 EXAMPLES = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans(), st.floats(0, 9)), min_size=1, max_size=40
 )
+
+
+def test_flips_at_test_time_average_the_logits_of_both_images():
+    images = np.random.default_rng(0).normal(size=(3, 4, 5, 2)).astype(np.float32)
+    weights = np.random.default_rng(1).normal(size=(4 * 5 * 2, 6)).astype(np.float32)
+
+    def logits(variables, images, mask):
+        return jnp.tanh(images.reshape(len(images), -1) @ variables)
+
+    mirrored = np.stack([np.fliplr(image) for image in images])
+    expected = (np.tanh(images.reshape(3, -1) @ weights) + np.tanh(mirrored.reshape(3, -1) @ weights)) / 2
+    np.testing.assert_allclose(averaged_over_flip(logits)(weights, images, None), expected, rtol=1e-4, atol=1e-5)
 
 
 @given(examples=EXAMPLES)

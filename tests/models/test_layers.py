@@ -90,6 +90,26 @@ def test_orthogonal_columns_are_orthonormal():
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(16), atol=1e-5)
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 3), (3, 5), (5, 3)])
+def test_dirac_hands_on_its_inputs_and_adds_random_features(inputs, outputs):
+    x = np.random.default_rng(0).normal(size=(2, 6, 7, inputs)).astype(np.float32)
+    kernel = INITIALIZERS["dirac"](KEY, (3, 3, inputs, outputs), jnp.float32)
+    y = nn.Conv(outputs, (3, 3), use_bias=False).apply({"params": {"kernel": kernel}}, x)
+    count = min(inputs, outputs)
+    np.testing.assert_allclose(y[..., :count], x[..., :count], rtol=1e-5, atol=1e-5)
+    others = np.asarray(kernel)[..., count:]
+    assert np.all(others != 0)
+    assert np.abs(others).max(initial=0) <= 1 / np.sqrt(9 * inputs)
+
+
+def test_dirac_is_uniform_of_a_third_of_lecuns_variance_for_other_outputs_and_dense_layers():
+    for kernel in (
+        INITIALIZERS["dirac"](KEY, (3, 3, 32, 640), jnp.float32)[..., 32:],
+        INITIALIZERS["dirac"](KEY, (288, 640), jnp.float32),
+    ):
+        assert float(kernel.std()) == pytest.approx((1 / (3 * 288)) ** 0.5, rel=0.03)
+
+
 def test_every_initialiser_of_the_settings_exists():
     from typing import get_args
 

@@ -21,7 +21,7 @@ def rates(schedule, *, steps_per_epoch=10, epochs=10, **changes):
     return np.asarray(jax.vmap(create_learning_rate_fn(config, steps_per_epoch=steps_per_epoch, epochs=epochs))(STEPS))
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle", "step"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle", "step", "triangular"])
 @settings(max_examples=15, deadline=None)
 @given(
     steps_per_epoch=st.integers(1, 20), epochs=st.integers(1, 10), warmup=st.sampled_from([0.0, 0.3, 1.0, 2.0, 100.0])
@@ -75,7 +75,13 @@ def test_one_cycle_rises_for_three_tenths_and_falls_to_the_end():
     assert values[100] < 1e-3 * PEAK
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "step"])
+def test_triangular_rises_in_a_line_to_the_peak_and_falls_in_a_line():
+    values = rates("triangular", warmup_epochs=9.0)  # it has its own rise
+    expected = PEAK * np.interp(np.arange(NUM_STEPS), [0, 23, 100], [0.2, 1.0, 0.07])
+    np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one-cycle", "step", "triangular"])
 def test_a_fixed_length_makes_the_rate_independent_of_the_epochs(schedule):
     np.testing.assert_array_equal(
         rates(schedule, epochs=2, schedule_epochs=6), rates(schedule, epochs=6, schedule_epochs=6)

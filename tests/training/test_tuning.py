@@ -155,6 +155,23 @@ def test_frozen_bn_normalizes_by_its_running_statistics_in_training(dataset):
     assert leaves(kept) == leaves(stats)
 
 
+def test_each_bias_has_its_factor_beside_that_of_its_layer(dataset):
+    config = run_config(model=TWO_LAYERS, finetune={"bias_lr_scale": 8.0, "head_lr_scale": 3.0, "layer_decay": 0.5})
+    factors = dict(run._step_settings(config, dataset, make_mesh()).tuning.factors)
+    assert factors == {
+        "Dense_2/kernel": 3,
+        "Dense_2/bias": 24,
+        "Dense_1/kernel": 0.5,
+        "Dense_1/bias": 4,
+        "BatchNorm_1/scale": 0.5,
+        "BatchNorm_1/bias": 4,
+        "Dense_0/kernel": 0.25,
+        "Dense_0/bias": 2,
+        "BatchNorm_0/scale": 0.25,
+        "BatchNorm_0/bias": 2,
+    }
+
+
 # The optimizer.
 
 PARAMS = {
