@@ -4,20 +4,25 @@
 The folders are drawn here (shapes, gratings, colours, in several counts and sizes) or made of real images:
 scikit-learn's digits and, with ``--photos FOLDER``, class folders of photographs. The baseline is scikit-learn's
 logistic regression on the pixels of the same images, scaled to 12×12. A folder fails if the network ends near chance
-and the baseline does not. Prints a line a folder, or with ``--json`` a document.
+and the baseline does not. Prints a line for each folder and writes ``scripts/results/own_data.json`` after each; the
+next call goes on there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
 Draw = Callable[[np.random.Generator, int, int], Image.Image]  # (random numbers, class, side) -> image
 
+RESULTS = Path(__file__).parent / "results" / "own_data.json"
 BASELINE_SIDE = 12
 SHAPES = ("ellipse", "rectangle", "triangle", "cross", "ring")
 
@@ -125,38 +131,67 @@ def make_digits(root: Path, *, side: int, count: int) -> None:
         image.save(root / str(label) / f"{number:04}.png")
 
 
-def make_photos(root: Path, photos: Path, *, side: int, classes: int, each: int) -> None:
-    """Write photographs of a folder, resized."""
+def copy_photos(root: Path, photos: Path, *, classes: int, each: int) -> None:
+    """Copy photographs of a folder, as they are."""
     for place in sorted(path for path in photos.iterdir() if path.is_dir())[:classes]:
         (root / place.name).mkdir(parents=True)
         for file in sorted(place.iterdir())[:each]:
-            with Image.open(file) as image:
-                image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC).save(
-                    root / place.name / f"{file.stem}.png"
-                )
+            shutil.copy(file, root / place.name)
 
 
-def makers(photos: Path | None) -> dict[str, Callable[[Path], None]]:
-    """For each name, a function that writes the folder."""
-    found: dict[str, Callable[[Path], None]] = {
-        name: lambda root, folder=folder: make_folder(folder, root) for name, folder in FOLDERS.items()
-    }
-    found["digits-1797-8px"] = lambda root: make_digits(root, side=8, count=1797)
-    found["digits-300-64px"] = lambda root: make_digits(root, side=64, count=300)
+@dataclass(frozen=True)
+class Case:
+    """A folder to train on.
+
+    Attributes:
+        make: writes the folder.
+        image_size: what ``--image-size`` says; None leaves it out.
+    """
+
+    make: Callable[[Path], None]
+    image_size: int | None = None
+
+    @property
+    def options(self) -> list[str]:
+        """Options of the command beside ``--data`` and ``--out``."""
+        return [] if self.image_size is None else ["--image-size", str(self.image_size)]
+
+
+def cases(photos: Path | None) -> dict[str, Case]:
+    """For each name, the folder."""
+    found = {name: Case(partial(make_folder, folder)) for name, folder in FOLDERS.items()}
+    found["digits-1797-8px"] = Case(partial(make_digits, side=8, count=1797))
+    found["digits-300-64px"] = Case(partial(make_digits, side=64, count=300))
     if photos is not None:
-        for side in (32, 64, 96):
-            found[f"photos-5-1000-{side}px"] = lambda root, side=side: make_photos(
-                root, photos, side=side, classes=5, each=200
-            )
-        found["photos-10-2000-32px"] = lambda root: make_photos(root, photos, side=32, classes=10, each=200)
+        five = partial(copy_photos, photos=photos, classes=5, each=200)
+        found["photos-5-1000-32px"] = Case(five)
+        found["photos-5-1000-64px"] = Case(five, image_size=64)
+        found["photos-5-1000-96px"] = Case(five, image_size=96)
+        found["photos-10-2000-32px"] = Case(partial(copy_photos, photos=photos, classes=10, each=200))
     return found
 
 
 @dataclass(frozen=True)
 class Row:
-    """The outcome for one folder; accuracies are on its test split."""
+    """The outcome for one folder; accuracies are on its test split.
+
+    Attributes:
+        name: the folder.
+        command: the command.
+        classes: number of classes.
+        images: number of images of all splits.
+        side: of the images that the network sees, in pixels.
+        chance: share of the largest class in the test split.
+        baseline: accuracy of the baseline.
+        accuracy: accuracy of the network.
+        epochs: epochs that were run.
+        seconds: wall-clock time of the command.
+        cpu_seconds: processor time of the command.
+        warnings: of the command.
+    """
 
     name: str
+    command: str
     classes: int
     images: int
     side: int
@@ -165,6 +200,7 @@ class Row:
     accuracy: float
     epochs: int
     seconds: float
+    cpu_seconds: float
     warnings: tuple[str, ...]
 
     @property
@@ -174,35 +210,57 @@ class Row:
         return self.accuracy < self.chance + margin and self.baseline > self.accuracy
 
 
-def outcome(name: str, make: Callable[[Path], None]) -> Row:
-    """Make a folder, train on it as the plain command does, and fit the baseline."""
-    import bncli
-    from bncli.data.load import load_dataset
-    from bncli.training.progress import Notice
+def outcome(name: str, case: Case) -> Row:
+    """Make a folder, run the plain command on it, and fit the baseline."""
+    from bncli.data import ImageOptions, load_dataset
 
-    told: list[str] = []
-    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        make(Path(place) / "data")
-        dataset = load_dataset(str(Path(place) / "data"))
-        start = time.perf_counter()
-        result = bncli.train(
-            data=dataset,
-            out=Path(place) / "ckpt",
-            on_event=lambda event: told.append(event.message) if isinstance(event, Notice) else None,
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "data"
+        case.make(folder)
+        trained = train(folder, Path(place) / "ckpt", case.options)
+        dataset = load_dataset(str(folder), images=ImageOptions(size=case.image_size))
+        return Row(
+            name=name,
+            command=" ".join(["bncli train --data FOLDER", *case.options]),
+            classes=dataset.num_classes,
+            images=len(dataset.train) + len(dataset.val) + len(dataset.test),
+            side=dataset.image_shape[0],
+            chance=float(np.bincount(dataset.test.labels).max() / len(dataset.test)),
+            baseline=baseline(dataset),
+            accuracy=trained.document["test"]["accuracy"],
+            epochs=trained.document["epochs_run"],
+            seconds=trained.seconds,
+            cpu_seconds=trained.cpu_seconds,
+            warnings=trained.warnings,
         )
-    return Row(
-        name=name,
-        classes=dataset.num_classes,
-        images=len(dataset.train) + len(dataset.val) + len(dataset.test),
-        side=dataset.image_shape[0],
-        chance=float(np.bincount(dataset.test.labels).max() / len(dataset.test)),
-        baseline=baseline(dataset),
-        accuracy=result.test.accuracy,
-        epochs=result.epochs_run,
-        seconds=time.perf_counter() - start,
-        warnings=tuple(told),
-    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The output of a command, and its cost."""
+
+    document: dict[str, Any]
+    warnings: tuple[str, ...]
+    seconds: float
+    cpu_seconds: float
+
+
+def train(folder: Path, out: Path, options: list[str]) -> Trained:
+    """Run ``bncli train`` on the folder, in a process of its own."""
+    command = [sys.executable, "-m", "bncli", "train", "--data", str(folder), "--out", str(out), "--json", *options]
+    start, before = time.perf_counter(), cpu_seconds_of_children()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds, cpu_seconds = time.perf_counter() - start, cpu_seconds_of_children() - before
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}")
+    told = tuple(line.removeprefix("warning: ") for line in done.stderr.splitlines() if line.startswith("warning: "))
+    return Trained(json.loads(done.stdout), told, seconds, cpu_seconds)
+
+
+def cpu_seconds_of_children() -> float:
+    """Processor time of all child processes that ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def baseline(dataset: Dataset) -> float:
@@ -230,21 +288,52 @@ def line(row: Row) -> str:
     )
 
 
+def read_rows(path: Path) -> dict[str, Row]:
+    """The rows of an earlier, perhaps interrupted call, by name; none if the file does not exist."""
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["folders"]
+    names = [field.name for field in fields(Row)]
+    return {row["name"]: Row(**{name: row[name] for name in names}) for row in rows}
+
+
+def document(rows: list[Row]) -> dict[str, Any]:
+    """The rows as a JSON document."""
+    from bncli.process.hardware import hardware, versions
+
+    return {
+        "schema": "bncli.bench-own-data/1",
+        "command": "scripts/bench_own_data.py --photos PHOTOS",
+        "versions": versions(),
+        "hardware": asdict(hardware()),
+        "folders": [asdict(row) | {"failed": row.failed} for row in rows],
+    }
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    """Replace the document at once, so that an interrupted call leaves the former one."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(document(rows), indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
 def main() -> None:
-    """Parse the arguments, run, and print."""
+    """Parse the arguments, run what is not done yet, write after each folder, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", metavar="NAME", help="a folder; repeatable")
     parser.add_argument("--photos", type=Path, help="a folder of class folders with at least 200 photographs each")
-    parser.add_argument("--json", action="store_true", help="print the document")
+    parser.add_argument("--json", type=Path, default=RESULTS, help=f"the document; default: {RESULTS.name}")
+    parser.add_argument("--again", action="store_true", help="run folders that the document has, too")
     arguments = parser.parse_args()
-    every = makers(arguments.photos)
-    done = []
+    every = cases(arguments.photos)
+    if unknown := set(arguments.only or ()) - set(every):
+        parser.error(f"no such folder: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     for name in arguments.only or every:
-        done.append(outcome(name, every[name]))
-        if not arguments.json:
-            print(line(done[-1]), flush=True)
-    if arguments.json:
-        print(json.dumps([asdict(row) | {"failed": row.failed} for row in done], indent=2))
+        rows = read_rows(arguments.json)
+        if name not in rows or arguments.again:
+            rows[name] = outcome(name, every[name])
+            write(arguments.json, sorted(rows.values(), key=lambda row: row.name))
+        print(line(rows[name]), flush=True)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ class NewRun:
 
         if not self.follows_data:
             return self
-        return replace(_with_recipe(self.asked, own_data(num_train)), from_weights=self.from_weights)
+        recipe = own_data(num_train, fine_tunes=self.config.model.weights is not None)
+        return replace(_with_recipe(self.asked, recipe), from_weights=self.from_weights)
 
 
 def new_run(ctx: typer.Context) -> NewRun:
@@ -151,8 +152,8 @@ def _stored(ctx: typer.Context, path: Path) -> tuple[CheckpointConfig, Values]:
 
 def field_value(parameter: str, value: object) -> object:
     """The value of a setting, from what the command line says."""
-    if by_parameter()[parameter].setting.zero_is_none:
-        return value or None
+    if by_parameter()[parameter].setting.turned_off(value):
+        return None
     if parameter == "model_arg":
         return model_arguments(cast("Iterable[str]", value or ()))
     if by_parameter()[parameter].is_repeatable:

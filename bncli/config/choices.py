@@ -32,7 +32,7 @@ FindingCode = Literal[
     "undebiased-variance",
 ]
 FlipMode = Literal["random", "alternating"]
-FreezeBn = Literal["statistics", "all"]
+FreezeBn = Literal["none", "statistics", "all"]
 Interpolation = Literal["bicubic", "bilinear"]
 Init = Literal["he", "glorot", "lecun", "orthogonal", "normal", "dirac"]
 LoggerName = Literal["csv", "mlflow", "tensorboard", "trackio", "wandb"]

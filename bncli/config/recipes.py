@@ -93,6 +93,8 @@ _FAST = Recipe(
 # Options that make sense for one optimizer or one network only: left out for another one.
 _OF_SGD = ("optimizer.learning_rate", "optimizer.weight_decay")
 _OF_MODEL = ("model.dropout", "model.args", "model.init", "finetune.freeze", "finetune.bias_lr_scale")
+# Left out for a network of the user's code, whose BN may be of a class that cannot be frozen.
+_OF_BUILT_IN = ("finetune.freeze_bn",)
 
 # Images that a run on the user's own data looks at in all, within the bounds of its epochs.
 _IMAGES_SEEN = 60_000
@@ -100,28 +102,44 @@ _EPOCHS = (20, 100)
 # Number of training images -> batch size of a smaller set. BN needs a batch, and a small set needs steps.
 _BATCH_SIZES = ((500, 16), (5_000, 32))
 _LARGEST_BATCH = 64
+# Steps over which running statistics average at BN's default momentum, 0.9.
+_BN_STEPS = 10
+
+# The same for a run that starts from pretrained weights. Most networks that have some cost more for an image.
+_IMAGES_SEEN_FINE_TUNING = 10_000
+_EPOCHS_FINE_TUNING = (3, 10)
+# Training images below which BN keeps the statistics that came with the weights: docs/results.md, "Fine-tuning".
+_FEW_IMAGES = 1_000
 
 
-def own_data(num_train: int) -> Recipe:
+def own_data(num_train: int, *, fine_tunes: bool = False) -> Recipe:
     """The recipe for data of which no more is known than their number.
 
     The network adapts itself to the side of the images. Gradients are clipped, so that one learning rate serves all.
 
     Args:
         num_train: training images.
+        fine_tunes: True if the run starts from pretrained weights.
     """
-    fewest, most = _EPOCHS
+    seen, (fewest, most) = (_IMAGES_SEEN_FINE_TUNING, _EPOCHS_FINE_TUNING) if fine_tunes else (_IMAGES_SEEN, _EPOCHS)
+    batch_size = next((size for limit, size in _BATCH_SIZES if num_train < limit), _LARGEST_BATCH)
+    settings = {
+        "model.name": "convnet",
+        "training.epochs": min(most, max(fewest, seen // num_train)),
+        "training.batch_size": batch_size,
+        "optimizer.clip_norm": 1.0,
+        "optimizer.label_smoothing": 0.1,
+        **_bn_momentum(steps_per_epoch=-(-num_train // batch_size)),
+    }
+    frozen = {"finetune.freeze_bn": "statistics"} if fine_tunes and num_train < _FEW_IMAGES else {}
     return Recipe(
-        settings={
-            "model.name": "convnet",
-            "training.epochs": min(most, max(fewest, _IMAGES_SEEN // num_train)),
-            "training.batch_size": next((size for limit, size in _BATCH_SIZES if num_train < limit), _LARGEST_BATCH),
-            "optimizer.clip_norm": 1.0,
-            "optimizer.label_smoothing": 0.1,
-        },
-        without_bn={},
-        model="convnet",
+        settings={**settings, **frozen}, without_bn={"finetune.freeze_bn": None} if frozen else {}, model="convnet"
     )
+
+
+def _bn_momentum(*, steps_per_epoch: int) -> dict[str, object]:
+    """A momentum of BN whose running statistics reach back over one epoch, where the default reaches further."""
+    return {"model.bn_momentum": round(1 - 1 / max(steps_per_epoch, 2), 2)} if steps_per_epoch < _BN_STEPS else {}
 
 
 def named_recipe(name: str | None, *, data: str) -> Recipe | None:
@@ -163,6 +181,7 @@ def recommended(recipe: Recipe, asked: Values) -> Values:
     left_out = (
         *(_OF_SGD if value_of("optimizer.name") != "sgd" else ()),
         *(_OF_MODEL if is_other else ()),
+        *(_OF_BUILT_IN if ":" in str(value_of("model.name")) else ()),
         *(option.key for option in asked),
     )
     return {by_key()[key]: value for key, value in settings.items() if key not in left_out}

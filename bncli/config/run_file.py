@@ -147,7 +147,7 @@ def checked_value(option: Option, value: object, place: str) -> object:
     """
     from bncli.config.validation import checked
 
-    if option.setting.zero_is_none and value in (0, 0.0) and not isinstance(value, bool):
+    if option.setting.turned_off(value):
         return None
     config = get_type_hints(RunConfig)[option.section]
     hint = get_type_hints(config, include_extras=True)[option.field]
@@ -212,13 +212,15 @@ def run_file_text(config: RunConfig) -> str:
         values = getattr(config, section.name)
         rows = [(option, getattr(values, option.field)) for option in options() if option.section == section.name]
         document[section.name] = {
-            option.field: 0 if value is None else value for option, value in rows if _has_spelling(option, value)
+            option.field: option.setting.off if value is None else value
+            for option, value in rows
+            if _has_spelling(option, value)
         }
     return tomli_w.dumps(document)
 
 
 def _has_spelling(option: Option, value: object) -> bool:
-    return value is not None or option.setting.zero_is_none
+    return value is not None or option.setting.off is not None
 
 
 def _holds_none(value: object) -> bool:

@@ -62,15 +62,19 @@ class Setting:
         help: one sentence or two, for ``--help`` and the documentation.
         panel: its group in the help.
         option: its name on the command line; "" takes the field's.
-        zero_is_none: True if 0 turns the setting off, so that a call can undo what its recipe sets.
+        off: the value that turns the setting off, which is then None, so that a call can undo what its recipe sets.
         changeable: True if a resumed run may change it without becoming another run.
     """
 
     help: str
     panel: str = GENERAL
     option: str = ""
-    zero_is_none: bool = False
+    off: int | str | None = None
     changeable: bool = False
+
+    def turned_off(self, value: object) -> bool:
+        """True if the value is the one that turns the setting off."""
+        return self.off is not None and not isinstance(value, bool) and value == self.off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,7 +411,7 @@ class OptimizerConfig(Section):
     decay_all: Annotated[bool, Setting("Decay biases and BN scales too.", OPTIMIZER)] = False
     clip_norm: Annotated[
         PositiveFloat | None,
-        Setting("Largest global gradient norm; 0 does not clip.", OPTIMIZER, zero_is_none=True),
+        Setting("Largest global gradient norm; 0 does not clip.", OPTIMIZER, off=0),
     ] = None
     label_smoothing: Annotated[Fraction, Setting("Share of the target spread over all classes.", OPTIMIZER)] = 0.0
     schedule: Annotated[ScheduleName, Setting("Shape of the learning rate over the epochs.", OPTIMIZER)] = "cosine"
@@ -466,7 +470,7 @@ class TrainingConfig(Section):
         Setting(
             "Score and save a moving average of the weights, with BN statistics of its own; 0.999, say; 0 for none.",
             OPTIMIZER,
-            zero_is_none=True,
+            off=0,
         ),
     ] = None
     precise_bn: Annotated[
@@ -531,8 +535,9 @@ class FineTuneConfig(Section):
         FreezeBn | None,
         Setting(
             "statistics: every BN layer normalizes by its running statistics and keeps them. all: it keeps its scale "
-            "and bias too.",
+            "and bias too. none: BN is trained.",
             FINETUNE,
+            off="none",
         ),
     ] = None
     head_lr_scale: Annotated[PositiveFloat, Setting("Factor of the head's learning rate.", FINETUNE)] = 1.0
@@ -551,6 +556,8 @@ class FineTuneConfig(Section):
             ConfigError: a value is of the wrong type or out of range; names the field.
         """
         super().__post_init__()
+        if self.freeze_bn == "none":
+            object.__setattr__(self, "freeze_bn", None)
         if self.unfreeze_at is not None and not self.freeze:
             raise ConfigError("finetune.unfreeze_at: needs something that is frozen, such as --freeze backbone")
 

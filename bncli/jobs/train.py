@@ -105,7 +105,8 @@ def _resolved(
         return settings, _load(settings, loaded), _pretrained(settings, out, resume=True)
     chosen, pretrained = with_weights(asked, resizes=False if loaded is not None else None)
     dataset = _load(_settings(chosen, None), loaded)
-    return _settings(chosen, _recipe(_settings(chosen, None).data.source, dataset)), dataset, pretrained
+    recipe = _recipe(_settings(chosen, None), dataset)
+    return _settings(chosen, recipe), dataset, pretrained
 
 
 def _values_of(run_config: RunConfig) -> Values:
@@ -149,8 +150,10 @@ def _load(settings: RunConfig, loaded: Dataset | None) -> Dataset:
     return load_configured(settings.data, seed=settings.training.seed)
 
 
-def _recipe(source: str, dataset: Dataset) -> Recipe | None:
-    return named_recipe(None, data=source) if source in KNOWN else own_data(len(dataset.train))
+def _recipe(plain: RunConfig, dataset: Dataset) -> Recipe | None:
+    if plain.data.source in KNOWN:
+        return named_recipe(None, data=plain.data.source)
+    return own_data(len(dataset.train), fine_tunes=plain.model.weights is not None)
 
 
 def _asked(config: Settings) -> Values:

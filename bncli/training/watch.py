@@ -1,4 +1,4 @@
-"""Signs that a run will not end well: a loss that explodes or stays at guessing, statistics that lag behind.
+"""Signs that a run will not end well: a loss that explodes or stays at guessing, learning by heart, late statistics.
 
 Everything follows from the history, so a resumed run tells what an uninterrupted one would.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist, fmean
 
 import numpy as np
 
@@ -19,10 +20,17 @@ from bncli.training.progress import EpochResult, Notice
 EXPLODED = 10
 # Epochs, and at least so many steps, within 2 % of the loss of guessing: the network does not learn.
 STUCK_EPOCHS, STUCK_STEPS, STUCK_SHARE = 3, 50, 0.98
+# Epochs in a row with so much of the training accuracy that guessing lacks, and none of it in validation: the network
+# learns by heart.
+HEART_EPOCHS, HEART_SHARE = 3, 0.25
 # Validation images below which one of them is worth more than the difference between two epochs.
 FEW_IMAGES = 20
 # Accuracy that batch statistics must gain over running ones to be worth a word.
 GAP = 0.1
+_LABELS_OR_FEW = (
+    "Either the labels do not belong to the images, or the images are too few: more of them help, or --weights to "
+    "start from"
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,13 @@ class Guess:
         shares = counts[counts > 0] / len(train)
         return cls(float(-(shares * np.log(shares)).sum()), float((val == counts.argmax()).mean()), len(val))
 
-    @property
-    def good_luck(self) -> float:
-        """An accuracy that guessing reaches by chance once in 40 times: two standard errors above its own."""
-        return self.accuracy + 2 * math.sqrt(self.accuracy * (1 - self.accuracy) / self.num_val)
+    def good_luck(self, epochs: int = 1) -> float:
+        """An accuracy that the best of so many epochs reaches by chance once in 40 times.
+
+        For one epoch it lies two standard errors above that of guessing.
+        """
+        errors = NormalDist().inv_cdf(NormalDist().cdf(2) ** (1 / epochs))
+        return self.accuracy + errors * math.sqrt(self.accuracy * (1 - self.accuracy) / self.num_val)
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Watch:
             score_by_batch: the validation score where BN normalizes by the statistics of each batch; called where it
                 can matter.
         """
-        for sign in (self._exploding, self._stuck, self._lagging):
+        for sign in (self._exploding, self._stuck, self._by_heart, self._lagging):
             told = sign(history)
             if told and not sign(history[:-1]):
                 yield Notice(told)
@@ -105,7 +116,7 @@ class Watch:
             f"epoch {row.epoch}: the loss is {_number(row.train_loss)} in training and {_number(row.val_loss)} in "
             f"validation, where guessing has {self.guess.loss:.3g}"
         )
-        if row.train_loss <= EXPLODED * self.guess.loss and self.may_lag:
+        if row.train_loss <= self.guess.loss and self.may_lag:
             return f"{losses}. {self._lagging_remedy()}"
         return f"{losses}. {self._rate_remedy()}"
 
@@ -116,8 +127,25 @@ class Watch:
         if not all(STUCK_SHARE <= row.train_loss / self.guess.loss <= EXPLODED for row in last if self.guess.loss):
             return ""
         return (
-            f"epochs {last[0].epoch} to {last[-1].epoch}: the training loss stays at {last[-1].train_loss:.3g}, that "
-            f"of guessing. {self._rate_remedy()}, or the labels do not belong to the images"
+            f"epochs {last[0].epoch} to {last[-1].epoch}: the training loss, now {last[-1].train_loss:.3g}, is no "
+            f"better than that of guessing, {self.guess.loss:.3g}. {self._rate_remedy()}, or the labels do not belong "
+            "to the images"
+        )
+
+    def _by_heart(self, history: Sequence[EpochResult]) -> str:
+        last = history[-HEART_EPOCHS:]
+        if len(last) < HEART_EPOCHS or len(history) * self.steps_per_epoch < STUCK_STEPS or self.has_few_images:
+            return ""
+        learnt = self.guess.accuracy + HEART_SHARE * (1 - self.guess.accuracy)
+        val_accuracy = fmean(row.val_accuracy for row in last)
+        if min(row.train_accuracy for row in last) < learnt or val_accuracy > self.guess.good_luck():
+            return ""
+        if min(row.val_loss for row in last) < self.guess.loss:
+            return ""
+        return (
+            f"epochs {last[0].epoch} to {last[-1].epoch}: the training accuracy reaches {last[-1].train_accuracy:.2f}, "
+            f"the validation accuracy {val_accuracy:.2f}, where guessing has {self.guess.accuracy:.2f}: the network "
+            f"learns the training images by heart. {_LABELS_OR_FEW}"
         )
 
     def _at_the_end(self, history: Sequence[EpochResult], score_by_batch: Callable[[], EvalResult]) -> Iterator[Notice]:
@@ -142,10 +170,11 @@ class Watch:
                     "bncli recalibrate"
                 )
                 return
-        if self.guess.loss and max(row.val_accuracy for row in history) <= self.guess.good_luck:
+        best = max(row.val_accuracy for row in history)
+        if self.guess.loss and best <= self.guess.good_luck(len(history)):
             yield Notice(
-                f"no epoch is better on the validation images than guessing ({self.guess.accuracy:.4f}). "
-                f"{self._rate_remedy()}, or the labels do not belong to the images"
+                f"no epoch is better on the validation images than guessing ({self.guess.accuracy:.4f}), luck aside. "
+                f"{self._end_remedy(last)}"
             )
 
     @property
@@ -165,6 +194,12 @@ class Watch:
             f"BN's running statistics lag behind the weights: their momentum is {momentum:g} at {self.steps_per_epoch} "
             "steps an epoch. Lower --bn-momentum, or add --precise-bn"
         )
+
+    def _end_remedy(self, last: EpochResult) -> str:
+        """The likely cause of a run that never beats guessing: not the rate, if the training images are learnt."""
+        if last.train_loss < STUCK_SHARE * self.guess.loss:
+            return _LABELS_OR_FEW
+        return f"{self._rate_remedy()}, or the labels do not belong to the images"
 
     def _rate_remedy(self) -> str:
         optimizer = self.config.optimizer

@@ -7,12 +7,17 @@ from hypothesis import strategies as st
 from bncli.cli.run_settings import field_value
 from bncli.config.options import by_parameter, sections_of
 from bncli.config.recipes import AUTO, FAST, NONE, RECIPES, defaults, named_recipe, own_data, recommended
-from bncli.config.settings import RunConfig
+from bncli.config.settings import FineTuneConfig, RunConfig
 from bncli.config.validation import validated
 from bncli.data.known import KNOWN
 from bncli.errors import UsageError
 
-ANY = {**RECIPES, AUTO: own_data(1000), FAST: named_recipe(FAST, data="digits")}
+ANY = {
+    **RECIPES,
+    AUTO: own_data(1000),
+    FAST: named_recipe(FAST, data="digits"),
+    "fine-tuning": own_data(100, fine_tunes=True),
+}
 
 
 def asked(**values):
@@ -85,6 +90,38 @@ def test_own_data_are_seen_often_in_batches_of_which_there_are_several(num_train
     more = own_data(num_train + 1).settings
     assert more["training.epochs"] <= settings["training.epochs"]
     assert more["training.batch_size"] >= settings["training.batch_size"]
+
+
+@given(num_train=st.integers(1, 10**7))
+def test_running_statistics_reach_back_over_an_epoch_of_few_images(num_train):
+    settings = {**{option.key: option.default for option in defaults()}, **own_data(num_train).settings}
+    steps = 1 / (1 - settings["model.bn_momentum"])
+    assert 1.9 < steps < 10.1
+    assert steps < max(2, num_train / settings["training.batch_size"]) + 1.1
+    assert ("model.bn_momentum" in own_data(num_train).settings) == (num_train <= 144)
+
+
+@given(num_train=st.integers(1, 10**7))
+def test_fine_tuning_sees_own_data_less_often_and_keeps_the_statistics_of_bn_if_they_are_few(num_train):
+    tuned, fresh = (own_data(num_train, fine_tunes=fine_tunes) for fine_tunes in (True, False))
+    assert 3 <= tuned.settings["training.epochs"] <= 10 < fresh.settings["training.epochs"]
+    assert tuned.settings["training.batch_size"] == fresh.settings["training.batch_size"]
+    assert ("finetune.freeze_bn" in tuned.settings) == (num_train < 1_000)
+    assert "finetune.freeze_bn" not in fresh.settings
+
+
+def test_bn_is_frozen_only_where_there_is_one_that_can_be():
+    few = own_data(100, fine_tunes=True)
+    assert chosen(few, model="resnet18")["finetune.freeze_bn"] == "statistics"
+    assert chosen(few, bn=False).get("finetune.freeze_bn") is None
+    assert "finetune.freeze_bn" not in chosen(few, model="mine.py:Net")
+    assert "finetune.freeze_bn" not in chosen(few, freeze_bn=None)
+
+
+def test_none_takes_back_that_bn_is_frozen():
+    assert field_value("freeze_bn", "none") is None
+    assert field_value("freeze_bn", "all") == "all"
+    assert FineTuneConfig(freeze_bn="none") == FineTuneConfig()
 
 
 @pytest.mark.parametrize("option", ["clip_norm", "ema_decay"])

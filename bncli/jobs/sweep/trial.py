@@ -60,7 +60,11 @@ def settings_of(file: SweepFile, tried: Values, datasets: Datasets) -> tuple[Run
     dataset = datasets(plain.data, plain.training.seed)
     name = file.fixed.recipe
     own = name == "auto" or (name is None and plain.data.source not in (*KNOWN, NONE))
-    recipe = own_data(len(dataset.train)) if own else named_recipe(name, data=plain.data.source)
+    recipe = (
+        own_data(len(dataset.train), fine_tunes=plain.model.weights is not None)
+        if own
+        else named_recipe(name, data=plain.data.source)
+    )
     chosen = {} if recipe is None else recommended(recipe, asked)
     return _validated(settled(asked, chosen)), dataset
 
