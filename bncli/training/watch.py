@@ -22,7 +22,7 @@ EXPLODED = 10
 STUCK_EPOCHS, STUCK_STEPS, STUCK_SHARE = 3, 50, 0.98
 # Epochs in a row with so much of the training accuracy that guessing lacks, and none of it in validation: the network
 # learns by heart.
-HEART_EPOCHS, HEART_SHARE = 3, 0.25
+HEART_EPOCHS, HEART_SHARE = 3, 0.15
 # Validation images below which one of them is worth more than the difference between two epochs.
 FEW_IMAGES = 20
 # Accuracy that batch statistics must gain over running ones to be worth a word.
