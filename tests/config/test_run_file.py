@@ -43,7 +43,9 @@ def values_of(option):
 
 
 def consistent(values):
-    """The values without an epoch of unfreezing where nothing is frozen, and with one normalization."""
+    """The values without an epoch of unfreezing where nothing is frozen, and with one normalization and flip."""
+    if values["data.augment_flip"] == "alternating":
+        values = values | {"data.hflip": None}
     if not values["finetune.freeze"]:
         values = values | {"finetune.unfreeze_at": None}
     if not values["model.bn"] or values["model.norm"] is not None:
