@@ -15,13 +15,17 @@ from typing import TypeAlias
 from flax import serialization
 
 from bncli.checkpoint.directory import CONFIG, MAX_CONFIG, is_checkpoint
+from bncli.checkpoint.equinox_file import is_equinox, read_records
 from bncli.checkpoint.orbax_layout import find_steps, read_items
 from bncli.errors import CheckpointError
 from bncli.frameworks.linen import Variables
 from bncli.process.files import open_regular, read_regular
 from bncli.process.memory import available_memory, format_bytes
 
-READABLE = "bncli reads its own directories, Orbax directories, and files written by flax.serialization.to_bytes."
+READABLE = (
+    "bncli reads its own directories, Orbax directories, and files written by flax.serialization.to_bytes or "
+    "eqx.tree_serialise_leaves."
+)
 
 _TORCH = (
     "It looks like weights of PyTorch: bncli convert {path} OUT makes a checkpoint of those of torchvision and timm, "
@@ -36,8 +40,8 @@ _ONNX = (
     "of Flax, Equinox, Haiku and Keras. bncli inspect-stats {path} shows its BN layers."
 )
 _EQUINOX = (
-    "It looks like a model of Equinox. Fold it in Python: bncli.fold(model, example, state=state), with both from "
-    "eqx.tree_deserialise_leaves({name}, …)."
+    "It looks like a model of Equinox. Add --model file.py:Class and --input-shape H,W,C; or fold it in Python: "
+    "bncli.fold(model, example, state=state), with both from eqx.tree_deserialise_leaves({name}, …)."
 )
 _PICKLE = (
     "It looks like a pickle, which bncli does not load because it may run code. Load it yourself, and fold the network "
@@ -59,6 +63,7 @@ ELSEWHERE = {
     ".safetensors": _TORCH,
 }
 
+EQUINOX = "a file of Equinox"
 COLLECTIONS = ("params", "batch_stats")
 # Depth of the search for variables below the top of a tree: {"state": {"model": {"params": …}}}.
 MAX_DEPTH = 3
@@ -67,6 +72,7 @@ _MAP_BYTES = (*range(0x80, 0x90), 0xDE, 0xDF)
 # While a file is decoded, both its content and its arrays are in memory.
 _COPIES = 2
 
+Key: TypeAlias = tuple[str, ...]  # path of an array in a tree
 Place: TypeAlias = tuple[str, Variables]  # path in a tree, and the node there
 
 
@@ -107,7 +113,7 @@ def is_foreign(path: Path) -> bool:
 
 
 def read_foreign(path: Path, *, step: str = "best") -> ForeignCheckpoint:
-    """The checkpoint at ``path``: an Orbax directory, or a Flax msgpack file.
+    """The checkpoint at ``path``: an Orbax directory, a Flax msgpack file, or a file of Equinox.
 
     Args:
         path: a file or a directory.
@@ -120,7 +126,7 @@ def read_foreign(path: Path, *, step: str = "best") -> ForeignCheckpoint:
     try:
         if path.is_dir():
             return _read_orbax(path, step)
-        return _read_msgpack(path, step)
+        return _read_equinox(path, step) if is_equinox(path) else _read_msgpack(path, step)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file or directory", remedy=READABLE) from None
     except OSError as error:
@@ -148,6 +154,26 @@ def find_variables(foreign: ForeignCheckpoint, collections: Iterable[str] = COLL
     return "", {name: _only(foreign, (name,), _nearest(foreign.tree, (name,)))[1][name] for name in names}
 
 
+def find_saved(foreign: ForeignCheckpoint, places: Iterable[Key]) -> tuple[str, Variables] | None:
+    """(path, tree): the node nearest to the top that has all these places' first names; None if there is none.
+
+    Args:
+        foreign: the content of the checkpoint.
+        places: of a network's arrays as the users of its framework save them.
+
+    Raises:
+        CheckpointError: several nodes are equally near.
+    """
+    names = tuple({place[0] for place in places})
+    level: list[Place] = [("", foreign.tree)]
+    for _ in range(MAX_DEPTH):
+        found = [(path, node) for path, node in level if all(name in node for name in names)]
+        if found:
+            return _only(foreign, names[:1], found)
+        level = [child for path, node in level for child in _children(path, node)]
+    return None
+
+
 def _read_orbax(directory: Path, step: str) -> ForeignCheckpoint:
     steps = find_steps(directory)
     if not steps:
@@ -159,6 +185,12 @@ def _read_orbax(directory: Path, step: str) -> ForeignCheckpoint:
             f"{directory} has no step {step!r}", remedy=f"It has {', '.join(str(known) for known in steps)}."
         )
     return ForeignCheckpoint(directory, "an Orbax directory", number, read_items(steps[number]))
+
+
+def _read_equinox(path: Path, step: str) -> ForeignCheckpoint:
+    _refuse_step(path, step)
+    _require_memory(path)
+    return ForeignCheckpoint(path, EQUINOX, None, read_records(path))
 
 
 def _remedy(path: Path) -> str:
@@ -242,5 +274,6 @@ def _missing(foreign: ForeignCheckpoint, name: str) -> CheckpointError:
     keys = ", ".join(str(key) for key in list(foreign.tree)[:8])
     return CheckpointError(
         f"{foreign.path} is {foreign.description}, and holds no params: its keys are {keys or '(none)'}",
-        remedy='Save the variables of a linen module, {"params": …, "batch_stats": …}, or a training state with both.',
+        remedy='Save the variables of a linen module, {"params": …, "batch_stats": …}, or a training state with both. '
+        "A state of NNX is read with --model file.py:Class and --input-shape H,W,C.",
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from bncli.checkpoint.foreign_arrays import ForeignCheckpoint, find_variables, read_foreign
+from bncli.checkpoint.foreign_arrays import EQUINOX, ForeignCheckpoint, find_saved, find_variables, read_foreign
 from bncli.checkpoint.foreign_wrappings import Key, Shapes, count_replicas, differing, first_replica, unbox
 from bncli.checkpoint.load import Checkpoint
 from bncli.config.choices import Precision
@@ -45,7 +45,7 @@ def open_foreign(
     """Open the checkpoint of another program with the user's own model.
 
     Args:
-        path: an Orbax directory or a Flax msgpack file.
+        path: an Orbax directory, a Flax msgpack file, or a file of Equinox.
         model: the code of the model and its arguments.
         image_shape: (H, W, C).
         mean: [C], of images scaled to [0, 1]; None for 0.
@@ -59,12 +59,11 @@ def open_foreign(
     """
     foreign = read_foreign(path, step=step)
     if model is None or image_shape is None:
-        find_variables(foreign)  # a file without variables is named before anything is asked for
+        if model is None and foreign.format != EQUINOX:
+            find_variables(foreign)  # a file without variables is named before anything is asked for
         raise _missing_options(foreign, model, image_shape)
     network = build_own_network(model.name, model.args)
-    expected = _expected(network, image_shape)
-    place, found = find_variables(foreign, dict.fromkeys(key[0] for key in expected))
-    variables, unwrapped = _fitted(found, expected, path=path, name=model.name)
+    place, variables, unwrapped = _variables_of(foreign, network, image_shape, name=model.name)
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     count_classes(network.logits, variables, images, name=model.name)
     precision = _precision(network, variables, images)
@@ -78,6 +77,26 @@ def open_foreign(
     source = f"read from {foreign.description}{f', at {place}' if place else ''}"
     notes = (source, *unwrapped, *_assumptions(mean, std))
     return Checkpoint(path, foreign.step or 0, config, variables, {}, network, network.logits, notes)
+
+
+def _variables_of(
+    foreign: ForeignCheckpoint, network: Network, image_shape: tuple[int, int, int], *, name: str
+) -> tuple[str, Variables, tuple[str, ...]]:
+    """(place in the tree, the variables there in the model's tree, notes on the wrappings that were taken off)."""
+    expected = _expected(network, image_shape)
+    saved = network.saved_paths()
+    found = find_saved(foreign, [key for key, path in saved.items() if path is not None]) if saved else None
+    if found is None and saved and foreign.format == EQUINOX:
+        found = "", foreign.tree  # with too few records: those that are missing are named
+    if found is None:
+        place, tree = find_variables(foreign, dict.fromkeys(key[0] for key in expected))
+        return place, *_fitted(_flat(tree), expected, path=foreign.path, name=name)
+    place, tree = found
+    arrays = unbox(_flat(tree), dict.fromkeys(saved, ()))
+    filed = {saved.get(key, key): array for key, array in arrays.items()}
+    given = {key: array for key, array in filed.items() if key is not None}
+    variables, notes = _fitted(given, expected, path=foreign.path, name=name)
+    return place, network.from_saved(variables), notes
 
 
 def _missing_options(
@@ -138,14 +157,14 @@ def _flat(tree: Variables) -> dict[Key, JSON]:
     return leaves
 
 
-def _fitted(found: Variables, expected: Specs, *, path: Path, name: str) -> tuple[Variables, tuple[str, ...]]:
+def _fitted(found: dict[Key, JSON], expected: Specs, *, path: Path, name: str) -> tuple[Variables, tuple[str, ...]]:
     """(the variables in the model's tree, notes on the wrappings that were taken off).
 
     Raises:
         CheckpointError: some arrays are not the model's, or its replicas differ; the message names them.
     """
     shapes = {key: spec.shape for key, spec in expected.items()}
-    arrays = unbox(_flat(found), shapes)
+    arrays = unbox(found, shapes)
     arrays, notes = _unreplicated(arrays, shapes, path=path)
     complaints = (
         ("missing", [_path(key) for key in sorted(expected.keys() - arrays.keys())]),

@@ -8,10 +8,10 @@ uses: those of ``mode="batch"`` divided by 1 − mⁿ after n updates.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -42,6 +42,8 @@ REMEDY = (
     "The model must be called as model(x, state) or model(x) with one image x [C, H, W], and return its logits [K], "
     "with the state if it takes one."
 )
+# Leaves that are written beside arrays.
+NUMBERS = (bool, int, float, complex, np.generic)
 COUNTER, FIRST_TIME = "counter", "first_time"
 
 
@@ -54,6 +56,7 @@ class EquinoxNetwork(Network):
         dtype: of the computation; parameters are kept in float32.
     """
 
+    framework: ClassVar[str] = "equinox"
     construction: Construction
     dtype: np.dtype
 
@@ -92,6 +95,19 @@ class EquinoxNetwork(Network):
             state = _with_hidden(norm, state)
         inference: eqx.Module = eqx.nn.inference_mode(model)
         return inference, state
+
+    def saved_paths(self) -> Mapping[ArrayPath, ArrayPath | None]:
+        """As in Network: `eqx.tree_serialise_leaves` writes the arrays and numbers of (model, state) in their order."""
+        arrays = iter(self._layout.paths)
+        written = [leaf for leaf in self._layout.leaves if _is_array(leaf) or isinstance(leaf, NUMBERS)]
+        return {(str(number),): next(arrays) if _is_array(leaf) else None for number, leaf in enumerate(written)}
+
+    def from_saved(self, variables: Variables) -> Variables:
+        """As in Network: hidden averages become those that eval mode uses."""
+        _, state = self._layout.restored(variables)
+        for norm in self._layout.norms.values():
+            state = _without_hidden(norm, state)
+        return self._layout.with_state(variables, state)
 
     @property
     def debiases(self) -> bool:
@@ -206,13 +222,22 @@ def _state_of(name: str, norm: eqx.nn.BatchNorm, state: eqx.nn.State) -> Iterato
 
 def _with_hidden(norm: eqx.nn.BatchNorm, state: eqx.nn.State) -> eqx.nn.State:
     """A state with Equinox's hidden averages of a layer in place of those that eval mode uses."""
+    return _scaled(norm, state, lambda debiasing: debiasing)
+
+
+def _without_hidden(norm: eqx.nn.BatchNorm, state: eqx.nn.State) -> eqx.nn.State:
+    """The opposite of ``_with_hidden``; a layer without updates keeps its start values."""
+    return _scaled(norm, state, lambda debiasing: 1 / debiasing)
+
+
+def _scaled(norm: eqx.nn.BatchNorm, state: eqx.nn.State, factor_of: Callable[[jax.Array], jax.Array]) -> eqx.nn.State:
     if norm.mode != "batch":
         return state
     indices = indices_of(norm)
-    factor = debiasing(norm.momentum, state.get(indices.progress))
+    factor = factor_of(debiasing(norm.momentum, state.get(indices.progress)))
     mean, var = state.get(indices.statistics)
-    hidden: eqx.nn.State = state.set(indices.statistics, (mean * factor, var * factor))
-    return hidden
+    scaled: eqx.nn.State = state.set(indices.statistics, (mean * factor, var * factor))
+    return scaled
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import haiku as hk
 import jax
@@ -43,6 +43,7 @@ class HaikuNetwork(Network):
         transformed: its pure functions.
     """
 
+    framework: ClassVar[str] = "haiku"
     name: str
     transformed: Transformed
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from bncli.frameworks.calls import LayerCall, Look, observing
 from bncli.frameworks.construction import cannot_apply
 
 Variables: TypeAlias = Mapping[str, Any]  # {"params": …, "batch_stats": …}, or a part of it: a tree of arrays
+Path: TypeAlias = tuple[str, ...]  # names of nested dicts
 ImageShape: TypeAlias = tuple[int, int, int]  # (H, W, C)
 
 # argument of ``__call__`` -> its value in train mode
@@ -51,8 +52,11 @@ class Network(ABC):
     """A network with the way to call it. Equal networks make equal programs.
 
     Attributes:
+        framework: the name of its framework.
         frozen: paths of the BN layers that normalize by their running statistics in train mode too, and keep them.
     """
+
+    framework: ClassVar[str] = "linen"
 
     frozen: frozenset[str] = field(default=frozenset(), kw_only=True)
 
@@ -92,6 +96,18 @@ class Network(ABC):
     @abstractmethod
     def restored(self, variables: Variables) -> object:
         """The user's own objects with these arrays, as their framework applies them."""
+
+    def saved_paths(self) -> Mapping[Path, Path | None]:
+        """Place of each array in a file that the framework's users save -> its path in the variables.
+
+        None stands for an array that is no variable: a stream of random numbers. The mapping is empty if the file holds
+        the variables as they are.
+        """
+        return {}
+
+    def from_saved(self, variables: Variables) -> Variables:
+        """The variables from the values that the framework's users save, filed under the paths of the variables."""
+        return variables
 
     @property
     def debiases(self) -> bool:

@@ -10,12 +10,12 @@ report their calls, and that give BN layers the mask.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TypeAlias, cast
+from typing import ClassVar, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ class NnxNetwork(Network):
         construction: makes the module of ``rngs``.
     """
 
+    framework: ClassVar[str] = "nnx"
     construction: Construction
 
     def init(self, key: jax.Array, image_shape: ImageShape) -> Variables:
@@ -81,6 +82,10 @@ class NnxNetwork(Network):
         module = self._merged(variables, None)
         module.eval()
         return module
+
+    def saved_paths(self) -> Mapping[ArrayPath, ArrayPath | None]:
+        """As in Network: a state of ``nnx.split`` goes by the attributes of the modules."""
+        return {tuple(map(str, place)): _path_of(place, leaf) for place, leaf in self._abstract[1].items()}
 
     def _built(self, key: jax.Array) -> nnx.Module:
         more = {"rngs": nnx.Rngs(key)} if "rngs" in self.construction.parameters else {}

@@ -80,9 +80,19 @@ _PYTORCH = _ANYWHERE | {
     "update": "train in model.train() mode, and save model.state_dict() after training",
 }
 
+
+def _of_own_model(phrases: Phrases) -> Phrases:
+    """The phrases for a checkpoint of bncli whose model's code sets its BN layers itself, in its framework's words."""
+    return _BNCLI | {name: phrases[name] for name in ("epsilon", "momentum", "one_pass", "synchronise")}
+
+
 # format of a report -> its phrases; other formats use those that hold anywhere.
 PHRASES: Mapping[str, Phrases] = {
     "bncli": _BNCLI,
+    "bncli-equinox": _of_own_model(_EQUINOX),
+    "bncli-haiku": _of_own_model(_HAIKU),
+    "bncli-linen": _of_own_model(_FLAX),
+    "bncli-nnx": _of_own_model(_NNX),
     "equinox": _EQUINOX,
     "flax-msgpack": _FLAX,
     "flax-variables": _FLAX,

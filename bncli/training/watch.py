@@ -14,6 +14,7 @@ import numpy as np
 
 from bncli.config.settings import RunConfig
 from bncli.measure.score import EvalResult
+from bncli.models import MODELS
 from bncli.training.progress import EpochResult, Notice
 
 # A loss that is so many times that of guessing has exploded.
@@ -189,10 +190,15 @@ class Watch:
         return self.config.model.has_bn and not training.precise_bn and training.ema_decay is None and not frozen
 
     def _lagging_remedy(self) -> str:
-        momentum = self.config.model.bn_momentum
+        model, steps = self.config.model, f"at {self.steps_per_epoch} steps an epoch"
+        if model.name not in MODELS:
+            return (
+                f"BN's running statistics lag behind the weights {steps}. Lower the momentum of BN in {model.name}, or "
+                "add --precise-bn"
+            )
         return (
-            f"BN's running statistics lag behind the weights: their momentum is {momentum:g} at {self.steps_per_epoch} "
-            "steps an epoch. Lower --bn-momentum, or add --precise-bn"
+            f"BN's running statistics lag behind the weights: their momentum is {model.bn_momentum:g} {steps}. Lower "
+            "--bn-momentum, or add --precise-bn"
         )
 
     def _end_remedy(self, last: EpochResult) -> str:

@@ -20,7 +20,7 @@ from bncli.inspection.readers.contents import Contents, folded_note
 from bncli.inspection.readers.detection import detect
 from bncli.inspection.readers.settings import Asked
 from bncli.inspection.readers.variables import read_variables
-from bncli.models import relu_follows_every_bn
+from bncli.models import MODELS, relu_follows_every_bn
 
 
 def read(path: Path, asked: Asked) -> Contents:
@@ -48,7 +48,14 @@ def read_opened(checkpoint: Checkpoint, asked: Asked) -> Contents:
     notes = (*checkpoint.notes, *contents.notes, *_frozen_note(layers), *refused)
     if checkpoint.is_foreign:
         return replace(contents, format=detect(checkpoint.path), layers=layers, notes=notes)
-    return Contents("bncli", layers, notes)
+    return Contents("bncli", layers, notes, framework=_framework_of(checkpoint))
+
+
+def _framework_of(checkpoint: Checkpoint) -> str | None:
+    """The framework whose settings the model's own code gives its BN layers; None for a built-in model."""
+    if checkpoint.config.run.model.name in MODELS or checkpoint.network is None:
+        return None
+    return f"bncli-{checkpoint.network.framework}"
 
 
 def _frozen_note(layers: Sequence[BatchNormArrays]) -> tuple[str, ...]:

@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""Folds of networks in the idiom of each framework, and of those that frameworks publish; each in its own process.
+
+Statistics are random, of the size of each layer's inputs. Each network is computed three times on the same images: in
+float32 by its own framework, in float32 by the folded network, and in float64 from the same numbers, which tells
+whether the fold or the arithmetic is at fault. Errors are relative to the largest output. Writes
+``scripts/results/frameworks.json`` and prints a table, or with ``--json`` that document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+    from zoo.subject import Subject
+
+    from bncli.folding import Folded
+
+sys.path.insert(0, str(Path(__file__).parent))
+RESULTS = Path(__file__).parent / "results" / "frameworks.json"
+FRAMEWORKS = ("linen", "nnx", "equinox", "haiku", "keras")
+PACKAGES = ("jax", "flax", "equinox", "dm-haiku", "keras", "onnxruntime", "numpy")
+LIMIT = 1e-5  # the largest error of a fold in float32
+
+
+def measure(framework: str, name: str) -> dict[str, Any]:
+    """One network in this process."""
+    import jax
+
+    subject = networks(framework)[name]()
+    start = time.perf_counter()
+    folded = subject.folded()
+    seconds = time.perf_counter() - start
+    with jax.default_matmul_precision("highest"):
+        return {
+            **rows_of(folded, subject),
+            **errors(folded, subject),
+            **exports(folded, subject),
+            "module": has_module(folded),
+            "fold_seconds": round(seconds, 2),
+        }
+
+
+def networks(framework: str) -> dict[str, Any]:
+    """Name -> a function that builds the network."""
+    found: dict[str, Any] = importlib.import_module(f"zoo.{framework}_nets").NETWORKS
+    return found
+
+
+def rows_of(folded: Folded, subject: Subject) -> dict[str, Any]:
+    """The counts of the report, and True if they are as they must be: a row for each BN, and the right ones kept."""
+    rows = folded.report.norms
+    kept = sorted(row.name for row in rows if row.status == "kept")
+    verification = folded.report.verification
+    return {
+        "norms": subject.norms,
+        "rows": len(rows),
+        "folded": sum(row.status == "folded" for row in rows),
+        "kept": kept,
+        "as_expected": len(rows) == len({row.name for row in rows}) == subject.norms and kept == sorted(subject.kept),
+        "proof": None if verification is None else verification.status,
+        "proof_error": None if verification is None else verification.max_rel_error,
+    }
+
+
+def errors(folded: Folded, subject: Subject) -> dict[str, float]:
+    """The largest differences of the outputs relative to the largest output."""
+    import jax
+    import numpy as np
+
+    exact = in_float64(folded, subject)
+    original, ours = np.asarray(jax.jit(subject.call)(subject.example)), np.asarray(folded(subject.example))
+
+    def error(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.abs(np.asarray(a, np.float64) - b).max() / np.abs(exact).max())
+
+    return {
+        "error": error(original, ours),
+        "error_original_float64": error(original, exact),
+        "error_folded_float64": error(ours, exact),
+        "spread": float(np.abs(exact - exact[:1]).max() / np.abs(exact).max()),
+    }
+
+
+def in_float64(folded: Folded, subject: Subject) -> np.ndarray:
+    """The original network's outputs: each of its operations in float64, with the same float32 numbers."""
+    import jax
+    import numpy as np
+
+    from bncli.folding.folded import flatten
+    from bncli.folding.rewrite.program import Program, run
+    from bncli.folding.trace.graph import trace
+
+    graph = trace(folded.original, folded.shapes, jax.ShapeDtypeStruct(subject.example.shape, np.float32))
+
+    def wide(value: Any) -> Any:
+        is_dtype = isinstance(value, np.dtype) or value is np.float32
+        return np.dtype(np.float64) if is_dtype and np.dtype(value) == np.float32 else value
+
+    def widened(array: jax.Array) -> jax.Array:
+        return jax.numpy.asarray(array, np.float64) if array.dtype == np.float32 else array
+
+    with jax.enable_x64(True):
+        nodes = tuple(
+            replace(node, params={key: wide(value) for key, value in node.params.items()}) for node in graph.nodes
+        )
+        constants = {value: widened(array) for value, array in graph.constants.items()}
+        program = Program(steps=tuple(node.index for node in graph.live()))
+        arrays = {path: widened(array) for path, array in flatten(variables_of(subject))}
+        x = jax.numpy.asarray(subject.example, np.float64)
+        outputs = np.asarray(run(program, replace(graph, nodes=nodes, constants=constants), arrays, x))
+    if outputs.dtype != np.float64:
+        raise TypeError(f"the reference is {outputs.dtype}")
+    return outputs
+
+
+def variables_of(subject: Subject) -> dict[str, Any]:
+    """The arrays of the network by name, as the fold reads them."""
+    from bncli.frameworks.adapt import adapted, bound, framework_of
+
+    framework = framework_of(subject.network)
+    assert framework is not None
+    given = bound(framework, "fold", "example", (*subject.arrays, subject.example), subject.named)
+    variables: dict[str, Any] = adapted(subject.network, framework, given).variables
+    return variables
+
+
+def exports(folded: Folded, subject: Subject) -> dict[str, Any]:
+    """Errors of the network as ONNX by onnxruntime and as StableHLO, both of any batch size, against the original."""
+    import jax
+    import numpy as np
+    import onnxruntime
+
+    from bncli.folding.export import stablehlo
+    from bncli.folding.export.onnx import to_onnx
+
+    (size,) = jax.export.symbolic_shape("b")
+    x = subject.example
+    example = jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+    original = np.asarray(jax.jit(subject.call)(x))
+    model = to_onnx(folded.apply, folded.variables, example)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    by_onnx = session.run(None, {model.graph.input[0].name: x})[0]
+    program = jax.export.deserialize(stablehlo.lower(folded.apply, folded.variables, example).serialize())
+    by_stablehlo = np.asarray(program.call(folded.variables, x))
+    largest = np.abs(original).max()
+    return {
+        "onnx_error": float(np.abs(by_onnx - original).max() / largest),
+        "onnx_norms": sum(node.op_type == "BatchNormalization" for node in model.graph.node),
+        "stablehlo_error": float(np.abs(by_stablehlo - original).max() / largest),
+    }
+
+
+def has_module(folded: Folded) -> bool | str:
+    """True if the user's own module comes back without BN, which is compared; else the reason."""
+    from bncli.errors import FoldError
+
+    try:
+        return folded.module is not None
+    except FoldError as error:
+        return str(error)
+
+
+def measured_apart(framework: str, name: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--one", framework, name]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def benchmark() -> dict[str, Any]:
+    """Every network, one process after the other."""
+    rows = []
+    for framework in FRAMEWORKS:
+        for name in networks(framework):
+            rows.append({"framework": framework, "network": name, **measured_apart(framework, name)})
+            sys.stderr.write(f"{line(rows[-1])}\n")
+    return {
+        "schema": "bncli.frameworks/1",
+        "command": " ".join(["scripts/bench_frameworks.py", *sys.argv[1:]]),
+        "limit": LIMIT,
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "rows": rows,
+    }
+
+
+def table(document: dict[str, Any]) -> str:
+    """The figures for people."""
+    versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
+    head = "network                           BN  folded  kept   float32   original   folded    ONNX      StableHLO"
+    rows = [line(row) for row in document["rows"]]
+    return "\n".join([versions, "", head, *rows])
+
+
+def line(row: dict[str, Any]) -> str:
+    numbers = ("error", "error_original_float64", "error_folded_float64", "onnx_error", "stablehlo_error")
+    shown = "  ".join(f"{row[number]:8.1e}" for number in numbers)
+    mark = "" if row["as_expected"] and row["error"] <= LIMIT else "  <- not as expected"
+    return f"{row['network']:<32} {row['norms']:>3} {row['folded']:>6} {len(row['kept']):>6}  {shown}{mark}"
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print the document, not the table")
+    parser.add_argument("--one", nargs=2, metavar=("FRAMEWORK", "NETWORK"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    if options.one:
+        sys.stdout.write(json.dumps(measure(*options.one)))
+        return
+    document = benchmark()
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write((json.dumps(document, indent=2) if options.json else table(document)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
