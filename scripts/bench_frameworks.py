@@ -210,15 +210,32 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['network']:<32} {row['norms']:>3} {row['folded']:>6} {len(row['kept']):>6}  {shown}{mark}"
 
 
+def markdown(document: dict[str, Any]) -> str:
+    """The table of the guide."""
+    head = "| network | BN | folded | kept | fold | original | folded network | ONNX | StableHLO |"
+    numbers = ("error", "error_original_float64", "error_folded_float64", "onnx_error", "stablehlo_error")
+    rows = [
+        f"| {row['network']} | {row['norms']} | {row['folded']} | {len(row['kept'])} | "
+        + " | ".join(f"{row[number]:.1e}" for number in numbers)
+        + " |"
+        for row in document["rows"]
+    ]
+    return "\n".join([head, "|---|" + "---:|" * 8, *rows])
+
+
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the document, not the table")
+    parser.add_argument("--markdown", action="store_true", help="print the table of the guide from the last results")
     parser.add_argument("--one", nargs=2, metavar=("FRAMEWORK", "NETWORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ.setdefault("KERAS_BACKEND", "jax")
     if options.one:
         sys.stdout.write(json.dumps(measure(*options.one)))
+        return
+    if options.markdown:
+        sys.stdout.write(markdown(json.loads(RESULTS.read_text(encoding="utf-8"))) + "\n")
         return
     document = benchmark()
     RESULTS.parent.mkdir(exist_ok=True)

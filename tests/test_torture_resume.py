@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.framework_nets import write_net
 from support.zygote import Zygote
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "torture_resume.py"
@@ -33,6 +34,18 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_bytes_of_an_uninterrup
     assert tally.differences == [], lines
     assert tally.kills == sum(tally.kills_by_moment.values()) == kills
     assert tally.kills_by_moment["while saving"] > 0, lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", ["nnx", "equinox"])
+def test_a_killed_training_of_another_framework_ends_in_the_same_bytes(script, framework, tmp_path):
+    lines, zygote = [], Zygote(model=write_net(tmp_path, framework))
+    try:
+        tally = script.torture(zygote.start, tmp_path, kills=5, seed=1, show=lines.append)
+    finally:
+        zygote.close()
+    assert tally.differences == [], lines
+    assert tally.kills == 5
 
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")

@@ -133,6 +133,8 @@ def create_tuned_optimizer(
     )
 
 
+# Haiku's BN keeps its scale and bias as [1, 1, 1, C], and a convolution of Equinox its bias as [C, 1, 1].
+PER_CHANNEL = ("b", "bias", "offset", "scale")
 _ABSENT = optax.set_to_zero()
 
 
@@ -188,5 +190,11 @@ def _computed_once(learning_rate: optax.Schedule) -> optax.Schedule:
 
 
 def decayed(params: optax.Params) -> optax.Params:
-    """A pytree like ``params``: True for kernels, False for arrays of one axis (biases; scale and bias of BN)."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """A pytree like ``params``: True for kernels, False for biases, and for scale and bias of BN."""
+
+    def is_kernel(path: str, leaf: jax.Array) -> bool:
+        has_one_per_channel = leaf.size == max(leaf.shape, default=1) and path.rpartition("/")[2] in PER_CHANNEL
+        return leaf.ndim > 1 and not has_one_per_channel
+
+    mask: optax.Params = by_path(is_kernel, params)
+    return mask

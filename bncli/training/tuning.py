@@ -107,7 +107,7 @@ def _factors(config: FineTuneConfig, parts: Parts) -> Mapping[str, float]:
 
 
 def _is_bias(path: str) -> bool:
-    return path.rpartition("/")[2] == "bias"
+    return path.rpartition("/")[2] in ("b", "bias")
 
 
 def _doubts(config: RunConfig, parts: Parts, tuning: Tuning) -> Iterator[str]:

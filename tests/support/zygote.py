@@ -11,6 +11,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 ENDED = "ended"
+MODEL = "MODEL_TO_TRAIN"
 
 
 class Zygote:
@@ -18,13 +19,15 @@ class Zygote:
 
     Args:
         preload: a library to preload into the processes.
+        model: the user's own model to train, file.py:Class; None for the smallest built-in network with dropout.
     """
 
-    def __init__(self, preload: Path | None = None) -> None:
+    def __init__(self, preload: Path | None = None, *, model: str | None = None) -> None:
         from support import compile_time  # not at the top: this file is also the program of the process
 
         env = compile_time.children() | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
         env |= {"LD_PRELOAD": str(preload)} if preload else {}
+        env |= {MODEL: model} if model else {}
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
@@ -72,14 +75,14 @@ class Child:
 
 
 def _train(out: Path, resume: bool, more: Sequence[str]) -> dict[str, object]:
-    """Train the smallest network as the command does, and return what the command would report."""
+    """Train the network as the command does, and return what the command would report."""
     from dataclasses import asdict
 
     from bncli import checkpoint
     from support.tiny import make_dataset, run_config, train
 
     config = run_config(
-        model={"dropout": 0.2},
+        model={"name": os.environ[MODEL], "args": {}} if MODEL in os.environ else {"dropout": 0.2},
         training={"epochs": 4, "batch_size": 14, "save_every": "4"} | ({"on_save_error": more[1]} if more else {}),
     )
     with checkpoint.locked(out):

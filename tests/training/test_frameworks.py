@@ -76,9 +76,7 @@ def runs(networks, dataset):
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("framework", OTHERS)
 def test_losses_are_those_of_linen(runs, framework):
-    # Haiku's sums are rounded otherwise, which its variance E x² − (E x)² and 20 steps magnify.
-    tolerance = 1e-3 if framework == "haiku" else 1e-5
-    np.testing.assert_allclose(runs[framework][0], runs["linen"][0], atol=tolerance, rtol=0)
+    np.testing.assert_allclose(runs[framework][0], runs["linen"][0], atol=1e-5, rtol=0)
     assert runs["linen"][0][-1] < runs["linen"][0][0]
 
 

@@ -121,6 +121,17 @@ def test_weight_decay_shrinks_kernels_and_leaves_biases_and_scales_alone_unless_
         np.testing.assert_allclose(leaf, decay if decay_all else 0.0, rtol=1e-6)
 
 
+def test_scales_and_biases_are_not_decayed_whatever_axes_of_length_one_their_framework_gives_them():
+    params = {
+        "haiku": {"scale": np.ones((1, 1, 1, 4)), "bias": np.ones((1, 1, 1, 4)), "w": np.ones((1, 1, 1, 4))},
+        "equinox": {"weight": np.ones((4, 1, 3, 3)), "bias": np.ones((4, 1, 1))},
+    }
+    assert decayed(params) == {
+        "haiku": {"scale": False, "bias": False, "w": True},
+        "equinox": {"weight": True, "bias": False},
+    }
+
+
 def test_what_is_decayed_has_more_than_one_axis():
     assert decayed(PARAMS) == {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False, "bias": False}}
 

@@ -70,6 +70,7 @@ def _apart(module: str) -> Reader:
 
 READERS: dict[str, Reader] = {
     "bncli": _here("checkpoint"),
+    "equinox": _here("equinox_file"),
     "flax-msgpack": _here("flax_files", "read_msgpack"),
     "keras": _apart("keras_file"),
     "onnx": _apart("onnx_model"),

@@ -46,16 +46,20 @@ def read_opened(checkpoint: Checkpoint, asked: Asked) -> Contents:
     kept, refused = _fold_verdict(checkpoint, contents.layers)
     layers = _with_history(checkpoint, contents.layers, kept)
     notes = (*checkpoint.notes, *contents.notes, *_frozen_note(layers), *refused)
+    framework = _framework_of(checkpoint)
     if checkpoint.is_foreign:
-        return replace(contents, format=detect(checkpoint.path), layers=layers, notes=notes)
-    return Contents("bncli", layers, notes, framework=_framework_of(checkpoint))
+        return replace(contents, format=detect(checkpoint.path), layers=layers, notes=notes, framework=framework)
+    return Contents("bncli", layers, notes, framework=framework)
 
 
 def _framework_of(checkpoint: Checkpoint) -> str | None:
-    """The framework whose settings the model's own code gives its BN layers; None for a built-in model."""
+    """The key of the remedies' phrases where the model's own code sets its BN layers; None for a built-in model."""
     if checkpoint.config.run.model.name in MODELS or checkpoint.network is None:
         return None
-    return f"bncli-{checkpoint.network.framework}"
+    framework = checkpoint.network.framework
+    if checkpoint.is_foreign:
+        return None if framework == "linen" else framework
+    return f"bncli-{framework}"
 
 
 def _frozen_note(layers: Sequence[BatchNormArrays]) -> tuple[str, ...]:

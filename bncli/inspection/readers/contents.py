@@ -21,8 +21,8 @@ class Contents:
     """The BN layers of a file or directory.
 
     Attributes:
-        format: "bncli", "bncli-folded", "flax-msgpack", "flax-variables", "keras", "onnx", "orbax", "pytorch",
-            "safetensors".
+        format: "bncli", "bncli-folded", "equinox", "flax-msgpack", "flax-variables", "keras", "onnx", "orbax",
+            "pytorch", "safetensors".
         layers: in the order of the forward pass if it is known, else in the order of the file.
         notes: what was assumed because the file does not say it, and the reason for an empty table.
         folded_from: the original of a folded checkpoint of bncli.

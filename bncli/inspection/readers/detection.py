@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bncli.errors import CheckpointError
+from bncli.inspection.readers.equinox_file import MAGIC, is_equinox
 from bncli.process.files import open_regular, read_regular
 
 READABLE = (
     "bncli reads its own directories, Orbax directories, and files of Flax (msgpack), Keras (.keras, .h5), ONNX, "
-    "PyTorch (.pt, .pth) and safetensors."
+    "PyTorch (.pt, .pth) and safetensors; with --model, also files of Equinox (.eqx)."
 )
 _STATE_DICT = "Save the weights alone: torch.save(model.state_dict(), PATH)"
 _TENSORFLOW = "Save the model with Keras: model.save('model.keras'), or model.save_weights('model.weights.h5')"
@@ -44,7 +45,7 @@ _CONTENTS: tuple[tuple[int, bytes, str | _Other], ...] = (
     (0, b"\x08\x01\x12", _Other("the graph of a TensorFlow SavedModel", _TENSORFLOW)),
     *((0, bytes((8, version)), "onnx") for version in range(2, 64)),
     (0, b"model_checkpoint_path:", _Other("a list of TensorFlow checkpoints", _TENSORFLOW)),
-    (0, b"\x93NUMPY", _Other("a single NumPy array", _ARRAYS)),
+    (0, MAGIC, _Other("a single NumPy array", _ARRAYS)),
     (0, b"\x1f\x8b", _Other("compressed by gzip", _UNPACK)),
     (0, b"BZh", _Other("compressed by bzip2", _UNPACK)),
     (0, b"\xfd7zXZ", _Other("compressed by xz", _UNPACK)),
@@ -140,6 +141,8 @@ def _of_file(path: Path) -> str:
         raise CheckpointError(f"{path} is empty", remedy="Restore it from a copy.")
     if start.startswith(b"PK\x03\x04"):
         return _of_archive(path)
+    if start.startswith((MAGIC, b"{")) and is_equinox(path):
+        return "equinox"
     if _is_safetensors(start):  # before ONNX: its first byte can be anything
         return "safetensors"
     for place, content, kind in _CONTENTS:

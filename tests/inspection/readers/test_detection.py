@@ -13,7 +13,7 @@ import safetensors.numpy
 from support.hostile import target_of, write_sound_files, zip_of
 
 from bncli.errors import CheckpointError
-from bncli.inspection.readers import READERS, detect
+from bncli.inspection.readers import READERS, Asked, detect, read
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,31 @@ def test_bncli_directories_are_told_by_their_config(tmp_path):
 
 
 def test_every_format_has_a_reader():
-    assert set(FORMATS.values()) | {"bncli"} == set(READERS)
+    assert set(FORMATS.values()) | {"bncli", "equinox"} == set(READERS)
+
+
+def records(*arrays):
+    buffer = io.BytesIO()
+    for array in arrays:
+        np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("before", [b"", b'{"width": 4}\n'], ids=["plain", "hyperparameters"])
+def test_records_of_equinox_ask_for_their_model(before, tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(before + records(np.ones((3, 2)), np.ones(2)))
+    assert detect(path) == "equinox"
+    with pytest.raises(CheckpointError, match="is a file of Equinox, whose arrays have no names") as error:
+        read(path, Asked())
+    assert error.value.remedy.startswith("Add --model file.py:Class")
+
+
+def test_one_array_is_no_file_of_equinox(tmp_path):
+    path = tmp_path / "x.eqx"
+    path.write_bytes(records(np.ones(3)))
+    with pytest.raises(CheckpointError, match="is a single NumPy array"):
+        detect(path)
 
 
 def test_any_length_of_a_safetensors_header_will_do(tmp_path):
