@@ -188,12 +188,23 @@ def load_matching(
             f"{dataset.source} has images {dataset.image_shape}, the checkpoint takes {shape}",
             remedy="Resize the images.",
         )
+    _check_crop(dataset, config)
     if source is None and known is not None and dataset.sha256 != known.sha256:
         raise DataError(
             f"{dataset.source} has changed since training: SHA-256 {dataset.sha256[:12]}…, was {known.sha256[:12]}…",
             remedy=f"To use it as it is now, add --data {stored.source}",
         )
     return dataset
+
+
+def _check_crop(dataset: Dataset, config: CheckpointConfig) -> None:
+    """Raise DataError if packed images were cropped in another way than those of the training."""
+    if dataset.crop is not None and dataset.crop != config.preprocessing.crop:
+        raise DataError(
+            f"{dataset.source} was packed with --resize {dataset.crop.resize}, but the images of the training were not "
+            "resized so",
+            remedy="Pack the source without --resize.",
+        )
 
 
 def _few(names: tuple[str, ...]) -> str:

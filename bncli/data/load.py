@@ -87,7 +87,9 @@ def open_contents(
     images: ImageOptions | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Contents:
-    """What ``source`` names, to be packed; an image folder is not decoded yet. For the arguments see ``load_dataset``.
+    """The data set of ``source``, to be packed; an image folder is not decoded yet.
+
+    For the arguments see ``load_dataset``.
 
     Raises:
         DataError: the source is missing, unreadable or malformed.

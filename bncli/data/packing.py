@@ -43,7 +43,7 @@ _OTHER_FOLDER = "Name a folder that does not exist yet."
 
 @dataclass(frozen=True)
 class PackResult:
-    """What was packed.
+    """The outcome of a packing.
 
     Attributes:
         folder: with the packed images.
