@@ -9,6 +9,7 @@ from bncli.errors import FoldError
 from bncli.folding import Folded
 from bncli.folding import fold as fold_function
 from bncli.folding.proof.examples import count, random_inputs
+from bncli.folding.proof.inside import compiled
 from bncli.folding.rewrite.unroll import unrolled
 from bncli.folding.search.statistics import Asked
 from bncli.folding.trace.graph import Pytree
@@ -98,7 +99,8 @@ def _checked_module(user: Adapted, folded: Folded) -> object:
     module = user.module(folded)
     inputs = random_inputs(folded) or ()
     other = user.again(module)
-    pairs = ((count(x), folded(x), other.apply_fn(other.variables, x)) for x in inputs)
+    run = compiled(other.apply_fn)  # operation by operation, XLA would compile each on its own
+    pairs = ((count(x), folded(x), run(other.variables, x)) for x in inputs)
     result = outcome(compare(pairs))
     if result.status == "failed":
         raise FoldError(
