@@ -4,6 +4,9 @@
 bncli runs its own loop, ``Trainer.epochs()``; PyTorch one of its kind (``torch_peer.py``), eager and compiled, in both
 memory formats, of which the fastest is the peer. How they are interleaved: ``contest.py``. Prints tables, or with
 ``--json`` one document.
+
+Compiled programs of both are kept in the user's cache, since compiling takes PyTorch minutes a case. ``--cold`` begins
+with empty caches, for the time of the first work.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +27,7 @@ from contest_report import Outcome, document, print_tables
 from contest_worker import CASES, NUM_CLASSES, Case, Recipe, Work, serve, synthetic_images
 
 if TYPE_CHECKING:
-    from bncli.config.settings import RunConfig
+    from bncli.config.settings import ModelConfig, RunConfig
     from bncli.data import Dataset
     from bncli.training.loop import Trainer
 
@@ -131,7 +134,7 @@ def recipe(trainer: Trainer) -> Recipe:
         image_shape=dataset.image_shape,
         num_images=len(dataset.train),
         batch_size=config.training.batch_size,
-        dropout=trainer.evaluation.program.network.module.dropout,
+        dropout=own_dropout(config.model),
         bn_momentum=1 - config.model.bn_momentum,
         bn_epsilon=config.model.bn_epsilon,
         learning_rate=config.optimizer.peak_learning_rate,
@@ -144,6 +147,13 @@ def recipe(trainer: Trainer) -> Recipe:
     )
 
 
+def own_dropout(model: ModelConfig) -> float:
+    """The dropout rate of a built-in network."""
+    from bncli.models import MODELS
+
+    return MODELS[model.name].default_dropout if model.dropout is None else model.dropout
+
+
 def measure(name: str, options: argparse.Namespace, caches: Path) -> tuple[Outcome, dict[str, Any]]:
     """One case: what came of it, and hardware and versions."""
     case = CASES[name]
@@ -152,11 +162,11 @@ def measure(name: str, options: argparse.Namespace, caches: Path) -> tuple[Outco
     tell(name)
     contest = Contest(rounds=options.rounds, seconds=options.seconds)
     with ExitStack() as stack:
-        bncli = stack.enter_context(bncli_worker(options.device))
+        bncli = stack.enter_context(bncli_worker(options.device, cache=caches / "user"))
         facts = contest.admit(bncli, {"case": asdict(case), "precision": options.precision})
         for number, (variant, settings) in enumerate(TORCH.items()):
             peer = stack.enter_context(
-                torch_worker(variant, "train", python=options.torch_python, cache=caches / f"{name}-{number}")
+                torch_worker(variant, "train", python=options.torch_python, cache=caches / f"torch-{name}-{number}")
             )
             contest.admit(peer, {"recipe": facts["recipe"], "device": options.device, **settings})
         contest.check_parameters()
@@ -164,12 +174,24 @@ def measure(name: str, options: argparse.Namespace, caches: Path) -> tuple[Outco
         return outcome, contest.about()
 
 
-def bncli_worker(device: str) -> Worker:
-    """bncli's process."""
-    environment = {"JAX_PLATFORMS": device, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+def bncli_worker(device: str, *, cache: Path) -> Worker:
+    """bncli's process, which keeps its compiled programs in the folder ``cache``, where its JAX can keep them."""
+    environment = {"JAX_PLATFORMS": device, "XDG_CACHE_HOME": str(cache)}
     if device != "cpu":
         environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = SHARE_OF_GPU
     return Worker("bncli", [sys.executable, __file__, "--worker"], is_peer=False, environment=environment)
+
+
+@contextmanager
+def compile_caches(*, cold: bool) -> Iterator[Path]:
+    """The folder of compiled programs: the user's own, or an empty one for the time being."""
+    from bncli.process.cache import private_folder
+
+    if cold:
+        with tempfile.TemporaryDirectory() as empty:
+            yield Path(empty)
+    else:
+        yield private_folder("bench_train")
 
 
 def main() -> None:
@@ -181,20 +203,28 @@ def main() -> None:
     add_options(parser, seconds=3.0)
     parser.add_argument("--device", choices=LONGER_ON, default="cpu", help="default: cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="default: float32")
+    parser.add_argument("--cold", action="store_true", help="begin with empty compile caches")
     parser.add_argument("--train-steps", type=int, help="in an epoch, which must not end while it is measured")
     options = parser.parse_args()
     outcomes: list[Outcome] = []
     about: dict[str, Any] = {}
     try:
         check_torch(options.torch_python)
-        with tempfile.TemporaryDirectory() as caches:
+        with compile_caches(cold=options.cold) as caches:
             for name in options.case or CASES:
-                outcome, about = measure(name, options, Path(caches))
+                start = time.perf_counter()
+                outcome, about = measure(name, options, caches)
                 outcomes.append(outcome)
+                tell(f"  {name} took {time.perf_counter() - start:.0f} s")
     except ContestError as error:
         sys.exit(f"error: {error}")
     if options.json:
-        settings = {"device": options.device, "precision": options.precision, "turn_seconds": options.seconds}
+        settings = {
+            "compile_caches": "empty" if options.cold else "kept",
+            "device": options.device,
+            "precision": options.precision,
+            "turn_seconds": options.seconds,
+        }
         print(json.dumps(document(outcomes, about | settings), indent=2))
     else:
         print_tables(outcomes)

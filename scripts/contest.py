@@ -224,7 +224,7 @@ class Contest:
 
 
 def torch_worker(variant: str, task: Literal["infer", "train"], *, python: str, cache: Path) -> Worker:
-    """A process of ``torch_peer.py``, with a compile cache of its own, which is empty."""
+    """A process of ``torch_peer.py`` that keeps its compiled programs in the folder ``cache``."""
     command: list[str | Path] = [python, Path(__file__).with_name("torch_peer.py"), task]
     return Worker(variant, command, is_peer=True, environment={"TORCHINDUCTOR_CACHE_DIR": str(cache)})
 

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from rich.markup import escape
@@ -14,10 +15,14 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from bncli.cli.console import message_console
 from bncli.cli.untrusted import inert, visible, visible_lines
@@ -25,8 +30,11 @@ from bncli.errors import BncliError, BncliWarning
 from bncli.process import distributed
 
 if TYPE_CHECKING:
+    from bncli.process.phase_clock import Phase
     from bncli.training.progress import Best, EpochResult, RunProgress, StepProgress
 
+# On a terminal of fewer columns the bar leaves out what it can.
+_WIDE = 100
 _OTHER_PATH = "Check that the path exists and may be used, or name another one."
 
 
@@ -81,15 +89,57 @@ def note(message: str, *, quiet: bool) -> None:
         message_console().print(f"[dim]{escape(inert(message))}[/]", soft_wrap=True)
 
 
-class TrainingDisplay:
-    """The picture of a run: a table that grows by a row per finished epoch and, on a terminal, a bar below it."""
+Show = Callable[[str, int, int | None], None]  # what, done, total
+# phase of the run -> what the bar says of it
+_PHASE_WORDS: dict[Phase, str] = {
+    "start": "starting",
+    "data": "reading data",
+    "compile": "compiling",
+    "train": "training",
+    "validation": "validating",
+    "saving": "saving",
+    "rest": "finishing",
+}
 
-    def __init__(self, *, epochs: int, quiet: bool) -> None:
-        self._epochs = epochs
+
+class _Done(ProgressColumn):
+    """The steps done of all steps, or nothing while their number is not known."""
+
+    def render(self, task: Task) -> Text:
+        """Draw the column."""
+        return Text("" if task.total is None else f"{int(task.completed)}/{int(task.total)}", style="progress.download")
+
+
+class _Elapsed(ProgressColumn):
+    """The time since the start."""
+
+    def render(self, task: Task) -> Text:
+        """Draw the column."""
+        return Text(f"{timedelta(seconds=int(task.elapsed or 0))}", style="progress.elapsed")
+
+
+class _Left(ProgressColumn):
+    """The time that the rest of the steps will take, once it can be told."""
+
+    def render(self, task: Task) -> Text:
+        """Draw the column."""
+        left = task.time_remaining
+        return Text("" if left is None else f"{timedelta(seconds=int(left))} left", style="progress.remaining")
+
+
+class TrainingDisplay:
+    """The picture of a run: a table that grows by a row per finished epoch and, on a terminal, a bar below it.
+
+    The bar is there from the start of the command. It says what the run does, and its clock never stands still.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.epochs = 0  # of the whole run, once it is known
         self._quiet = quiet or not distributed.is_first()
         self._console = message_console()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._description = _PHASE_WORDS["start"]
         self._has_head = False
 
     @contextmanager
@@ -98,20 +148,27 @@ class TrainingDisplay:
         if self._quiet or not self._console.is_terminal:
             yield
             return
+        is_narrow = self._console.width < _WIDE
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
+            _Done(),
             TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(compact=True),
+            *(() if is_narrow else (_Left(),)),
+            _Elapsed(),
             console=self._console,
             transient=True,
             expand=True,
         ) as self._progress:
-            self._task = self._progress.add_task("compiling", total=None, numbers="")
+            self._task = self._progress.add_task(self._description, total=None, numbers="")
             yield
         self._progress = None
         self._console.print()  # between the lines of the epochs and the result
+
+    def show_phase(self, phase: Phase) -> None:
+        """Say what the run does now."""
+        if self._progress is not None and self._task is not None and phase != "train":
+            self._progress.update(self._task, description=_PHASE_WORDS[phase])
 
     def show_step(self, event: StepProgress) -> None:
         """Move the bar."""
@@ -119,11 +176,17 @@ class TrainingDisplay:
             return
         self._progress.update(
             self._task,
-            description=f"epoch {event.epoch}/{self._epochs}",
+            description=f"epoch {event.epoch}/{self.epochs}",
             completed=event.step + (event.epoch - 1) * event.steps,
-            total=self._epochs * event.steps,
-            numbers=f"loss {event.loss:.3f}  acc {event.accuracy:.3f}  {event.images_per_second:,.0f} img/s",
+            total=self.epochs * event.steps,
+            numbers=self._numbers(event),
         )
+
+    def _numbers(self, event: StepProgress) -> str:
+        speed = f"{event.images_per_second:,.0f} img/s"
+        if self._console.width < _WIDE:
+            return f"{event.loss:.3f}  {speed}"
+        return f"loss {event.loss:.3f}  acc {event.accuracy:.3f}  {speed}"
 
     def show_earlier(self, progress: RunProgress) -> None:
         """Print the rows of the epochs that an earlier part of the run has done."""
@@ -137,12 +200,21 @@ class TrainingDisplay:
         from bncli.cli.render.train import epoch_lines
 
         is_best = best is not None and best.epoch == event.epoch
-        for line in epoch_lines(event, self._epochs, is_best=is_best, with_head=not self._has_head):
+        for line in epoch_lines(event, self.epochs, is_best=is_best, with_head=not self._has_head):
             self._console.print(line, soft_wrap=True)
         self._has_head = True
 
-
-Show = Callable[[str, int, int | None], None]  # what, done, total
+    @contextmanager
+    def counting(self) -> Iterator[Show | None]:
+        """A callback (what, done, total) that draws bars above that of the run; None if nothing is drawn."""
+        progress = self._progress
+        if progress is None:
+            yield None
+            return
+        tasks: set[TaskID] = set()
+        yield _bars(progress, tasks)
+        for task in tasks:
+            progress.remove_task(task)
 
 
 @contextmanager
@@ -153,33 +225,36 @@ def counting(*, quiet: bool, unit: Literal["bytes", "files"]) -> Iterator[Show |
         yield None
         return
     amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), console=console, transient=True
-    ) as progress:
-        yield _bars(progress)
+    columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield _bars(progress, set())
 
 
 @contextmanager
-def stages(*, quiet: bool) -> Iterator[Show]:
+def stages(*, quiet: bool, is_timed: bool = True) -> Iterator[Show]:
     """A callback (what, done, total) that draws a bar per ``what`` on a terminal, and elsewhere writes a line for it.
 
-    Nothing is drawn between its calls, so that work timed there has the process to itself.
+    Args:
+        quiet: draw nothing.
+        is_timed: draw nothing between its calls, so that work timed there has the process to itself.
     """
     console = message_console()
     if quiet or not console.is_terminal:
         yield _lines(quiet=quiet)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as progress:
-        yield _bars(progress, refresh=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), _Done(), _Elapsed())
+    with Progress(*columns, console=console, transient=True, auto_refresh=not is_timed) as progress:
+        yield _bars(progress, set(), refresh=True)
 
 
-def _bars(progress: Progress, *, refresh: bool = False) -> Show:
+def _bars(progress: Progress, shown: set[TaskID], *, refresh: bool = False) -> Show:
+    """A callback that draws a bar per ``what``, and adds each to ``shown``."""
     tasks: dict[str, TaskID] = {}
 
     def show(what: str, done: int, total: int | None) -> None:
         if what not in tasks:
-            tasks[what] = progress.add_task(escape(visible(what)), total=total)
+            tasks[what] = progress.add_task(escape(visible(what)), total=total, numbers="")
+            shown.add(tasks[what])
         progress.update(tasks[what], completed=done, total=total, refresh=refresh)
 
     return show

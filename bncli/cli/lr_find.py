@@ -97,8 +97,9 @@ def _lr_find(
     run = asked.fitted(len(dataset.train)).config
     variables = None if checkpoint is None else _weights(checkpoint, step=step)
     test = RangeTest(lowest=lowest, highest=highest, steps=steps, rule=rule)
-    with display.stages(quiet=quiet) as show:
+    with display.stages(quiet=quiet, is_timed=False) as show:
         tell = partial(show, "range test")
+        tell(0, None)  # while the first step is compiled
         done = iter(range(1, steps + 1))
         result = find_learning_rate(
             run,

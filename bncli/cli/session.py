@@ -11,6 +11,7 @@ from bncli.config.unsaid import Unsaid
 
 if TYPE_CHECKING:
     from bncli.checkpoint import Checkpoint
+    from bncli.cli.display import TrainingDisplay
     from bncli.config.settings import RunConfig
     from bncli.data import Dataset
 
@@ -74,12 +75,19 @@ def checkpoint_data(checkpoint: Checkpoint, *, source: str | None, data_dir: Pat
     return dataset
 
 
-def training_data(settings: RunConfig, *, quiet: bool) -> Dataset:
-    """The data set of a training."""
+def training_data(settings: RunConfig, *, quiet: bool, shown: TrainingDisplay | None = None) -> Dataset:
+    """The data set of a training.
+
+    Args:
+        settings: of the training.
+        quiet: no progress and no warnings.
+        shown: draws the progress; None for a bar of its own.
+    """
     from bncli.cli import display
     from bncli.data.configured import load_configured
 
-    with display.counting(quiet=quiet, unit="files") as progress:
+    counting = display.counting(quiet=quiet, unit="files") if shown is None else shown.counting()
+    with counting as progress:
         dataset = load_configured(settings.data, seed=settings.training.seed, progress=progress)
     display.warn(dataset.warnings, quiet=quiet)
     return dataset

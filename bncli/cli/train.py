@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,11 +19,15 @@ from bncli.cli.streams import one_place, write_result
 from bncli.config.settings import OPTIMIZER, OUTPUT
 from bncli.errors import UsageError
 from bncli.process import distributed
+from bncli.process.phase_clock import PhaseClock
 
 if TYPE_CHECKING:
+    from bncli.cli.display import TrainingDisplay
     from bncli.config.settings import RunConfig
+    from bncli.data import Dataset
     from bncli.jobs.loggers.run_loggers import RunLoggers
     from bncli.training.loop import Trainer
+    from bncli.training.result import TrainResult
     from bncli.weights import Pretrained
 
 
@@ -73,9 +78,7 @@ def train(
     them, or after a crash, to the same bytes as an uninterrupted run. The test split is scored once, at the end, on the
     epoch with the best validation accuracy.
     """
-    import time
-
-    started = time.perf_counter()
+    clock = PhaseClock()
     _check_options(out, resume=resume, overwrite=overwrite, print_config=print_config, as_json=as_json, report=report)
     asked = new_run(ctx)  # first: a mistake in the call is answered before JAX is imported
     if resume:
@@ -83,35 +86,59 @@ def train(
     if print_config:
         _print(_fitted(asked, out, resume=resume, quiet=quiet).config)
         return
-    from bncli import checkpoint
-    from bncli.cli import render
-    from bncli.jobs.loggers.registry import check_installed as check_loggers
+    from bncli.cli import display, render
 
-    check_loggers(asked.config.training.log)
-    if not resume:
-        checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
-    _set_up(asked, quiet=quiet, allow_bad_jaxlib=allow_bad_jaxlib)
-    with _trainer(asked, out, resume=resume, quiet=quiet) as (new, trainer):
-        from bncli.jobs.loggers.run_loggers import logging
-        from bncli.training import run
-
-        if resume:
-            run.resume(trainer)
-        else:
-            run.start(trainer, overwrite=overwrite)
-        epochs_before = trainer.progress.epochs_done
-        _announce(new, trainer, quiet=quiet)
-        with logging(trainer) as loggers:
-            _show_epochs(trainer, loggers, quiet=quiet)
-            result = run.finish(trainer, started=started, epochs_before=epochs_before)
-            loggers.end(result)
+    shown = display.TrainingDisplay(quiet=quiet)
+    with shown.running():
+        how = _How(resume=resume, overwrite=overwrite, quiet=quiet, allow_bad_jaxlib=allow_bad_jaxlib)
+        result, dataset = _trained(asked, out, shown, how, clock)
     has_rows = not quiet and one_place()  # there the rows stand already, on stderr
     text = partial(render.train_text, with_epochs=not has_rows)
     render.emit(result, as_json=as_json, to_json=render.train_json, to_text=text)
     if report:
         from bncli.cli.report import write_training_report
 
-        write_training_report(result, trainer.dataset, quiet=quiet)
+        write_training_report(result, dataset, quiet=quiet)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """The options of the command that are no settings of the run."""
+
+    resume: bool
+    overwrite: bool
+    quiet: bool
+    allow_bad_jaxlib: bool
+
+
+def _trained(
+    asked: NewRun, out: Path, shown: TrainingDisplay, how: _How, clock: PhaseClock
+) -> tuple[TrainResult, Dataset]:
+    """(the result of the run, its data set)."""
+    from bncli import checkpoint
+    from bncli.jobs.loggers.registry import check_installed as check_loggers
+
+    clock.on_phase = shown.show_phase
+    check_loggers(asked.config.training.log)
+    if not how.resume:
+        checkpoint.check_output(out, overwrite=how.overwrite, can_resume=True)
+    _set_up(asked, quiet=how.quiet, allow_bad_jaxlib=how.allow_bad_jaxlib)
+    with _trainer(asked, out, shown, how, clock) as (new, trainer):
+        from bncli.jobs.loggers.run_loggers import logging
+        from bncli.training import run
+
+        if how.resume:
+            run.resume(trainer)
+        else:
+            run.start(trainer, overwrite=how.overwrite)
+        epochs_before = trainer.progress.epochs_done
+        _announce(new, trainer, quiet=how.quiet)
+        clock.enter("rest")
+        with logging(trainer) as loggers:
+            _show_epochs(trainer, loggers, shown, quiet=how.quiet)
+            result = run.finish(trainer, epochs_before=epochs_before)
+            loggers.end(result)
+    return result, trainer.dataset
 
 
 def _check_options(
@@ -181,16 +208,19 @@ def _set_up(asked: NewRun, *, quiet: bool, allow_bad_jaxlib: bool) -> None:
 
 
 @contextmanager
-def _trainer(asked: NewRun, out: Path, *, resume: bool, quiet: bool) -> Iterator[tuple[NewRun, Trainer]]:
+def _trainer(
+    asked: NewRun, out: Path, shown: TrainingDisplay, how: _How, clock: PhaseClock
+) -> Iterator[tuple[NewRun, Trainer]]:
     """The run, fitted to its data, and its trainer; no other training can use ``out`` inside."""
     from bncli import checkpoint
     from bncli.cli import session
     from bncli.training.run import create_trainer
 
-    asked, pretrained = _with_weights(asked, out, resume=resume, quiet=quiet)
-    dataset = session.training_data(asked.config, quiet=quiet)
+    asked, pretrained = _with_weights(asked, out, resume=how.resume, quiet=how.quiet)
+    with clock.phase("data"):
+        dataset = session.training_data(asked.config, quiet=how.quiet, shown=shown)
     run = asked.fitted(len(dataset.train))
-    trainer = create_trainer(run.config, dataset, out, pretrained=pretrained, compile_ahead=not resume)
+    trainer = create_trainer(run.config, dataset, out, pretrained=pretrained, compile_ahead=not how.resume, clock=clock)
     with checkpoint.locked_for_all(out):
         yield run, trainer
 
@@ -204,14 +234,14 @@ def _announce(new: NewRun, trainer: Trainer, *, quiet: bool) -> None:
         display.note(line, quiet=quiet)
 
 
-def _show_epochs(trainer: Trainer, loggers: RunLoggers, *, quiet: bool) -> None:
+def _show_epochs(trainer: Trainer, loggers: RunLoggers, shown: TrainingDisplay, *, quiet: bool) -> None:
     """Run the training and draw its events."""
     from bncli.cli import display, signals
     from bncli.training.progress import EpochResult, Notice
 
-    shown = display.TrainingDisplay(epochs=trainer.config.training.epochs, quiet=quiet)
+    shown.epochs = trainer.config.training.epochs
     silent = quiet or not distributed.is_first()
-    with signals.stopping(trainer.request_stop, quiet=silent), shown.running():
+    with signals.stopping(trainer.request_stop, quiet=silent):
         shown.show_earlier(trainer.progress)
         for event in trainer.epochs():
             loggers.on_event(event)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from bncli.data.colour import erase, jitter_colour
 from bncli.data.read_augment import AS_IT_IS, ReadAugmentation
 from bncli.errors import ConfigError
 
+Channels: TypeAlias = Sequence[float] | jax.Array  # [C]
 # Folded into an example's key, so that its changes are drawn independently of each other ("jitt", "eras").
 _JITTER_STREAM = 0x6A697474
 _ERASING_STREAM = 0x65726173
@@ -94,7 +96,7 @@ def augment(
     images: jax.Array,
     keys: jax.Array,
     augmentation: Augmentation,
-    mean: Sequence[float] = (),
+    mean: Channels = (),
     *,
     flips: jax.Array | None = None,
 ) -> jax.Array:
@@ -154,9 +156,7 @@ def _moved(images: jax.Array, keys: jax.Array, augmentation: Augmentation, flips
     return jax.vmap(partial(_crop, height=images.shape[1], width=images.shape[2]))(padded, offsets, mirrored)
 
 
-def normalize(
-    images: ArrayLike, mean: Sequence[float], std: Sequence[float], *, dtype: DTypeLike = jnp.float32
-) -> jax.Array:
+def normalize(images: ArrayLike, mean: Channels, std: Channels, *, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """(images / 255 - mean) / std, computed in float32.
 
     Args:

@@ -18,8 +18,8 @@ from bncli.errors import ConfigError
 # Folded into the seed's key, so that the order of an epoch and the keys of its examples come from unrelated streams
 # ("ordr", "exmp"). The flips that alternate have one too ("flip").
 _ORDER_STREAM = 0x6F726472
-_EXAMPLE_STREAM = 0x65786D70
-_FLIP_STREAM = 0x666C6970
+EXAMPLE_STREAM = 0x65786D70
+FLIP_STREAM = 0x666C6970
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,11 @@ def example_keys(seed_key: jax.Array, epoch: jax.Array | int, indices: jax.Array
         epoch: from 0; it may be traced.
         indices: int32 [B], the examples' places in the split.
     """
-    with jax.ensure_compile_time_eval():  # the stream's key is the same in all steps
-        stream_key = jax.random.fold_in(seed_key, _EXAMPLE_STREAM)
+    return keys_in_epoch(jax.random.fold_in(seed_key, EXAMPLE_STREAM), epoch, indices)
+
+
+def keys_in_epoch(stream_key: jax.Array, epoch: jax.Array | int, indices: jax.Array) -> jax.Array:
+    """``example_keys`` where the seed's key is folded with ``EXAMPLE_STREAM`` already."""
     epoch_key = jax.random.fold_in(stream_key, epoch)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(epoch_key, indices)
 
@@ -83,8 +86,11 @@ def alternating_flips(seed_key: jax.Array, epoch: jax.Array | int, indices: jax.
         epoch: from 0; it may be traced.
         indices: int32 [B], the examples' places in the split.
     """
-    with jax.ensure_compile_time_eval():  # the stream's key is the same in all steps
-        stream_key = jax.random.fold_in(seed_key, _FLIP_STREAM)
+    return flips_in_epoch(jax.random.fold_in(seed_key, FLIP_STREAM), epoch, indices)
+
+
+def flips_in_epoch(stream_key: jax.Array, epoch: jax.Array | int, indices: jax.Array) -> jax.Array:
+    """``alternating_flips`` where the seed's key is folded with ``FLIP_STREAM`` already."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(stream_key, indices)
     coins = jax.vmap(lambda key: jax.random.bits(key, (), "uint32"))(keys)
     flips: jax.Array = (coins + jnp.asarray(epoch).astype(jnp.uint32)) % 2 == 1
@@ -96,7 +102,7 @@ def read_keys(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
 
     They are the same numbers where JAX's default implementation of keys is threefry.
     """
-    stream = threefry.fold_in(threefry.fold_in(threefry.key_of(seed), _EXAMPLE_STREAM), epoch)
+    stream = threefry.fold_in(threefry.fold_in(threefry.key_of(seed), EXAMPLE_STREAM), epoch)
     return threefry.fold_in(stream, indices)
 
 

@@ -9,13 +9,12 @@ Letters: B batch, H W height and width, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from bncli.data.augment import Augmentation, augment, stream_keys
+from bncli.data.augment import Augmentation, Channels, augment, stream_keys
 
 _MIX_STREAM = 0x6D697820  # "mix "
 
@@ -37,7 +36,7 @@ def augmented(
     keys: jax.Array,
     augmentation: Augmentation,
     *,
-    mean: Sequence[float],
+    mean: Channels,
     flips: jax.Array | None = None,
 ) -> tuple[jax.Array, Labels]:
     """(the images of a training batch, changed at random; their labels, which are mixed if images are).

@@ -5,7 +5,7 @@ Letters: B batch size, H W height and width, C channels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -72,6 +72,18 @@ class Preprocessor:
             [B, H, W, C], the network's input.
         """
         return normalize(images, self.settings.mean, self.settings.std, dtype=self.dtype)
+
+    def on_host(self, images: np.ndarray) -> np.ndarray:
+        """The same numbers without a device: nothing is compiled for them."""
+        mean, std = (np.array(values, np.float32) for values in (self.settings.mean, self.settings.std))
+        normalized: np.ndarray = ((images.astype(np.float32) / np.float32(255) - mean) / std).astype(self.dtype)
+        return normalized
+
+    @property
+    def neutral(self) -> Preprocessor:
+        """The preprocessor with mean 0 and std 1: the part that a program depends on if they are its arguments."""
+        channels = self.settings.channels
+        return replace(self, settings=replace(self.settings, mean=(0.0,) * channels, std=(1.0,) * channels))
 
     def input_spec(self, batch_size: int) -> jax.ShapeDtypeStruct:
         """Shape [B, H, W, C] and dtype of the network's input."""

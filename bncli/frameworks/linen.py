@@ -26,6 +26,7 @@ from bncli.errors import ModelError
 from bncli.folding.trace.graph import Pytree
 from bncli.frameworks.calls import Arguments, Keywords
 from bncli.frameworks.network import TRAIN_ARGUMENTS, BatchNormSettings, ImageShape, Network, Variables
+from bncli.ops import BatchNorm, Dropout, LayerNumbers
 from bncli.process.flags import once_compiler_options
 
 __all__ = ["TRAIN_ARGUMENTS", "BatchNormSettings", "LinenNetwork", "Network", "Variables", "as_network"]
@@ -38,10 +39,12 @@ class LinenNetwork(Network):
     Attributes:
         module: takes images [B, H, W, C] and returns logits [B, K].
         train_argument: the module's name for its mode, a key of TRAIN_ARGUMENTS; None if it has none.
+        given: the numbers of layers that are arguments of the program; set within its trace alone.
     """
 
     module: nn.Module
     train_argument: str | None
+    given: LayerNumbers | None = None
 
     def init(self, key: jax.Array, image_shape: ImageShape) -> Variables:
         """As in Network."""
@@ -65,7 +68,7 @@ class LinenNetwork(Network):
         self, variables: Variables, images: jax.Array, *, mask: jax.Array | None, dropout_key: jax.Array
     ) -> tuple[jax.Array, Variables]:
         """As in Network."""
-        with _interception(mask=mask, frozen=self.frozen):
+        with _interception(mask=mask, frozen=self.frozen, given=self.given):
             return self._train_mode(variables, images, dropout_key)
 
     def logits_by_given_stats(
@@ -79,7 +82,7 @@ class LinenNetwork(Network):
             part: gets the inputs of each BN layer that is not frozen.
             dropout_key: the PRNG key of this step. ``nn.Dropout`` drops what it would drop in the whole batch.
         """
-        with _interception_of_part(part, frozen=self.frozen):
+        with _interception_of_part(part, frozen=self.frozen, given=self.given):
             return self._train_mode(variables, images, dropout_key)[0]
 
     def logits(self, variables: Variables, images: jax.Array) -> jax.Array:
@@ -161,7 +164,11 @@ def _by_running_statistics(norm: nn.BatchNorm) -> Iterator[None]:
 
 @contextmanager
 def _interception(
-    *, mask: jax.Array | None, dropout: bool = True, frozen: frozenset[str] = frozenset()
+    *,
+    mask: jax.Array | None,
+    dropout: bool = True,
+    frozen: frozenset[str] = frozenset(),
+    given: LayerNumbers | None = None,
 ) -> Iterator[None]:
     """Change what layers called inside do.
 
@@ -169,6 +176,7 @@ def _interception(
         mask: [B], passed to each BN layer; None passes nothing.
         dropout: False makes each dropout layer the identity.
         frozen: paths of the BN layers that use their running statistics.
+        given: numbers for the layers that take them from the call.
     """
 
     def intercept(
@@ -186,14 +194,24 @@ def _interception(
             # Under vmap or after a reshape, BN may see another leading axis; the mask does not apply to that.
             if x.shape[0] == mask.shape[0]:
                 kwargs = {"mask": mask.reshape(mask.shape[0], *[1] * (x.ndim - 1)), **kwargs}
-        return next_fun(*args, **kwargs)
+        return next_fun(*args, **kwargs, **_given_to(context, given))
 
     with nn.intercept_methods(intercept):
         yield
 
 
+def _given_to(context: InterceptorContext, given: LayerNumbers | None) -> dict[str, LayerNumbers]:
+    """The argument by which a layer of ``bncli.ops`` gets its numbers; none for other layers."""
+    if given is None or context.method_name != "__call__" or not isinstance(context.module, BatchNorm | Dropout):
+        return {}
+    # Flax's own method of the same name, which the layer calls, is intercepted too.
+    return {"given": given} if "given" in inspect.signature(context.orig_method).parameters else {}
+
+
 @contextmanager
-def _interception_of_part(part: PartOfBatch, *, frozen: frozenset[str]) -> Iterator[None]:
+def _interception_of_part(
+    part: PartOfBatch, *, frozen: frozenset[str], given: LayerNumbers | None = None
+) -> Iterator[None]:
     """Let BN layers use the statistics in their variables, and dropout draw for the whole batch."""
     outermost: object = None
 
@@ -215,6 +233,7 @@ def _interception_of_part(part: PartOfBatch, *, frozen: frozenset[str]) -> Itera
             return next_fun(*args, **kwargs)
         if isinstance(module, nn.BatchNorm) and not _uses_running_statistics(module, args, kwargs):
             return batch_norm(module, x, next_fun)
+        kwargs = {**kwargs, **_given_to(context, given)}
         if isinstance(module, nn.Dropout) and x.shape[0] == part.size:
             return _dropped(x, part, lambda whole: next_fun(whole, *args[1:], **kwargs))
         return next_fun(*args, **kwargs)

@@ -198,7 +198,7 @@ def _points(execution: StepExecution, state: TrainState, test: RangeTest) -> Ite
         state = replace(
             state, rate_scale=execution.scalar(np.float32(rate)), metrics=execution.put(EpochMetrics.zero())
         )
-        state, metrics = execution.run(state, epoch, [batch])
+        state, metrics = execution.run(state, epoch, [batch], updates=number - 1)
         if bool(metrics.halted):
             return
         loss = float(metrics.loss)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -20,6 +19,7 @@ from bncli.data.load import holds_image_files
 from bncli.errors import ConfigError
 from bncli.jobs.loggers.registry import check_installed
 from bncli.jobs.loggers.run_loggers import logging
+from bncli.process.phase_clock import PhaseClock
 from bncli.training import run
 from bncli.training.loop import Event
 from bncli.training.result import TrainResult
@@ -58,14 +58,18 @@ def train(
         CheckpointError: ``out`` is taken, or a save cannot be written.
         BncliError: a step computed NaN or infinity; the run is saved.
     """
-    started, out = time.perf_counter(), Path(out)
+    clock, out = PhaseClock(), Path(out)
     if not resume:
         checkpoint.check_output(out, overwrite=overwrite, can_resume=True)
     stored = checkpoint.read_config(out).run if resume else None
-    settings, dataset, pretrained = _resolved(config, data, out, stored=stored)
+    with clock.phase("data"):
+        settings, dataset, pretrained = _resolved(config, data, out, stored=stored)
     check_installed(settings.training.log)
     with checkpoint.locked_for_all(out):
-        trainer = run.create_trainer(settings, dataset, out, pretrained=pretrained, compile_ahead=not resume)
+        trainer = run.create_trainer(
+            settings, dataset, out, pretrained=pretrained, compile_ahead=not resume, clock=clock
+        )
+        clock.enter("rest")
         if resume:
             run.resume(trainer)
         else:
@@ -77,7 +81,7 @@ def train(
                     loggers.on_event(event)
                     if on_event is not None:
                         on_event(event)
-            result = run.finish(trainer, started=started, epochs_before=epochs_before)
+            result = run.finish(trainer, epochs_before=epochs_before)
             loggers.end(result)
         return result
 

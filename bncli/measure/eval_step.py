@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bncli.data import Preprocessor
 from bncli.frameworks.linen import Variables
 from bncli.ops import pad_small_images
 
@@ -33,7 +32,7 @@ LogitsFn = Callable[[Variables, jax.Array, jax.Array], jax.Array]
 EvalStep = Callable[[Variables, jax.Array, jax.Array, jax.Array], ExampleOutcome]
 
 
-def make_eval_step(logits_fn: LogitsFn, preprocessor: Preprocessor) -> EvalStep:
+def make_eval_step(logits_fn: LogitsFn, preprocessor: Callable[[jax.Array], jax.Array]) -> EvalStep:
     """``eval_step(variables, images, labels, mask) -> ExampleOutcome``, not yet compiled.
 
     Args:

@@ -9,6 +9,7 @@ a CPU pads images smaller than their kernel beforehand. Read in this order::
     pooling.py        2×2 max-pooling that remembers the places of its maxima
     dropout.py        nn.Dropout with half of the random bits
     small_images.py   inference: convolutions of images smaller than the kernel
+    given.py          dropout rate and momentum as arguments of a program
 
 The gain of each in ms of a step of 128 images, added one after the other (median of 8 to 15 steps of one run, 2 cores
 with AVX-512, JAX 0.12.0.1). Runs differ by a tenth::
@@ -25,17 +26,25 @@ with AVX-512, JAX 0.12.0.1). Runs differ by a tenth::
 """
 
 from bncli.ops.convolution import train_conv_general_dilated
-from bncli.ops.dropout import Dropout
-from bncli.ops.normalization import BatchNorm, GhostBatchNorm, GroupNorm
+from bncli.ops.dropout import Dropout, dropping, is_drawn
+from bncli.ops.given import GIVEN, Given, LayerNumbers, Number
+from bncli.ops.normalization import BatchNorm, GhostBatchNorm, GroupNorm, momentum_pair
 from bncli.ops.pooling import max_pool_2x2
 from bncli.ops.small_images import pad_small_images
 
 __all__ = [
+    "GIVEN",
     "BatchNorm",
     "Dropout",
     "GhostBatchNorm",
+    "Given",
     "GroupNorm",
+    "LayerNumbers",
+    "Number",
+    "dropping",
+    "is_drawn",
     "max_pool_2x2",
+    "momentum_pair",
     "pad_small_images",
     "train_conv_general_dilated",
 ]

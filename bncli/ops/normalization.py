@@ -13,7 +13,9 @@ gradient of y (Ioffe & Szegedy 2015, section 3)::
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -22,12 +24,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from bncli.ops.given import Given, LayerNumbers, Number
+
 
 class BatchNorm(nn.BatchNorm):
     """``nn.BatchNorm``, with the same variables, arguments and numbers.
 
     Only a layer over the last axis with the usual settings, in train mode on a CPU, has the cheaper gradient. It can be
-    differentiated in reverse mode only.
+    differentiated in reverse mode only. With a ``Given`` momentum a call in train mode brings the numbers.
 
     Attributes:
         parts: of the batch that are normalized by themselves in training, as devices do that share no statistics.
@@ -37,12 +41,19 @@ class BatchNorm(nn.BatchNorm):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, use_running_average: bool | None = None, *, mask: jax.Array | None = None
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+        given: LayerNumbers | None = None,
     ) -> jax.Array:
         """The normalized x [B, ..., C]; see ``nn.BatchNorm``."""
         by_running = nn.merge_param("use_running_average", self.use_running_average, use_running_average)
+        old_weight, new_weight = momentum_pair(self.momentum, given)
         if by_running or self.is_initializing() or not self._is_usual():
-            normalized: jax.Array = super().__call__(x, use_running_average, mask=mask)
+            with _moving_by(self, old_weight, new_weight):
+                normalized: jax.Array = super().__call__(x, use_running_average, mask=mask)
             return normalized
         shape = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
@@ -50,8 +61,8 @@ class BatchNorm(nn.BatchNorm):
         scale = self.param("scale", self.scale_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, shape, self.param_dtype)
         y, mean, var = self._normalized(x, scale, bias, mask)
-        running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-        running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        running_mean.value = old_weight * running_mean.value + new_weight * mean
+        running_var.value = old_weight * running_var.value + new_weight * var
         return y.astype(self.dtype or y.dtype)
 
     def _normalized(
@@ -65,6 +76,42 @@ class BatchNorm(nn.BatchNorm):
             return True
         usual: bool = self.axis == -1 and self.use_fast_variance and self.force_float32_reductions
         return usual and self.use_scale and self.use_bias and not self.axis_name and jax.default_backend() == "cpu"
+
+
+def momentum_pair(momentum: float, given: LayerNumbers | None) -> tuple[Number, Number]:
+    """(m, 1 − m), the weights of the old and the new statistics: those of the call for a ``Given`` momentum."""
+    if isinstance(momentum, Given) and given is not None and given.momentum is not None:
+        return given.momentum
+    return float(momentum), 1 - float(momentum)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A momentum m as ``nn.BatchNorm`` computes with it, where m and 1 − m are numbers of the call.
+
+    1 − m computed in float32 would differ from the rounded 1 − m of a fixed momentum.
+    """
+
+    old: Number
+    new: Number
+
+    def __mul__(self, statistics: jax.Array) -> jax.Array:
+        return self.old * statistics
+
+    def __rsub__(self, one: float) -> Number:
+        return self.new
+
+
+@contextmanager
+def _moving_by(norm: nn.BatchNorm, old_weight: Number, new_weight: Number) -> Iterator[None]:
+    """Let a bound BN layer with a ``Given`` momentum move its statistics by these weights inside."""
+    built_with = norm.momentum
+    if isinstance(built_with, Given):
+        object.__setattr__(norm, "momentum", _Weights(old_weight, new_weight))  # a module is a frozen dataclass
+    try:
+        yield
+    finally:
+        object.__setattr__(norm, "momentum", built_with)
 
 
 def batch_normalize(

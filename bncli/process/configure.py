@@ -9,6 +9,7 @@ import warnings
 
 from bncli.config.choices import Precision
 from bncli.process import distributed, heap
+from bncli.process.compilations import compilations
 from bncli.process.compile_cache import use_compile_cache
 from bncli.process.flags import append_xla_flags
 from bncli.process.jaxlib import refuse_bad_jaxlib
@@ -38,6 +39,7 @@ def configure(precision: Precision = "float32", *, allow_bad_jaxlib: bool = Fals
     member = distributed.current()
     import jax
 
+    compilations().listen()
     # Dispatching the next step while one runs allocates its memory before the running step frees its own, and gains
     # little on a CPU: without it, and with the memory in one place, ResNet-20 trains at 0.99× and the `cnn` at 1.00×
     # the speed.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from bncli.frameworks.calls import LayerCall, observing
 from bncli.process.shared_programs import shared
+from bncli.training.hyperparameters import Hyperparameters
 from bncli.training.state import ArrayTree, TrainState
 from bncli.training.steps import Examples, StepSettings, all_finite, make_loss
 
@@ -30,7 +31,8 @@ def first_non_finite(settings: StepSettings, state: TrainState, examples: Exampl
         state: before the step.
         examples: of the step.
     """
-    names, finite = _examination(settings)(state, examples)
+    hyperparameters = settings.hyperparameters.at()
+    names, finite = _examination(settings.program)(state, examples, hyperparameters)
     for name, is_finite in zip(names, finite.outputs, strict=True):
         if not is_finite:
             return f"the output of {name}" if name else "the output of the network"
@@ -51,12 +53,14 @@ class _Examination:
         self._names: list[str] = []
         self._jitted = jax.jit(self._examine)
 
-    def __call__(self, state: TrainState, examples: Examples) -> tuple[list[str], _Finite]:
+    def __call__(
+        self, state: TrainState, examples: Examples, hyperparameters: Hyperparameters
+    ) -> tuple[list[str], _Finite]:
         """The paths of the modules in the order in which they finish, and which values are finite."""
-        finite: _Finite = jax.device_get(self._jitted(state, examples))
+        finite: _Finite = jax.device_get(self._jitted(state, examples, hyperparameters))
         return self._names, finite
 
-    def _examine(self, state: TrainState, examples: Examples) -> _Finite:
+    def _examine(self, state: TrainState, examples: Examples, hyperparameters: Hyperparameters) -> _Finite:
         names: list[str] = []
         outputs: list[jax.Array] = []
 
@@ -65,8 +69,8 @@ class _Examination:
             outputs.append(all_finite(call.outputs))
 
         with observing(look, hidden=lambda call: None):  # a module around the loop is named instead
-            loss, (_, batch_stats) = self._loss_of(state.params, state, examples)
-        grads, _ = jax.grad(self._loss_of, has_aux=True)(state.params, state, examples)
+            loss, (_, batch_stats) = self._loss_of(state.params, state, examples, hyperparameters)
+        grads, _ = jax.grad(self._loss_of, has_aux=True)(state.params, state, examples, hyperparameters)
         self._names = names  # as traced: the same each time
         return _Finite(
             outputs=outputs,

@@ -4,48 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
 from bncli.data import Preprocessor, Split
+from bncli.data.augment import normalize
 from bncli.frameworks.network import Network, Variables
-from bncli.measure.eval_step import EvalStep, make_eval_step
+from bncli.measure.eval_step import EvalStep, ExampleOutcome, LogitsFn, make_eval_step
 from bncli.measure.score import EvalResult, score
 from bncli.process import distributed
+from bncli.process.mesh import put_whole
 from bncli.process.shared_programs import shared
 from bncli.training.observation import LayerObserver, LayerRow
 from bncli.training.state import ArrayTree, TrainState
 from bncli.training.steps import all_finite
 
+Pixels: TypeAlias = tuple[jax.Array, jax.Array]  # mean and std, float32 [C] each
+PixelStep: TypeAlias = Callable[[Pixels, Variables, jax.Array, jax.Array, jax.Array], ExampleOutcome]
+
 
 class EvalProgram(NamedTuple):
-    """Everything that a compiled evaluation step depends on."""
+    """The network of an evaluation step, and the preprocessor, whose mean and std are arguments of its program."""
 
     network: Network
     preprocessor: Preprocessor
 
+    @property
+    def neutral(self) -> EvalProgram:
+        """Everything that the compiled step depends on: equal ones share a program."""
+        return self._replace(preprocessor=self.preprocessor.neutral)
+
+    @property
+    def pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and std of the images."""
+        settings = self.preprocessor.settings
+        return np.array(settings.mean, np.float32), np.array(settings.std, np.float32)
+
 
 @shared
-def jitted_eval_step(program: EvalProgram) -> EvalStep:
+def jitted_eval_step(program: EvalProgram) -> PixelStep:
     """The evaluation step of a network in eval mode, jitted."""
-    step = make_eval_step(
-        lambda variables, images, mask: program.network.logits(variables, images), program.preprocessor
-    )
-    jitted: EvalStep = distributed.InStep(jax.jit(step))
-    return jitted
+    return _jitted(program, lambda variables, images, mask: program.network.logits(variables, images))
 
 
 @shared
-def jitted_eval_step_by_batch(program: EvalProgram) -> EvalStep:
+def jitted_eval_step_by_batch(program: EvalProgram) -> PixelStep:
     """The same where each BN normalizes by the statistics of the batch."""
-    step = make_eval_step(
-        lambda variables, images, mask: program.network.logits_by_batch_stats(variables, images, mask=mask),
-        program.preprocessor,
-    )
-    jitted: EvalStep = distributed.InStep(jax.jit(step))
+    network = program.network
+    return _jitted(program, lambda variables, images, mask: network.logits_by_batch_stats(variables, images, mask=mask))
+
+
+def _jitted(program: EvalProgram, logits_fn: LogitsFn) -> PixelStep:
+    dtype = program.preprocessor.dtype
+
+    def eval_step(
+        pixels: Pixels, variables: Variables, images: jax.Array, labels: jax.Array, mask: jax.Array
+    ) -> ExampleOutcome:
+        step = make_eval_step(logits_fn, lambda images: normalize(images, *pixels, dtype=dtype))
+        return step(variables, images, labels, mask)
+
+    jitted: PixelStep = distributed.InStep(jax.jit(eval_step))
     return jitted
 
 
@@ -114,11 +135,17 @@ class Evaluation:
     @cached_property
     def eval_step(self) -> EvalStep:
         """The evaluation step; kept, since a program that cannot be hashed would be compiled anew at each call."""
-        return jitted_eval_step(self.program._replace(network=replace(self.program.network, frozen=frozenset())))
+        unfrozen = replace(self.program.network, frozen=frozenset())
+        return self._bound(jitted_eval_step(self.program.neutral._replace(network=unfrozen)))
 
     @cached_property
     def _eval_step_by_batch(self) -> EvalStep:
-        return jitted_eval_step_by_batch(self.program)
+        return self._bound(jitted_eval_step_by_batch(self.program.neutral))
+
+    def _bound(self, step: PixelStep) -> EvalStep:
+        """A step with the mean and std of the run."""
+        pixels: Pixels = put_whole(self.program.pixels, self.mesh)
+        return partial(step, pixels)
 
     def _score(self, eval_step: EvalStep, variables: Variables, split: Split) -> EvalResult:
         return score(
@@ -141,4 +168,7 @@ class Evaluation:
         with np.errstate(over="ignore", invalid="ignore"):
             measured = self.with_statistics(self.program.network, variables)
         # Weights on their way to infinity have statistics beyond it, which no save may hold.
-        return measured if bool(all_finite(measured)) else variables
+        return measured if bool(_are_finite(measured)) else variables
+
+
+_are_finite = jax.jit(all_finite)  # one program, where its operations one by one would be a dozen

@@ -33,7 +33,7 @@ from bncli.errors import ModelError
 from bncli.frameworks.linen import LinenNetwork, PartOfBatch
 from bncli.frameworks.network import Network, Variables
 from bncli.measure.moments import batch_norm_stats
-from bncli.ops import GhostBatchNorm
+from bncli.ops import GhostBatchNorm, Number, momentum_pair
 from bncli.training.micro_batches import (
     Accumulation,
     Carry,
@@ -52,6 +52,7 @@ from bncli.training.micro_batches import (
 from bncli.training.segments import Cut, Segment, cut
 
 _REMEDY = "Take the usual approximation: --accumulate-bn micro."
+Momentum: TypeAlias = tuple[Number, Number]  # (m, 1 − m)
 Statistics: TypeAlias = tuple[jax.Array, jax.Array]  # mean and variance, or E[x] and E[x²]; [C] each
 
 
@@ -110,13 +111,14 @@ class _Forward:
         logits = self._logits(params, batch_stats, fixed, micro, look)
         return moments, (counted_sum(self.losses(logits, micro.labels), micro.mask) / fixed.total, logits)
 
-    def layers(self, params: Tree, micro: Micro) -> dict[str, float]:
-        """The momentum of each BN layer whose statistics are those of the batch.
+    def layers(self, params: Tree, micro: Micro) -> dict[str, Momentum]:
+        """The momentum m of each BN layer whose statistics are those of the batch, as (m, 1 − m).
 
         Raises:
             ModelError: such a layer cannot be measured.
         """
-        found: dict[str, float] = {}
+        found: dict[str, Momentum] = {}
+        given = self.network.given if isinstance(self.network, LinenNetwork) else None
 
         def look(norm: nn.BatchNorm, x: jax.Array) -> None:
             name = "/".join(norm.path)
@@ -124,7 +126,7 @@ class _Forward:
                 raise _refusal(name, "is called twice, each time with other statistics")
             if isinstance(norm, GhostBatchNorm):
                 raise _refusal(name, "normalizes over parts of a batch (ghost BN)")
-            found[name] = float(norm.momentum)
+            found[name] = momentum_pair(norm.momentum, given)
 
         def trace(params: Tree, micro: Micro) -> jax.Array:
             fixed = _Fixed(jnp.ones(()), jax.random.key_data(jax.random.key(0, impl=self._implementation)))
@@ -399,12 +401,12 @@ def _with_statistics(batch_stats: Variables, statistics: Mapping[str, Sequence[j
 
 
 def _moved(
-    batch_stats: Variables, measured: Mapping[str, tuple[jax.Array, jax.Array]], momentum: Mapping[str, float]
+    batch_stats: Variables, measured: Mapping[str, tuple[jax.Array, jax.Array]], momentum: Mapping[str, Momentum]
 ) -> Variables:
     """The running statistics one step closer to the measured ones."""
     moved = {
         layer: [
-            momentum[layer] * old + (1 - momentum[layer]) * new
+            momentum[layer][0] * old + momentum[layer][1] * new
             for old, new in zip(_statistics_in(batch_stats, layer), statistics, strict=True)
         ]
         for layer, statistics in measured.items()

@@ -28,6 +28,8 @@ from bncli.process import distributed
 from bncli.process.flags import is_kept
 from bncli.process.memory import require_memory
 from bncli.process.mesh import fitting_batch_size, own_rows, put_rows, put_whole
+from bncli.process.phase_clock import PhaseClock
+from bncli.training.hyperparameters import Hyperparameters, Rates
 from bncli.training.programs import CompiledStep, StepProgram, compiled_step
 from bncli.training.state import TrainState
 from bncli.training.steps import DeviceSplit, Examples, StepMetrics, StepSettings, changes, gather
@@ -37,8 +39,8 @@ STEPS_PER_SCAN = 32
 _FEWER_IMAGES = "Train on fewer or smaller images, or use a machine with more memory."
 
 # The arguments of a step after the state: (split, epoch int32 [], indices int32 [B] or [S, B], mask bool of the same
-# shape or None).
-StepArguments: TypeAlias = tuple[DeviceSplit, jax.Array, jax.Array, jax.Array | None]
+# shape or None, hyperparameters).
+StepArguments: TypeAlias = tuple[DeviceSplit, jax.Array, jax.Array, jax.Array | None, Hyperparameters]
 Tree = TypeVar("Tree")
 
 
@@ -59,11 +61,13 @@ class StepExecution:
         mesh: jax.sharding.Mesh,
         deterministic: bool = False,
         workers: int = 0,
+        clock: PhaseClock | None = None,
     ) -> None:
         """Nothing is compiled, read or put on the devices before the first run."""
         self.programs: dict[tuple[bool, int], CompiledStep] = {}
         self.compile_seconds = 0.0
         self.mesh = mesh
+        self._clock = clock or PhaseClock()
         self._settings = settings
         self._split = split
         parts = 1 if settings.accumulation is None else settings.accumulation.steps
@@ -78,6 +82,8 @@ class StepExecution:
             workers=workers,
         )
         self._ahead: Future[CompiledStep] | None = None
+        self._source = settings.hyperparameters
+        self._known_rates = (0, self._source.rates(np.arange(0)))  # (the first update, the rates from it on)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -104,29 +110,34 @@ class StepExecution:
             return self._fed(batches, epoch * self.steps_per_epoch + start)
         return grouped(batches, self._steps_per_dispatch)
 
-    def run(self, state: TrainState, epoch: int, group: Sequence[Batch]) -> tuple[TrainState, StepMetrics]:
+    def run(
+        self, state: TrainState, epoch: int, group: Sequence[Batch], *, updates: int
+    ) -> tuple[TrainState, StepMetrics]:
         """(state, metrics) after the steps of one group. It compiles on first use, and reuses the given state's memory.
 
         Args:
             state: replicated on the mesh.
             epoch: from 0; it seeds the augmentation.
             group: S batches.
+            updates: done before, for the learning rate.
         """
         settings = self.settings_at(epoch)
         key = settings.released, len(group)
         if key not in self.programs:
             start = time.perf_counter()
-            self.programs[key] = self._compiled(settings, len(group))
-            distributed.barrier()  # the collectives of a CPU fail if a process comes 30 s late
+            with self._clock.phase("compile"):
+                self.programs[key] = self._compiled(settings, len(group))
+                distributed.barrier()  # the collectives of a CPU fail if a process comes 30 s late
             self.compile_seconds += time.perf_counter() - start
-        return self.programs[key].run(state, *self.arguments(epoch, group))
+        return self.programs[key].run(state, *self.arguments(epoch, group, updates=updates))
 
     def settings_at(self, epoch: int) -> StepSettings:
         """The settings of the step in an epoch, from 0."""
         return self._settings.at_epoch(epoch)
 
-    def arguments(self, epoch: int, group: Sequence[Batch]) -> StepArguments:
+    def arguments(self, epoch: int, group: Sequence[Batch], *, updates: int) -> StepArguments:
         """The step's arguments after the state, on the devices; stacked if the group has more than one batch."""
+        rates = self._rates(updates, updates + len(group))
         one = len(group) == 1
 
         def put(arrays: list[np.ndarray]) -> jax.Array:
@@ -139,13 +150,28 @@ class StepExecution:
             put_whole(np.int32(epoch), self.mesh),
             put([batch.indices for batch in group]),
             put([batch.real for batch in group]) if self._has_padding else None,
+            replace(self._hyperparameters, rates=self.put(rates.first if one else rates)),
         )
+
+    def _rates(self, start: int, stop: int) -> Rates:
+        """The rates of the updates from ``start`` to before ``stop``; those of many are computed at once."""
+        first, known = self._known_rates
+        if not first <= start <= stop <= first + known.learning_rate.size:
+            first = start
+            known = self._source.rates(np.arange(start, start + max(self.steps_per_epoch, stop - start)))
+            self._known_rates = first, known
+        part = slice(start - first, stop - first)
+        return Rates(known.learning_rate[part], known.release[part])
+
+    def learning_rate(self, update: int) -> float:
+        """The learning rate of one update, from 0."""
+        return float(self._rates(update, update + 1).learning_rate[0])
 
     def examples(self, epoch: int, step: int) -> Examples:
         """The examples of one batch, the ``step``-th of the epoch from 0, as the step sees them."""
         (batch,) = next(iter(self.groups(epoch, start=step)))[:1]
-        split, number, indices, mask = self.arguments(epoch, [batch])
-        keys, flips = changes(self._settings, jax.random.key(self._settings.seed), number, indices)
+        split, number, indices, mask, hyperparameters = self.arguments(epoch, [batch], updates=0)
+        keys, flips = changes(self._settings, hyperparameters, number, indices)
         if self._feed is not None:
             return Examples(split.images, split.labels, keys, mask, flips)
         return gather(split, indices, mask, keys=keys, flips=flips)
@@ -195,7 +221,7 @@ class StepExecution:
         return epoch_batches(epoch_order(self._settings.seed, epoch, len(self._split)), self._batch_size)
 
     def _compiled(self, settings: StepSettings, num_steps: int) -> CompiledStep:
-        if num_steps == 1 and self._ahead is not None and settings == self._settings.at_epoch(0):
+        if num_steps == 1 and self._ahead is not None and settings.program == self._settings.at_epoch(0).program:
             return self._ahead.result()
         return compiled_step(self._program(settings, num_steps))
 
@@ -203,7 +229,7 @@ class StepExecution:
         images, labels = self._split.images, self._split.labels
         count = len(self._split) if self._feed is None else self._batch_size
         return StepProgram(
-            settings=settings,
+            settings=settings.program,
             images=jax.ShapeDtypeStruct((count, *images.shape[1:]), images.dtype),
             labels=jax.ShapeDtypeStruct((count,), labels.dtype),
             is_fed=self._feed is not None,
@@ -224,6 +250,12 @@ class StepExecution:
         if self._feed is not None:  # many batches of photographs would fill the memory of a device
             return 1
         return 1 if self.mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
+
+    @cached_property
+    def _hyperparameters(self) -> Hyperparameters:
+        """The hyperparameters on the devices; their rates are those of no step."""
+        placed: Hyperparameters = self.put(self._source.at())
+        return placed
 
     @cached_property
     def _on_devices(self) -> DeviceSplit:

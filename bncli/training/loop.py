@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import NoReturn, TypeAlias
 
 import jax
-import optax
 
 from bncli.config.document import WeightsRecord
 from bncli.config.settings import RunConfig
@@ -26,6 +25,7 @@ from bncli.errors import CheckpointError, TrainingInterruptedError
 from bncli.frameworks.linen import Variables
 from bncli.measure.score import EvalResult
 from bncli.process import distributed
+from bncli.process.phase_clock import PhaseClock
 from bncli.training.evaluation import Evaluation
 from bncli.training.execution import StepExecution
 from bncli.training.progress import (
@@ -62,12 +62,11 @@ class Trainer:
         dataset: train and val are used; test is not touched.
         execution: the training step, on the training split.
         evaluation: scores the network on the validation split.
-        learning_rate: the schedule, for the history.
         saver: writes saves and the log.
         recovery: decides what follows a step that is not finite.
         watch: tells of a run that will not end well.
         position: the training state, on the devices, and the progress.
-        train_seconds: of the epochs done here, without compilation.
+        clock: of the run.
         stop_code: the exit code of a run that was asked to stop; None if it was not.
         agreed_stop: the same once all processes know it.
         weights: the pretrained weights that were read for it, with an account of their arrays; None without.
@@ -78,12 +77,11 @@ class Trainer:
     dataset: Dataset
     execution: StepExecution
     evaluation: Evaluation
-    learning_rate: optax.Schedule
     saver: RunSaver
     recovery: Recovery
     watch: Watch
     position: Position
-    train_seconds: float = 0.0
+    clock: PhaseClock
     stop_code: int | None = None
     agreed_stop: int | None = None
     weights: Fitted | None = None
@@ -140,7 +138,8 @@ class Trainer:
         self.position = replace(self.position, state=self.execution.put(self.state))
         clock = EpochClock(lambda: self.execution.compile_seconds)
         while not self._is_finished():
-            yield from self._train_epoch(clock)
+            with self.clock.phase("train"):
+                yield from self._train_epoch(clock)
             if bool(self.state.halted):
                 yield from self._recover(clock)
             else:
@@ -157,7 +156,8 @@ class Trainer:
                 if in_flight.halted:
                     return
                 yield from self._pause(done)
-            state, metrics = self.execution.run(self.state, epoch, group)
+            updates = epoch * self.steps_per_epoch + done - len(self.progress.skipped)
+            state, metrics = self.execution.run(self.state, epoch, group, updates=updates)
             self.position = replace(self.position, state=state)
             done += len(group)
             in_flight.add(StepInFlight(done, sum(batch.num_real for batch in group), metrics))
@@ -190,8 +190,11 @@ class Trainer:
         """Save within the epoch, in the background; if a stop was requested, save and stop."""
         if self.agreed_stop is not None:
             self._stop(self._within_epoch(steps_into_epoch), exit_code=self.agreed_stop)
-        yield from self._report(self.saver.wait())
-        self.saver.start(self._within_epoch(steps_into_epoch))
+        with self.clock.phase("saving"):
+            error = self.saver.wait()
+        yield from self._report(error)
+        with self.clock.phase("saving"):
+            self.saver.start(self._within_epoch(steps_into_epoch))
 
     def _within_epoch(self, steps_into_epoch: int) -> Position:
         return replace(self.position, progress=replace(self.progress, steps_into_epoch=steps_into_epoch))
@@ -221,25 +224,31 @@ class Trainer:
         epoch = self.progress.epochs_done + 1
         if metrics.num_examples == 0:
             raise self.recovery.end(self.position, f"epoch {epoch}: all of its steps were skipped")
-        variables = self.evaluation.variables(self.state)
+        with self.clock.phase("validation"):
+            variables = self.evaluation.variables(self.state)
         train_loss = float(metrics.loss_sum / metrics.num_examples)
         train_accuracy = float(metrics.num_correct / metrics.num_examples)
-        val, statistics = self._validate(variables, train_loss=train_loss, train_accuracy=train_accuracy)
+        with self.clock.phase("validation"):
+            val, statistics = self._validate(variables, train_loss=train_loss, train_accuracy=train_accuracy)
         result = EpochResult(
             epoch=epoch,
             train_loss=train_loss,
             train_accuracy=train_accuracy,
             val_loss=val.loss,
             val_accuracy=val.accuracy,
-            lr=float(self.learning_rate(self.position.updates - 1)) * float(self.state.rate_scale),
+            lr=self.execution.learning_rate(self.position.updates - 1) * float(self.state.rate_scale),
             seconds=clock.seconds,
             images_per_second=images_per_second,
             val_statistics=statistics,
         )
-        self.train_seconds += result.seconds
-        yield from self._report(self.saver.wait())
+        with self.clock.phase("saving"):
+            error = self.saver.wait()
+        yield from self._report(error)
         self._begin_next_epoch(result)
-        self.saver.start(self.position, layers=self.evaluation.layers(variables))
+        with self.clock.phase("validation"):
+            layers = self.evaluation.layers(variables)
+        with self.clock.phase("saving"):
+            self.saver.start(self.position, layers=layers)
         yield result
         yield from self.watch.notices(
             self.progress.history, lambda: self.evaluation.score_by_batch(variables, self.dataset.val)
@@ -293,7 +302,8 @@ class Trainer:
 
     def _ensure_saved(self) -> Iterator[Notice]:
         """Wait for the save of the last epoch; if it failed and the run may continue, save once more."""
-        error = self.saver.wait()
+        with self.clock.phase("saving"):
+            error = self.saver.wait()
         yield from self._report(error)
         if error is not None or self.progress.best is None:
             best = better(self.progress.best, self.progress.history[-1], self.position.step)

@@ -1,42 +1,82 @@
-"""Learning-rate schedules and optimizers, all of them optax's."""
+"""Learning-rate schedules, and optimizers of optax."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bncli.config.settings import OptimizerConfig
+from bncli.ops import Number
 from bncli.training.tuning import Tuning, by_path, without
 
 # A warm-up takes at most this share of the schedule, so that a run of one epoch is not all warm-up.
 MAX_WARMUP_SHARE = 0.25
 # "step" multiplies the rate by 0.1 at these shares of the schedule (He et al. 2015, section 4.2).
 STEP_DECAY_AT = (0.5, 0.75)
+# "one-cycle" rises for this share of the schedule, by this factor, and ends at this factor below its start.
+_RISE_SHARE, _RISE_FACTOR, _FINAL_FACTOR = 0.3, 25.0, 1e4
 
 
-def create_learning_rate_fn(config: OptimizerConfig, *, steps_per_epoch: int, epochs: int) -> optax.Schedule:
-    """The learning rate as a function of the step.
+# Updates done, int [n] -> learning rate or factor of each, float32 [n]; on the host, since the rate is an argument of
+# the training step.
+Schedule: TypeAlias = Callable[[np.ndarray], np.ndarray]
+
+
+def create_learning_rate_fn(config: OptimizerConfig, *, steps_per_epoch: int, epochs: int) -> Schedule:
+    """The learning rate as a function of the updates done.
 
     The schedule is ``schedule_epochs`` long or, if that is None, ``epochs``. After its end the rate stays at its last
     value. If a run without ``schedule_epochs`` is extended, the schedule is stretched over the new length, and the
     rate at the point of extension jumps up accordingly.
+
+    The numbers are those of optax's schedules of the same names in a compiled program, bit by bit.
     """
     total = steps_per_epoch * (config.schedule_epochs or epochs)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), int(total * MAX_WARMUP_SHARE))
     return _SCHEDULES[config.schedule](config.peak_learning_rate, warmup, total)
 
 
-def _cosine(peak: float, warmup: int, total: int) -> optax.Schedule:
+def _cosine(peak: float, warmup: int, total: int) -> Schedule:
     """Half a cosine from the peak to 0 (Loshchilov & Hutter 2016, arXiv 1608.03983)."""
-    return _with_warmup(optax.cosine_decay_schedule(peak, total - warmup), peak, warmup)
+    length = total - warmup
+
+    def decay(done: np.ndarray) -> np.ndarray:
+        return np.float32(peak) * _half_cosine(np.minimum(done, length), length)
+
+    return _with_warmup(decay, peak, warmup)
 
 
-def _one_cycle(peak: float, warmup: int, total: int) -> optax.Schedule:
-    """Up for 30 % of the schedule, which replaces the warm-up, then down (Smith & Topin 2017, arXiv 1708.07120)."""
-    return optax.cosine_onecycle_schedule(max(total, 2), peak)
+def _one_cycle(peak: float, warmup: int, total: int) -> Schedule:
+    """Up for 30 % of the schedule, which replaces the warm-up, then down (Smith & Topin 2017, arXiv 1708.07120).
+
+    Each part is half a cosine: from a 25th of the peak to the peak, and on to 1/250,000 of it.
+    """
+    length = max(total, 2)
+    middle = int(_RISE_SHARE * length)
+    factors = np.array([peak / _RISE_FACTOR, _RISE_FACTOR, 1 / (_RISE_FACTOR * _FINAL_FACTOR)], np.float32)
+    low, high, end = np.cumprod(factors, dtype=np.float32)
+
+    def rate(done: np.ndarray) -> np.ndarray:
+        rise = _between(low, high, done, max(middle, 1))
+        fall = _between(high, end, done - middle, length - middle)
+        return np.where(done < middle, rise, np.where(done < length, fall, end))
+
+    return rate
+
+
+def _between(start: np.float32, end: np.float32, done: np.ndarray, length: int) -> np.ndarray:
+    """Half a cosine from ``start`` to ``end``. The product is rounded with its sum, as a fused multiply-add does."""
+    share = done.astype(np.float32) * (np.float32(1) / np.float32(length))
+    raised = np.float32(1) + np.asarray(_compiled_cosine(np.float32(np.pi) * share))
+    half = float((start - end) / np.float32(2))
+    between: np.ndarray = (float(end) + half * raised.astype(np.float64)).astype(np.float32)
+    return between
 
 
 # The triangle: it begins at this share of the peak, reaches the peak at this share of the schedule, and ends at that
@@ -44,30 +84,62 @@ def _one_cycle(peak: float, warmup: int, total: int) -> optax.Schedule:
 TRIANGLE_START, TRIANGLE_TOP, TRIANGLE_END = 0.2, 0.23, 0.07
 
 
-def _triangular(peak: float, warmup: int, total: int) -> optax.Schedule:
+def _triangular(peak: float, warmup: int, total: int) -> Schedule:
     """Up in a line for 23 % of the schedule, which replaces the warm-up, then down in a line."""
     top = max(1, round(TRIANGLE_TOP * total))
-    rise = optax.linear_schedule(TRIANGLE_START * peak, peak, top)
-    fall = optax.linear_schedule(peak, TRIANGLE_END * peak, max(1, total - top))
-    return optax.join_schedules([rise, fall], [top])
+
+    def rate(done: np.ndarray) -> np.ndarray:
+        rise = _line(TRIANGLE_START * peak, peak, done, top)
+        fall = _line(peak, TRIANGLE_END * peak, done - top, max(1, total - top))
+        return np.where(done < top, rise, fall)
+
+    return rate
 
 
-def _step(peak: float, warmup: int, total: int) -> optax.Schedule:
-    boundaries = {int(share * total) - warmup: 0.1 for share in STEP_DECAY_AT}
-    return _with_warmup(optax.piecewise_constant_schedule(peak, boundaries), peak, warmup)
+def _step(peak: float, warmup: int, total: int) -> Schedule:
+    boundaries = sorted({int(share * total) - warmup for share in STEP_DECAY_AT})
+
+    def decay(done: np.ndarray) -> np.ndarray:
+        rate = np.full(done.shape, np.float32(peak))
+        for boundary in boundaries:
+            rate = np.where(done < boundary, rate, np.float32(0.1) * rate)
+        return rate
+
+    return _with_warmup(decay, peak, warmup)
 
 
-def _constant(peak: float, warmup: int, total: int) -> optax.Schedule:
-    return _with_warmup(optax.constant_schedule(peak), peak, warmup)
+def _constant(peak: float, warmup: int, total: int) -> Schedule:
+    return _with_warmup(lambda done: np.full(done.shape, np.float32(peak)), peak, warmup)
 
 
-def _with_warmup(schedule: optax.Schedule, peak: float, warmup: int) -> optax.Schedule:
+def _with_warmup(schedule: Schedule, peak: float, warmup: int) -> Schedule:
     if warmup == 0:
         return schedule
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), schedule], [warmup])
+    return lambda done: np.where(done < warmup, _line(0.0, peak, done, warmup), schedule(done - warmup))
 
 
-_SCHEDULES: Mapping[str, Callable[[float, int, int], optax.Schedule]] = {
+def _line(start: float, end: float, done: np.ndarray, length: int) -> np.ndarray:
+    """The line from ``start`` to ``end``. Each product is rounded with its sum, as a fused multiply-add does."""
+    inverse, descent = float(np.float32(1) / np.float32(length)), float(np.float32(start - end))
+    left = (1 - np.clip(done, 0, length) * inverse).astype(np.float32)
+    line: np.ndarray = (float(np.float32(end)) + descent * left.astype(np.float64)).astype(np.float32)
+    return line
+
+
+def _half_cosine(done: np.ndarray, length: int) -> np.ndarray:
+    """(1 + cos(π · done / length)) / 2, from 1 down to 0."""
+    angles = np.float32(np.pi) * done.astype(np.float32) * (np.float32(1) / np.float32(length))
+    # XLA's cosine: another one rounds otherwise, and a training would take another way from its first step on.
+    half: np.ndarray = np.float32(0.5) * (np.float32(1) + np.asarray(_compiled_cosine(angles)))
+    return half
+
+
+@jax.jit
+def _compiled_cosine(angles: jax.Array) -> jax.Array:
+    return jnp.cos(angles)
+
+
+_SCHEDULES: Mapping[str, Callable[[float, int, int], Schedule]] = {
     "constant": _constant,
     "cosine": _cosine,
     "one-cycle": _one_cycle,
@@ -76,26 +148,51 @@ _SCHEDULES: Mapping[str, Callable[[float, int, int], optax.Schedule]] = {
 }
 
 
-def create_release_fn(config: OptimizerConfig, *, steps_per_epoch: int, epochs: int, start: int) -> optax.Schedule:
+def create_release_fn(config: OptimizerConfig, *, steps_per_epoch: int, epochs: int, start: int) -> Schedule:
     """The factor of the learning rate of arrays that are trained from step ``start`` on: a warm-up of their own.
 
     It rises in a line over ``warmup_epochs``, or over a quarter of the rest of the schedule if that is shorter.
     """
     rest = max(0, steps_per_epoch * epochs - start)
     warmup = max(1, min(round(config.warmup_epochs * steps_per_epoch), int(rest * MAX_WARMUP_SHARE)))
-    return lambda step: jnp.clip((step - start + 1) / warmup, 0.0, 1.0)
+    inverse = np.float32(1) / np.float32(warmup)
+    return lambda done: np.clip((done - start + 1).astype(np.float32) * inverse, np.float32(0), np.float32(1))
 
 
-def create_optimizer(config: OptimizerConfig, learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """Gradient clipping, then SGD with Nesterov momentum and L2, or AdamW."""
+@dataclass(frozen=True)
+class UpdateNumbers:
+    """The numbers of an update that its program gets as arguments; all float32 [].
+
+    Attributes:
+        learning_rate: of the update.
+        release: factor of the learning rate of arrays that are trained later.
+        weight_decay: of the kernels.
+    """
+
+    learning_rate: Number = 0.0
+    release: Number = 1.0
+    weight_decay: Number = 0.0
+
+    @property
+    def schedule(self) -> optax.Schedule:
+        """The learning rate as optax takes it. Its state counts the updates, as in the saves of all versions."""
+        return lambda step: self.learning_rate
+
+
+def create_optimizer(config: OptimizerConfig, numbers: UpdateNumbers) -> optax.GradientTransformation:
+    """Gradient clipping, then SGD with Nesterov momentum and L2, or AdamW.
+
+    Args:
+        config: its learning rate, schedule and weight decay play no part.
+        numbers: of the present update; they do not change the state.
+    """
     mask = None if config.decay_all else decayed
-    rate = _computed_once(learning_rate)
     if config.name == "adamw":
-        update = optax.adamw(rate, weight_decay=config.weight_decay, mask=mask)
+        update = optax.adamw(numbers.schedule, weight_decay=numbers.weight_decay, mask=mask)
     else:
         update = optax.chain(
-            optax.add_decayed_weights(config.weight_decay, mask=mask),
-            optax.sgd(rate, momentum=config.momentum, nesterov=True),
+            optax.add_decayed_weights(numbers.weight_decay, mask=mask),
+            optax.sgd(numbers.schedule, momentum=config.momentum, nesterov=True),
         )
     if config.clip_norm is None:
         return update
@@ -103,12 +200,7 @@ def create_optimizer(config: OptimizerConfig, learning_rate: optax.Schedule) -> 
 
 
 def create_tuned_optimizer(
-    config: OptimizerConfig,
-    learning_rate: optax.Schedule,
-    tuning: Tuning,
-    *,
-    released: bool,
-    release: optax.Schedule,
+    config: OptimizerConfig, numbers: UpdateNumbers, tuning: Tuning, *, released: bool
 ) -> optax.GradientTransformation:
     """The optimizer where some arrays are frozen, or learn at a rate of their own.
 
@@ -117,19 +209,18 @@ def create_tuned_optimizer(
 
     Args:
         config: the settings.
-        learning_rate: by step.
+        numbers: of the present update.
         tuning: the groups of arrays, and the factors of their learning rates.
         released: True from ``--unfreeze-at`` on.
-        release: factor of the learning rate of arrays that are trained later, by step.
     """
-    direction = _direction(config)
+    direction = _direction(config, numbers)
     groups = {"trained": direction, "later": direction if released else _waiting(direction), "frozen": _ABSENT}
     held = tuning.held(released=released)
     return optax.chain(
         optax.stateless(lambda gradients, params: without(held, gradients)),
         optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm),
         optax.partition(groups, tuning.groups),
-        _by_learning_rates(_computed_once(learning_rate), tuning, release),
+        _by_learning_rates(numbers, tuning),
     )
 
 
@@ -138,9 +229,9 @@ PER_CHANNEL = ("b", "bias", "offset", "scale")
 _ABSENT = optax.set_to_zero()
 
 
-def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
+def _direction(config: OptimizerConfig, numbers: UpdateNumbers) -> optax.GradientTransformation:
     """The update of ``create_optimizer`` before its learning rate."""
-    decay = optax.add_decayed_weights(config.weight_decay, mask=None if config.decay_all else decayed)
+    decay = optax.add_decayed_weights(numbers.weight_decay, mask=None if config.decay_all else decayed)
     if config.name == "adamw":
         return optax.chain(optax.scale_by_adam(), decay)
     return optax.chain(decay, optax.trace(decay=config.momentum, nesterov=True))
@@ -157,7 +248,7 @@ def _waiting(inner: optax.GradientTransformation) -> optax.GradientTransformatio
     return optax.GradientTransformation(inner.init, update)
 
 
-def _by_learning_rates(rate: optax.Schedule, tuning: Tuning, release: optax.Schedule) -> optax.GradientTransformation:
+def _by_learning_rates(numbers: UpdateNumbers, tuning: Tuning) -> optax.GradientTransformation:
     """Multiply each update by minus its learning rate."""
     factors = dict(tuning.factors)
 
@@ -167,26 +258,15 @@ def _by_learning_rates(rate: optax.Schedule, tuning: Tuning, release: optax.Sche
     def update(
         updates: optax.Updates, state: optax.ScaleByScheduleState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.ScaleByScheduleState]:
-        now, rise = rate(state.count), release(state.count)
-
         def scaled(path: str, leaf: jax.Array) -> jax.Array:
-            own = now * factors.get(path, 1.0) * (rise if path in tuning.later else 1.0)
+            rise = numbers.release if path in tuning.later else 1.0
+            own = numbers.learning_rate * factors.get(path, 1.0) * rise
             update: jax.Array = -own * leaf
             return update
 
         return by_path(scaled, updates), optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformation(init, update)
-
-
-def _computed_once(learning_rate: optax.Schedule) -> optax.Schedule:
-    """The schedule behind a barrier, or XLA computes it, a cosine, in each kernel that updates an array."""
-
-    def rate(step: jax.Array) -> jax.Array:
-        value: jax.Array = jax.lax.optimization_barrier(jnp.asarray(learning_rate(step)))
-        return value
-
-    return rate
 
 
 def decayed(params: optax.Params) -> optax.Params:

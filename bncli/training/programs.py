@@ -19,6 +19,7 @@ from bncli.process.flags import compile_step, once_compiler_options, step_compil
 from bncli.process.heap import in_one_place
 from bncli.process.mesh import batch_sharding, replicated
 from bncli.process.shared_programs import shared
+from bncli.training.hyperparameters import seed_key
 from bncli.training.state import TrainState, create_train_state
 from bncli.training.steps import DeviceSplit, StepSettings, TrainStep, make_fed_step, make_train_step, scan_steps
 
@@ -29,20 +30,20 @@ class InitialState:
     """Makes the state before the first step; traced once, compiled at the first call."""
 
     def __init__(self, settings: StepSettings) -> None:
-        def make() -> TrainState:
+        def first_state(seed_key: jax.Array) -> TrainState:
             return create_train_state(
                 settings.network,
                 settings.make_optimizer(),
                 image_shape=settings.preprocessor.image_shape,
-                seed=settings.seed,
+                seed_key=jax.random.wrap_key_data(seed_key),
                 keep_ema=settings.ema_decay is not None,
             )
 
-        self._traced = jax.jit(make, compiler_options=once_compiler_options()).trace()
+        self._traced = jax.jit(first_state, compiler_options=once_compiler_options()).trace(seed_key(0))
 
-    def __call__(self) -> TrainState:
-        """The state before the first step."""
-        state: TrainState = self._compiled()
+    def __call__(self, seed: int) -> TrainState:
+        """The state before the first step of a run with this seed."""
+        state: TrainState = self._compiled(seed_key(seed))
         return state
 
     @property
@@ -52,12 +53,17 @@ class InitialState:
         return shapes
 
     @cached_property
-    def _compiled(self) -> Callable[[], TrainState]:
-        compiled: Callable[[], TrainState] = self._traced.lower().compile()
+    def _compiled(self) -> Callable[[np.ndarray], TrainState]:
+        compiled: Callable[[np.ndarray], TrainState] = self._traced.lower().compile()
         return compiled
 
 
-initial_state = shared(InitialState)
+_initial_state = shared(InitialState)
+
+
+def initial_state(settings: StepSettings) -> InitialState:
+    """The maker of the state before the first step, shared by runs that differ in hyperparameters alone."""
+    return _initial_state(settings.program)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,7 @@ class StepProgram:
     """Everything that a compiled step depends on.
 
     Attributes:
-        settings: of the step.
+        settings: of the step, with neutral hyperparameters.
         images: shape and dtype of the split's images or, if they are fed, of the batch's.
         labels: shape and dtype of its labels.
         is_fed: the step is given the images of its batch, and not the split.
@@ -107,6 +113,7 @@ class StepProgram:
             self._placed(jax.ShapeDtypeStruct((), np.int32), whole),
             jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding),
             mask,
+            self._placed(self.settings.hyperparameters.at(np.zeros(() if one else self.num_steps, np.int64)), whole),
         )
 
     @staticmethod

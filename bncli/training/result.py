@@ -23,11 +23,35 @@ class Hashes:
 
 @dataclass(frozen=True)
 class Seconds:
-    """The run's wall time; ``total`` includes loading data, compiling, saving and testing."""
+    """The run's wall time. ``total`` is the sum of the others.
 
+    Attributes:
+        start: imports, checks, and making the trainer.
+        data: reading the data set.
+        compile: waiting for compiled programs, new ones or those of the cache.
+        train: training steps.
+        validation: scoring the validation split after each epoch, and the test split at the end.
+        saving: waiting for saves.
+        rest: everything else, such as ``--precise-bn``.
+        total: all of it.
+    """
+
+    start: float
+    data: float
     compile: float
     train: float
+    validation: float
+    saving: float
+    rest: float
     total: float
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The programs that a run needed: the training step, the first weights, the evaluation step, and small ones."""
+
+    compiled: int
+    from_cache: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,7 @@ class TrainResult:
         test: the best epoch on the test split, with its population statistics if it has them.
         images_per_second: of the training steps, mean over this run's epochs; None if there were none.
         seconds: of this run.
+        programs: of this run.
         sha256: of the last state.
         history: one row an epoch.
         stopped_early: True if patience ended the run.
@@ -65,6 +90,7 @@ class TrainResult:
     test: EvalResult
     images_per_second: float | None
     seconds: Seconds
+    programs: Programs
     sha256: Hashes
     history: tuple[EpochResult, ...]
     stopped_early: bool

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -22,10 +22,18 @@ from bncli.measure.batches import ImageBatches
 from bncli.measure.logits import count_classes
 from bncli.measure.moments import batch_norm_stats
 from bncli.measure.population import BATCHES, recalibrate_measured
-from bncli.models import build_network, model_file_sha256, whitens_patches, with_local_statistics
+from bncli.models import (
+    build_network,
+    model_file_sha256,
+    whitens_patches,
+    with_given_numbers,
+    with_local_statistics,
+)
 from bncli.process import distributed
+from bncli.process.compilations import compilations
 from bncli.process.hardware import versions
 from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, put_whole
+from bncli.process.phase_clock import PhaseClock
 from bncli.training.divergence import first_non_finite
 from bncli.training.evaluation import EvalProgram, Evaluation
 from bncli.training.execution import StepExecution
@@ -37,7 +45,7 @@ from bncli.training.pretrained import starting_state
 from bncli.training.programs import initial_state
 from bncli.training.progress import Best, Position, RunProgress
 from bncli.training.recovery import Recovery
-from bncli.training.result import Hashes, PreciseStatistics, Seconds, TrainResult
+from bncli.training.result import Hashes, PreciseStatistics, Programs, Seconds, TrainResult
 from bncli.training.run_log import RunLog
 from bncli.training.saving import RunSaver, latest_step, restore
 from bncli.training.state import TrainState
@@ -56,6 +64,7 @@ def create_trainer(
     *,
     pretrained: Pretrained | None = None,
     compile_ahead: bool = False,
+    clock: PhaseClock | None = None,
 ) -> Trainer:
     """Make a trainer at the start of its run; ``out`` is not touched yet.
 
@@ -66,19 +75,22 @@ def create_trainer(
         pretrained: the weights to start from; None starts from random ones.
         compile_ahead: compile the training step from now on, while a run does what comes before its first step; for a
             run that is known to make one.
+        clock: of the run; None for one that starts now.
 
     Raises:
         UsageError: an unknown model, or a batch that does not divide over the devices.
         ModelError: the network does not fit the images or the classes.
         CheckpointError: the weights do not fit the network.
     """
+    compilations().listen()
+    clock = clock or PhaseClock()
     distributed.check_same(_facts(config, dataset))
     mesh = make_mesh()
     check_batch_size(config.training.batch_size, mesh)
     _warn_of_single_step(config.training, len(dataset.train), mesh)
     settings = _step_settings(config, dataset, mesh)
     weights = _fitted(pretrained, settings, dataset)
-    make_state = starting_state(initial_state(settings), weights)
+    make_state = starting_state(partial(initial_state(settings), settings.seed), weights)
     if weights is None and whitens_patches(config.model):
         make_state = whitened_state(make_state, dataset.train, settings.preprocessor, seed=settings.seed)
     execution = StepExecution(
@@ -88,6 +100,7 @@ def create_trainer(
         mesh=mesh,
         deterministic=config.training.deterministic,
         workers=config.data.workers,
+        clock=clock,
     )
     if config.data.workers and not execution.is_fed:
         message = (
@@ -96,7 +109,8 @@ def create_trainer(
         warnings.warn(message, BncliWarning, stacklevel=2)
     if compile_ahead and distributed.is_alone():  # else the processes would compile in different orders
         execution.compile_ahead()
-    state = make_state()
+    with clock.phase("compile"):
+        state = make_state()
     _check_classes(settings, state.variables, dataset, name=config.model.name)
     evaluation = _evaluation(config, dataset, settings, state, mesh)
     saver = RunSaver(RunLog(out), config.training, evaluation.variables)
@@ -105,13 +119,13 @@ def create_trainer(
         dataset=dataset,
         execution=execution,
         evaluation=evaluation,
-        learning_rate=settings.learning_rate(),
         saver=saver,
         recovery=Recovery(config, execution, saver, make_state, _find_cause(settings)),
         watch=_watch(config, dataset, settings),
         position=Position(state, RunProgress()),
         weights=weights,
         record=None if pretrained is None else pretrained.record,
+        clock=clock,
     )
 
 
@@ -169,8 +183,10 @@ def _step_settings(config: RunConfig, dataset: Dataset, mesh: jax.sharding.Mesh)
     )
     if config.training.bn_sync == "local":
         network = with_local_statistics(network, mesh.size, name=config.model.name)
+    given, layers = with_given_numbers(network, name=config.model.name)
     settings = StepSettings(
-        network=network,
+        network=given,
+        layers=layers,
         optimizer=config.optimizer,
         steps_per_epoch=steps_per_epoch(len(dataset.train), config.training.step_size),
         schedule_epochs=config.optimizer.schedule_epochs or config.training.epochs,
@@ -219,7 +235,8 @@ def _evaluation(
 def _observed_images(settings: StepSettings, dataset: Dataset, mesh: jax.sharding.Mesh) -> jax.Array:
     """The training images that the layers are observed with, normalised and not augmented."""
     some = epoch_order(settings.seed, 0, len(dataset.train))[:OBSERVED_IMAGES]
-    return settings.preprocessor(put_whole(dataset.train.images[some], mesh))
+    images: jax.Array = put_whole(settings.preprocessor.on_host(dataset.train.images[some]), mesh)
+    return images
 
 
 def _batch_statistics(config: RunConfig, dataset: Dataset, network: Network, variables: Variables) -> BatchStatistics:
@@ -325,19 +342,24 @@ def _check_resumable(out: Path, dataset: Dataset) -> None:
         )
 
 
-def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResult:
+def finish(trainer: Trainer, *, epochs_before: int) -> TrainResult:
     """Score the test split with the best epoch. Call it once, after the last epoch.
 
     Args:
         trainer: at the end of its run.
-        started: ``time.perf_counter()`` when the command began.
         epochs_before: epochs done by earlier runs.
     """
     best, out = trainer.progress.best, trainer.saver.out
     assert best is not None  # there is at least one epoch
     precise = _precise_statistics(trainer, best) if _wants_precise_statistics(trainer, best) else None
-    test = trainer.evaluation.score(checkpoint.load_variables(out, best.step), trainer.dataset.test)
+    with trainer.clock.phase("validation"):
+        # On the devices first: arrays of the host would make another program of the evaluation step.
+        variables: Variables = trainer.execution.put(checkpoint.load_variables(out, best.step))
+        test = trainer.evaluation.score(variables, trainer.dataset.test)
     rates = [row.images_per_second for row in trainer.progress.history[epochs_before:]]
+    hashes = _hashes(trainer.state)
+    spent = trainer.clock.seconds()
+    compiled, read = trainer.clock.programs
     return TrainResult(
         out=out,
         epochs_run=trainer.progress.epochs_done,
@@ -345,8 +367,9 @@ def finish(trainer: Trainer, *, started: float, epochs_before: int) -> TrainResu
         precise=precise,
         test=test,
         images_per_second=sum(rates) / len(rates) if rates else None,
-        seconds=Seconds(trainer.execution.compile_seconds, trainer.train_seconds, time.perf_counter() - started),
-        sha256=_hashes(trainer.state),
+        seconds=Seconds(**spent, total=sum(spent.values())),
+        programs=Programs(compiled, read),
+        sha256=hashes,
         history=trainer.progress.history,
         stopped_early=trainer.stopped_early,
         config=checkpoint_config(trainer.config, trainer.dataset, trainer.record),

@@ -14,7 +14,7 @@ from bncli.frameworks.network import Network, Variables
 
 # Folded into the seed's key, so that initial weights and dropout come from unrelated streams ("init", "drop").
 _INIT_STREAM = 0x696E6974
-_DROPOUT_STREAM = 0x64726F70
+DROPOUT_STREAM = 0x64726F70
 
 ArrayTree: TypeAlias = Mapping[str, "ArrayTree | jax.Array"]
 
@@ -57,7 +57,7 @@ def create_train_state(
     optimizer: optax.GradientTransformation,
     *,
     image_shape: tuple[int, int, int],
-    seed: int,
+    seed_key: jax.Array,
     keep_ema: bool = False,
 ) -> TrainState:
     """The state before the first step: a pure function of the seed.
@@ -66,10 +66,10 @@ def create_train_state(
         network: the network to train.
         optimizer: its initial state becomes part of the result.
         image_shape: (H, W, C).
-        seed: determines the initial weights.
+        seed_key: the key of the run's seed, which determines the initial weights.
         keep_ema: keep a moving average of the parameters.
     """
-    variables = network.init(jax.random.fold_in(jax.random.key(seed), _INIT_STREAM), image_shape)
+    variables = network.init(jax.random.fold_in(seed_key, _INIT_STREAM), image_shape)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -92,10 +92,3 @@ def moving_average(ema: ArrayTree, params: ArrayTree, *, step: jax.Array, decay:
     share = 1 - jnp.minimum(decay, (1 + t) / (10 + t))
     averaged: ArrayTree = jax.tree.map(lambda old, new: old + share * (new - old), ema, params)
     return averaged
-
-
-def dropout_key(seed_key: jax.Array, step: jax.Array) -> jax.Array:
-    """The dropout key of one step."""
-    with jax.ensure_compile_time_eval():  # the stream's key is the same in all steps
-        stream_key = jax.random.fold_in(seed_key, _DROPOUT_STREAM)
-    return jax.random.fold_in(stream_key, step)

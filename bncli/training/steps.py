@@ -19,19 +19,24 @@ from flax import struct
 
 from bncli.config.settings import OptimizerConfig
 from bncli.data import Augmentation, Preprocessor
-from bncli.data.batches import alternating_flips, example_keys
+from bncli.data.augment import normalize
+from bncli.data.batches import flips_in_epoch, keys_in_epoch
 from bncli.data.mixing import Labels, MixedLabels, augmented
+from bncli.frameworks.linen import LinenNetwork
 from bncli.frameworks.network import Network, Variables
 from bncli.measure.eval_step import smoothed_cross_entropy
+from bncli.ops import LayerNumbers
 from bncli.training.accumulation import make_accumulated
+from bncli.training.hyperparameters import Hyperparameters, HyperparameterSource, Rates
 from bncli.training.micro_batches import Accumulation, Inputs
 from bncli.training.optimizer import (
+    UpdateNumbers,
     create_learning_rate_fn,
     create_optimizer,
     create_release_fn,
     create_tuned_optimizer,
 )
-from bncli.training.state import ArrayTree, EpochMetrics, TrainState, dropout_key, moving_average
+from bncli.training.state import ArrayTree, EpochMetrics, TrainState, moving_average
 from bncli.training.tuning import Tuning, detached, keep, without
 
 # A dense layer's kernel has two axes, a convolution's four.
@@ -70,25 +75,31 @@ class StepMetrics:
     halted: jax.Array  # bool [], see TrainState
 
 
-# (params, state, examples) -> (loss [], (logits [B, K], batch_stats))
-LossFn: TypeAlias = Callable[[ArrayTree, TrainState, Examples], tuple[jax.Array, tuple[jax.Array, Variables]]]
-# (params, state, examples) -> ((loss [], (logits [B, K], batch_stats)), gradients)
+# (params, state, examples, hyperparameters) -> (loss [], (logits [B, K], batch_stats))
+LossFn: TypeAlias = Callable[
+    [ArrayTree, TrainState, Examples, Hyperparameters], tuple[jax.Array, tuple[jax.Array, Variables]]
+]
+# (params, state, examples, hyperparameters) -> ((loss [], (logits [B, K], batch_stats)), gradients)
 LossAndGrads: TypeAlias = Callable[
-    [ArrayTree, TrainState, Examples], tuple[tuple[jax.Array, tuple[jax.Array, Variables]], ArrayTree]
+    [ArrayTree, TrainState, Examples, Hyperparameters],
+    tuple[tuple[jax.Array, tuple[jax.Array, Variables]], ArrayTree],
 ]
-# (state, images, labels, keys, mask, flips) -> (state, metrics); for the shapes see Examples
+# (state, images, labels, keys, mask, hyperparameters, flips) -> (state, metrics); for the shapes see Examples
 TrainOn: TypeAlias = Callable[
-    [TrainState, jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None], tuple[TrainState, StepMetrics]
+    [TrainState, jax.Array, jax.Array, jax.Array, jax.Array | None, Hyperparameters, jax.Array | None],
+    tuple[TrainState, StepMetrics],
 ]
-# (state, split, epoch int32 [], indices int32 [B], mask bool [B] or None) -> (state, metrics)
+# (state, split, epoch int32 [], indices int32 [B], mask bool [B] or None, hyperparameters) -> (state, metrics)
 TrainStep: TypeAlias = Callable[
-    [TrainState, DeviceSplit, jax.Array, jax.Array, jax.Array | None], tuple[TrainState, StepMetrics]
+    [TrainState, DeviceSplit, jax.Array, jax.Array, jax.Array | None, Hyperparameters], tuple[TrainState, StepMetrics]
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """Everything besides its arguments that the training step depends on. Equal settings make equal programs.
+    """Everything besides the state and the examples that the training step depends on.
+
+    The program depends on ``program`` alone. The rest are ``hyperparameters``, arguments of the step.
 
     Attributes:
         network: the network, with the BN layers that are frozen at present.
@@ -102,6 +113,7 @@ class StepSettings:
         tuning: which arrays are trained, and how fast; None if all are trained alike.
         released: True from ``--unfreeze-at`` on.
         accumulation: the division of the batch into micro-batches; None computes it at once.
+        layers: the numbers in whose place ``network`` has ``GIVEN``; None if it has its own.
     """
 
     network: Network
@@ -115,6 +127,7 @@ class StepSettings:
     tuning: Tuning | None = None
     released: bool = False
     accumulation: Accumulation | None = None
+    layers: LayerNumbers | None = None
 
     def at_epoch(self, epoch: int) -> StepSettings:
         """The settings of an epoch, from 0."""
@@ -129,41 +142,83 @@ class StepSettings:
         """The paths of the arrays that are not trained at present."""
         return frozenset() if self.tuning is None else self.tuning.held(released=self.released)
 
-    def learning_rate(self) -> optax.Schedule:
-        """The learning rate as a function of the step."""
-        return create_learning_rate_fn(
-            self.optimizer, steps_per_epoch=self.steps_per_epoch, epochs=self.schedule_epochs
+    @property
+    def program(self) -> StepSettings:
+        """The settings with neutral values in place of the hyperparameters: equal ones make equal programs."""
+        return replace(
+            self,
+            optimizer=replace(
+                self.optimizer,
+                learning_rate=None,
+                weight_decay=0.0,
+                schedule="constant",
+                schedule_epochs=None,
+                warmup_epochs=0.0,
+            ),
+            steps_per_epoch=1,
+            schedule_epochs=1,
+            preprocessor=self.preprocessor.neutral,
+            seed=0,
+            tuning=None if self.tuning is None else replace(self.tuning, release_epoch=None),
+            layers=jax.tree.map(lambda number: type(number)(0), self.layers),
         )
 
-    def make_optimizer(self) -> optax.GradientTransformation:
-        """The optimizer with its learning-rate schedule."""
+    @property
+    def hyperparameters(self) -> HyperparameterSource:
+        """The arguments of the step that follow from the settings."""
+        tuning = self.tuning
+        release_epoch = 0 if tuning is None else tuning.release_epoch or 0
+        return HyperparameterSource(
+            learning_rate=create_learning_rate_fn(
+                self.optimizer, steps_per_epoch=self.steps_per_epoch, epochs=self.schedule_epochs
+            ),
+            release=create_release_fn(
+                self.optimizer,
+                steps_per_epoch=self.steps_per_epoch,
+                epochs=self.schedule_epochs,
+                start=self.steps_per_epoch * release_epoch,
+            ),
+            weight_decay=self.optimizer.weight_decay,
+            mean=self.preprocessor.settings.mean,
+            std=self.preprocessor.settings.std,
+            seed=self.seed,
+            layers=self.layers,
+        )
+
+    def network_with(self, layers: LayerNumbers | None) -> Network:
+        """The network with traced numbers of its layers."""
+        if layers is None:
+            return self.network
+        assert isinstance(self.network, LinenNetwork)
+        return replace(self.network, given=layers)
+
+    def make_optimizer(self, numbers: UpdateNumbers | None = None) -> optax.GradientTransformation:
+        """The optimizer of one update with these numbers; its initial state depends on none of them."""
+        numbers = numbers or UpdateNumbers()
         if self.tuning is None:
-            return create_optimizer(self.optimizer, self.learning_rate())
-        release = create_release_fn(
-            self.optimizer,
-            steps_per_epoch=self.steps_per_epoch,
-            epochs=self.schedule_epochs,
-            start=self.steps_per_epoch * (self.tuning.release_epoch or 0),
-        )
-        return create_tuned_optimizer(
-            self.optimizer, self.learning_rate(), self.tuning, released=self.released, release=release
-        )
+            return create_optimizer(self.optimizer, numbers)
+        return create_tuned_optimizer(self.optimizer, numbers, self.tuning, released=self.released)
 
 
 def make_train_step(settings: StepSettings) -> TrainStep:
-    """Make ``train_step(state, split, epoch, indices, mask) -> (state, metrics)``, not yet compiled.
+    """Make ``train_step(state, split, epoch, indices, mask, hyperparameters) -> (state, metrics)``, not yet compiled.
 
     Like ``train_on``, for the examples ``indices`` of a split on the devices. They are augmented by keys that depend on
     (seed, epoch, example) alone.
     """
     train_on = make_train_on(settings)
-    seed_key = jax.random.key(settings.seed)
 
     def train_step(
-        state: TrainState, split: DeviceSplit, epoch: jax.Array, indices: jax.Array, mask: jax.Array | None
+        state: TrainState,
+        split: DeviceSplit,
+        epoch: jax.Array,
+        indices: jax.Array,
+        mask: jax.Array | None,
+        hyperparameters: Hyperparameters,
     ) -> tuple[TrainState, StepMetrics]:
-        keys, flips = changes(settings, seed_key, epoch, indices)
-        return train_on(state, *gather(split, indices, mask, keys=keys, flips=flips))
+        keys, flips = changes(settings, hyperparameters, epoch, indices)
+        images, labels, *_ = gather(split, indices, mask, keys=keys)
+        return train_on(state, images, labels, keys, mask, hyperparameters, flips)
 
     return train_step
 
@@ -174,23 +229,30 @@ def make_fed_step(settings: StepSettings) -> TrainStep:
     ``indices`` are still the examples' places in the whole split, which their keys depend on.
     """
     train_on = make_train_on(settings)
-    seed_key = jax.random.key(settings.seed)
 
     def fed_step(
-        state: TrainState, batch: DeviceSplit, epoch: jax.Array, indices: jax.Array, mask: jax.Array | None
+        state: TrainState,
+        batch: DeviceSplit,
+        epoch: jax.Array,
+        indices: jax.Array,
+        mask: jax.Array | None,
+        hyperparameters: Hyperparameters,
     ) -> tuple[TrainState, StepMetrics]:
-        keys, flips = changes(settings, seed_key, epoch, indices)
-        return train_on(state, batch.images, batch.labels, keys, mask, flips)
+        keys, flips = changes(settings, hyperparameters, epoch, indices)
+        return train_on(state, batch.images, batch.labels, keys, mask, hyperparameters, flips)
 
     return fed_step
 
 
 def changes(
-    settings: StepSettings, seed_key: jax.Array, epoch: jax.Array, indices: jax.Array
+    settings: StepSettings, hyperparameters: Hyperparameters, epoch: jax.Array, indices: jax.Array
 ) -> tuple[jax.Array, jax.Array | None]:
     """(keys, flips) of the examples ``indices`` int32 [B] in an epoch, as in ``Examples``."""
-    flips = alternating_flips(seed_key, epoch, indices) if settings.augmentation.alternates else None
-    return example_keys(seed_key, epoch, indices), flips
+    of_flips, of_examples = (
+        jax.random.wrap_key_data(jnp.asarray(data)) for data in (hyperparameters.flip_key, hyperparameters.example_key)
+    )
+    flips = flips_in_epoch(of_flips, epoch, indices) if settings.augmentation.alternates else None
+    return keys_in_epoch(of_examples, epoch, indices), flips
 
 
 def gather(
@@ -206,7 +268,7 @@ def gather(
 
 
 def make_train_on(settings: StepSettings) -> TrainOn:
-    """Make ``train_on(state, images, labels, keys, mask, flips) -> (state, metrics)``, not yet compiled.
+    """Make ``train_on(state, images, labels, keys, mask, hyperparameters, flips) -> (state, metrics)``, not compiled.
 
     It does one optimizer step. Padding counts neither in the loss nor in the BN statistics.
 
@@ -214,7 +276,6 @@ def make_train_on(settings: StepSettings) -> TrainOn:
     later steps then do the same. The device decides, because it runs several steps ahead of the host.
     """
     loss_and_grads = make_loss_and_grads(settings)
-    optimizer = settings.make_optimizer()
 
     def train_on(
         state: TrainState,
@@ -222,10 +283,14 @@ def make_train_on(settings: StepSettings) -> TrainOn:
         labels: jax.Array,
         keys: jax.Array,
         mask: jax.Array | None,
+        hyperparameters: Hyperparameters,
         flips: jax.Array | None = None,
     ) -> tuple[TrainState, StepMetrics]:
         examples = Examples(images, labels, keys, mask, flips)
-        (loss, (logits, batch_stats)), grads = loss_and_grads(state.params, state, examples)
+        (loss, (logits, batch_stats)), grads = loss_and_grads(state.params, state, examples, hyperparameters)
+        rates = hyperparameters.rates
+        numbers = map(jnp.asarray, (rates.learning_rate, rates.release, hyperparameters.weight_decay))
+        optimizer = settings.make_optimizer(UpdateNumbers(*numbers))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, jax.tree.map(lambda update: update * state.rate_scale, updates))
         params = keep(settings.held, params, state.params)
@@ -251,19 +316,19 @@ def make_loss_and_grads(settings: StepSettings) -> LossAndGrads:
     """Make the function that returns the loss of one step and its gradient."""
     if settings.accumulation is None:
         return jax.value_and_grad(make_loss(settings), has_aux=True)
-    seed_key, smoothing = jax.random.key(settings.seed), settings.optimizer.label_smoothing
-    accumulated = make_accumulated(
-        settings.accumulation,
-        settings.network,
-        settings.preprocessor,
-        lambda logits, labels: label_losses(logits, labels, smoothing),
-    )
+    accumulation, smoothing = settings.accumulation, settings.optimizer.label_smoothing
 
     def loss_and_grads(
-        params: ArrayTree, state: TrainState, examples: Examples
+        params: ArrayTree, state: TrainState, examples: Examples, hyperparameters: Hyperparameters
     ) -> tuple[tuple[jax.Array, tuple[jax.Array, Variables]], ArrayTree]:
-        images, labels = augmented_batch(settings, examples)
-        inputs = Inputs(images, labels, examples.mask, dropout_key(seed_key, state.step))
+        images, labels = augmented_batch(settings, examples, hyperparameters)
+        inputs = Inputs(images, labels, examples.mask, dropout_key(hyperparameters, state.step))
+        accumulated = make_accumulated(
+            accumulation,
+            settings.network_with(hyperparameters.layers),
+            lambda images: normalized(settings, images, hyperparameters),
+            lambda logits, labels: label_losses(logits, labels, smoothing),
+        )
         outputs, grads = accumulated(params, state.batch_stats, inputs)
         return outputs, without(settings.held, grads)
 
@@ -271,16 +336,17 @@ def make_loss_and_grads(settings: StepSettings) -> LossAndGrads:
 
 
 def make_loss(settings: StepSettings) -> LossFn:
-    """Make ``loss(params, state, examples) -> (loss [], (logits [B, K], batch_stats))`` of one step."""
-    seed_key = jax.random.key(settings.seed)
+    """Make the loss of one step, a function of the parameters: see ``LossFn``."""
 
-    def loss(params: ArrayTree, state: TrainState, examples: Examples) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
-        images, labels = augmented_batch(settings, examples)
-        logits, batch_stats = settings.network.train_logits(
+    def loss(
+        params: ArrayTree, state: TrainState, examples: Examples, hyperparameters: Hyperparameters
+    ) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
+        images, labels = augmented_batch(settings, examples, hyperparameters)
+        logits, batch_stats = settings.network_with(hyperparameters.layers).train_logits(
             {"params": detached(settings.held, params), "batch_stats": state.batch_stats},
-            settings.preprocessor(images),
+            normalized(settings, images, hyperparameters),
             mask=examples.mask,
-            dropout_key=dropout_key(seed_key, state.step),
+            dropout_key=dropout_key(hyperparameters, state.step),
         )
         losses = label_losses(logits, labels, settings.optimizer.label_smoothing)  # [B]
         weights = examples.weights
@@ -289,12 +355,25 @@ def make_loss(settings: StepSettings) -> LossFn:
     return loss
 
 
-def augmented_batch(settings: StepSettings, examples: Examples) -> tuple[jax.Array, Labels]:
+def dropout_key(hyperparameters: Hyperparameters, step: jax.Array) -> jax.Array:
+    """The dropout key of one step."""
+    return jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(hyperparameters.dropout_key)), step)
+
+
+def augmented_batch(
+    settings: StepSettings, examples: Examples, hyperparameters: Hyperparameters
+) -> tuple[jax.Array, Labels]:
     """The images of a batch, changed at random, and their labels."""
-    mean = settings.preprocessor.settings.mean
+    mean = jnp.asarray(hyperparameters.mean)
     return augmented(
         examples.images, examples.labels, examples.keys, settings.augmentation, mean=mean, flips=examples.flips
     )
+
+
+def normalized(settings: StepSettings, images: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
+    """The network's input."""
+    mean, std = jnp.asarray(hyperparameters.mean), jnp.asarray(hyperparameters.std)
+    return normalize(images, mean, std, dtype=settings.preprocessor.dtype)
 
 
 def label_losses(logits: jax.Array, labels: Labels, smoothing: float) -> jax.Array:
@@ -317,18 +396,28 @@ def all_finite(tree: object) -> jax.Array:
 
 
 def scan_steps(train_step: TrainStep) -> TrainStep:
-    """Make a step over stacked batches, ``indices`` and ``mask`` [S, B]: one dispatch for S steps, for GPU and TPU.
+    """Make a step over stacked batches: one dispatch for S steps, for GPU and TPU.
+
+    ``indices`` and ``mask`` are [S, B], the ``rates`` of the hyperparameters [S].
 
     On a CPU a step inside a scan runs up to 50 times slower than a call of its own, so the loop makes calls there.
     """
 
     def steps(
-        state: TrainState, split: DeviceSplit, epoch: jax.Array, indices: jax.Array, mask: jax.Array | None
+        state: TrainState,
+        split: DeviceSplit,
+        epoch: jax.Array,
+        indices: jax.Array,
+        mask: jax.Array | None,
+        hyperparameters: Hyperparameters,
     ) -> tuple[TrainState, StepMetrics]:
-        def body(state: TrainState, batch: tuple[jax.Array, jax.Array | None]) -> tuple[TrainState, StepMetrics]:
-            return train_step(state, split, epoch, *batch)
+        def body(
+            state: TrainState, of_step: tuple[jax.Array, jax.Array | None, Rates]
+        ) -> tuple[TrainState, StepMetrics]:
+            indices, mask, rates = of_step
+            return train_step(state, split, epoch, indices, mask, replace(hyperparameters, rates=rates))
 
-        state, metrics = jax.lax.scan(body, state, (indices, mask))
+        state, metrics = jax.lax.scan(body, state, (indices, mask, hyperparameters.rates))
         return state, jax.tree.map(lambda values: values[-1], metrics)
 
     return steps

@@ -24,7 +24,10 @@ def test_document_says_what_was_run_and_what_came_of_it(tmp_path):
     assert result["epochs_run"] == 2
     assert result["test"]["num_examples"] == 359
     assert 0 <= result["test"]["accuracy"] <= 1
-    assert set(result["seconds"]) == {"compile", "train", "total"}
+    seconds = result["seconds"]
+    assert set(seconds) == {"start", "data", "compile", "train", "validation", "saving", "rest", "total"}
+    assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"], abs=1e-6)
+    assert set(result["programs"]) == {"compiled", "from_cache"}
     assert all(len(digest) == 64 for digest in result["sha256"].values())
     assert result["config"]["training"]["seed"] == 3
     assert result["dataset"]["name"] == "digits"

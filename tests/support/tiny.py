@@ -1,6 +1,5 @@
 """The smallest real training runs: a data set that can be learnt, and networks of a few channels."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -100,4 +99,4 @@ def train(
     for event in trainer.epochs():
         if isinstance(event, StepProgress) and (event.epoch, event.step) == stop_after:
             trainer.request_stop()
-    return run.finish(trainer, started=time.perf_counter(), epochs_before=epochs_before)
+    return run.finish(trainer, epochs_before=epochs_before)

@@ -60,9 +60,12 @@ def split(dataset):
 def steps(settings, split, *, number=10, mask=None):
     """The state after some steps on batches of 16."""
     step = jax.jit(make_train_step(settings))
-    state = create_train_state(settings.network, settings.make_optimizer(), image_shape=SHAPE, seed=0)
+    state = create_train_state(
+        settings.network, settings.make_optimizer(), image_shape=SHAPE, seed_key=jax.random.key(0)
+    )
     for i in range(number):
-        state, _ = step(state, split, 0, jnp.arange(4 * i, 4 * i + 16, dtype=jnp.int32), mask)
+        indices = jnp.arange(4 * i, 4 * i + 16, dtype=jnp.int32)
+        state, _ = step(state, split, 0, indices, mask, settings.hyperparameters.at(i))
     return state
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tiny import run_config, train
+from support.tiny import make_dataset, run_config, train
 
 from bncli.checkpoint import sha256_tree
 from bncli.data.batches import epoch_batches
 from bncli.errors import BncliWarning
+from bncli.process.compilations import compilations
 from bncli.training import execution, run
 from bncli.training.execution import STEPS_PER_SCAN, StepExecution, grouped
 
@@ -34,17 +35,51 @@ def test_an_epoch_can_be_taken_up_at_any_step(dataset, tmp_path):
         assert [batch.indices.tolist() for batch in rest] == [batch.indices.tolist() for batch in whole[start:]]
 
 
-def test_like_trainings_share_their_programs_and_others_do_not(dataset, tmp_path):
-    def trained(name, **training):
-        trainer = run.create_trainer(run_config(training={"epochs": 1} | training), dataset, tmp_path / name)
-        run.start(trainer, overwrite=False)
-        for _ in trainer.epochs():
-            pass
-        return trainer
+def finished(trainer):
+    run.start(trainer, overwrite=False)
+    for _ in trainer.epochs():
+        pass
+    return trainer
 
-    first, again, other = trained("first"), trained("again"), trained("other", seed=7)
+
+OF_THE_NETWORK = {"jit(train_step)", "jit(first_state)"}
+HYPERPARAMETERS = {
+    "bn_momentum": {"model": {"bn_momentum": 0.8}},
+    "dropout": {"model": {"dropout": 0.3}},
+    "epochs": {"training": {"epochs": 2}},
+    "learning_rate": {"optimizer": {"learning_rate": 0.01, "schedule": "step"}},
+    "seed": {"training": {"seed": 7}},
+    "weight_decay": {"optimizer": {"weight_decay": 0.0}},
+}
+
+
+def test_a_training_with_other_hyperparameters_compiles_nothing_and_differs(tmp_path):
+    """With other data too, whose mean and std, and so the input of the network, are others."""
+    base = {"model": {"dropout": 0.2}, "training": {"epochs": 1}, "optimizer": {}}
+
+    def trained(name, dataset, **changes):
+        config = run_config(**{section: base[section] | changes.get(section, {}) for section in base})
+        return finished(run.create_trainer(config, dataset, tmp_path / name))
+
+    first = trained("first", make_dataset())
+    found = {sha256_tree(first.state.variables)}
+    for name, changes in HYPERPARAMETERS.items():
+        compiled = len(compilations().compiled)
+        trainer = trained(name, make_dataset(seed=3 if name == "seed" else 0), **changes)
+        assert trainer.execution.programs == first.execution.programs, name
+        assert not OF_THE_NETWORK & set(compilations().compiled[compiled:]), name
+        found.add(sha256_tree(trainer.state.variables))
+    assert len(found) == 1 + len(HYPERPARAMETERS)
+
+
+def test_like_trainings_share_their_programs_and_others_do_not(dataset, tmp_path):
+    def trained(name, **optimizer):
+        config = run_config(training={"epochs": 1}, optimizer=optimizer)
+        return finished(run.create_trainer(config, dataset, tmp_path / name))
+
+    first, again, other = trained("first"), trained("again"), trained("other", label_smoothing=0.1)
     assert again.execution.programs == first.execution.programs
-    assert again.evaluation.eval_step is other.evaluation.eval_step is first.evaluation.eval_step
+    assert again.evaluation.eval_step.func is other.evaluation.eval_step.func is first.evaluation.eval_step.func
     assert not set(other.execution.programs.values()) & set(first.execution.programs.values())
     assert again.execution.compile_seconds < 0.1
     assert sha256_tree(again.state) == sha256_tree(first.state) != sha256_tree(other.state)

@@ -53,7 +53,7 @@ def losses_of(network, variables, dataset, *, steps):
         augmentation=Augmentation.none(),
         seed=0,
     )
-    state = create_train_state(network, settings.make_optimizer(), image_shape=SHAPE, seed=0)
+    state = create_train_state(network, settings.make_optimizer(), image_shape=SHAPE, seed_key=jax.random.key(0))
     params = jax.tree.map(jnp.asarray, variables["params"])
     state = dataclasses.replace(state, params=params, opt_state=settings.make_optimizer().init(params))
     step, losses = jax.jit(make_train_on(settings)), []
@@ -61,7 +61,12 @@ def losses_of(network, variables, dataset, *, steps):
         indices = (jnp.arange(8) + 6 * number) % len(dataset.train)
         keys = example_keys(jax.random.key(0), 0, indices)
         state, metrics = step(
-            state, dataset.train.images[indices], dataset.train.labels[indices], keys, jnp.arange(8) < 6
+            state,
+            dataset.train.images[indices],
+            dataset.train.labels[indices],
+            keys,
+            jnp.arange(8) < 6,
+            settings.hyperparameters.at(number),
         )
         losses.append(float(metrics.loss))
     return np.array(losses), state

@@ -115,7 +115,7 @@ def test_the_test_split_is_not_touched_before_the_end(dataset, tmp_path):
     for _ in trainer.epochs():
         pass
     assert not test.reads
-    run.finish(trainer, started=0.0, epochs_before=0)
+    run.finish(trainer, epochs_before=0)
     assert test.reads["images"] == 1  # it has one batch
 
 

@@ -3,22 +3,32 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bncli.config.settings import OptimizerConfig
-from bncli.training.optimizer import MAX_WARMUP_SHARE, create_learning_rate_fn, create_optimizer, decayed
+from bncli.training.optimizer import (
+    MAX_WARMUP_SHARE,
+    TRIANGLE_END,
+    TRIANGLE_START,
+    TRIANGLE_TOP,
+    UpdateNumbers,
+    create_learning_rate_fn,
+    create_optimizer,
+    decayed,
+)
 
 PEAK = 0.4
 NUM_STEPS = 256
-STEPS = jnp.arange(NUM_STEPS)
+STEPS = np.arange(NUM_STEPS)
 
 
 def rates(schedule, *, steps_per_epoch=10, epochs=10, **changes):
     """The learning rate of the first 256 steps."""
     config = OptimizerConfig(schedule=schedule, learning_rate=PEAK, **changes)
-    return np.asarray(jax.vmap(create_learning_rate_fn(config, steps_per_epoch=steps_per_epoch, epochs=epochs))(STEPS))
+    return create_learning_rate_fn(config, steps_per_epoch=steps_per_epoch, epochs=epochs)(STEPS)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle", "step", "triangular"])
@@ -34,6 +44,38 @@ def test_the_rate_is_finite_and_never_above_the_peak(schedule, steps_per_epoch, 
     total = max(steps_per_epoch * epochs, 2)  # a cycle goes up and down
     assert values[:total].max() > 0
     np.testing.assert_allclose(values[total:], values[total], atol=1e-7)  # an ended schedule stays where it is
+
+
+OPTAX = {  # from (peak, length) to the schedule without its warm-up
+    "constant": lambda peak, length: optax.constant_schedule(peak),
+    "cosine": optax.cosine_decay_schedule,
+    "one-cycle": lambda peak, length: optax.cosine_onecycle_schedule(max(length, 2), peak),
+    "step": lambda peak, length: optax.piecewise_constant_schedule(
+        peak, {int(0.5 * length): 0.1, int(0.75 * length): 0.1}
+    ),
+    "triangular": lambda peak, length: optax.join_schedules(
+        [
+            optax.linear_schedule(TRIANGLE_START * peak, peak, round(TRIANGLE_TOP * length)),
+            optax.linear_schedule(peak, TRIANGLE_END * peak, length - round(TRIANGLE_TOP * length)),
+        ],
+        [round(TRIANGLE_TOP * length)],
+    ),
+}
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize("schedule", OPTAX)
+def test_the_rates_are_those_of_optax_in_a_program(schedule):
+    """To the bit, so that trainings of earlier versions, which computed them there, are repeated."""
+    values = rates(schedule, warmup_epochs=0.0)
+    expected = np.asarray(jax.jit(jax.vmap(OPTAX[schedule](PEAK, 100)))(STEPS))
+    np.testing.assert_array_equal(values, expected)
+
+
+@pytest.mark.optimised
+def test_the_warm_up_is_that_of_optax_in_a_program():
+    values = rates("constant", warmup_epochs=2.3)
+    np.testing.assert_array_equal(values, np.asarray(jax.jit(jax.vmap(optax.linear_schedule(0.0, PEAK, 23)))(STEPS)))
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
@@ -103,7 +145,8 @@ PARAMS = {
 
 def update(grads, *, params=PARAMS, steps=1, **changes):
     """The last update, after ``steps`` steps with the same gradient at a constant rate of 0.5."""
-    optimizer = create_optimizer(OptimizerConfig(**changes), lambda step: 0.5)
+    config = OptimizerConfig(**changes)
+    optimizer = create_optimizer(config, UpdateNumbers(0.5, weight_decay=config.weight_decay))
     state = optimizer.init(params)
     for _ in range(steps):
         updates, state = optimizer.update(grads, state, params)
@@ -173,7 +216,7 @@ def test_adamw_is_its_formula(clip_norm):
     """Loshchilov & Hutter 2017, arXiv 1711.05101, algorithm 2, with β₁ = 0.9, β₂ = 0.999 and ε = 1e-8."""
     rate, decay, kernel = 0.5, 0.1, np.array([[2.0, -1.0]])
     optimizer = create_optimizer(
-        OptimizerConfig(name="adamw", weight_decay=decay, clip_norm=clip_norm), lambda step: rate
+        OptimizerConfig(name="adamw", clip_norm=clip_norm), UpdateNumbers(rate, weight_decay=decay)
     )
     params = {"kernel": jnp.asarray(kernel, jnp.float32)}
     state = optimizer.init(params)

@@ -86,7 +86,7 @@ def test_a_full_disk_for_a_while_costs_a_save_and_no_epoch(straight, dataset, tm
     assert checkpoint.complete_steps(out) == [11, 33]
     assert rows_of(out) == [1, 2, 3]
     assert trainer.progress.best.step in (11, 33)
-    result = run.finish(trainer, started=0.0, epochs_before=0)
+    result = run.finish(trainer, epochs_before=0)
     assert result.sha256 == straight.sha256
 
 

@@ -9,16 +9,16 @@ from support.tiny import MLP
 from bncli.checkpoint import sha256_tree
 from bncli.config.settings import ModelConfig, OptimizerConfig
 from bncli.models import build_network
-from bncli.training.optimizer import create_optimizer
-from bncli.training.state import create_train_state, dropout_key, moving_average
+from bncli.training.optimizer import UpdateNumbers, create_optimizer
+from bncli.training.state import create_train_state, moving_average
 
 SHAPE = (8, 8, 1)
 
 
 def state_of(seed, **model):
     network = build_network(ModelConfig(**MLP | model), num_classes=3, image_shape=SHAPE)
-    optimizer = create_optimizer(OptimizerConfig(), lambda step: 0.1)
-    return create_train_state(network, optimizer, image_shape=SHAPE, seed=seed)
+    optimizer = create_optimizer(OptimizerConfig(), UpdateNumbers())
+    return create_train_state(network, optimizer, image_shape=SHAPE, seed_key=jax.random.key(seed))
 
 
 def test_the_state_is_a_function_of_the_seed():
@@ -56,10 +56,3 @@ def test_the_moving_average_forgets_the_start_and_then_moves_by_its_decay():
 
 def test_without_bn_there_are_no_statistics():
     assert state_of(0, bn=False).batch_stats == {}
-
-
-def test_each_step_has_its_own_dropout_key():
-    seed_key = jax.random.key(0)
-    keys = jax.random.key_data(jax.vmap(dropout_key, in_axes=(None, 0))(seed_key, jnp.arange(100)))
-    assert len({tuple(key) for key in keys.tolist()}) == 100
-    assert tuple(jax.random.key_data(jax.random.fold_in(seed_key, 0)).tolist()) not in {tuple(k) for k in keys.tolist()}

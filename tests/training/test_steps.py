@@ -1,5 +1,7 @@
 """Laws of one step: the same call gives the same bytes, padding counts for nothing, a scan is so many calls."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,14 +45,18 @@ def settings_of(*, dropout=0.0, label_smoothing=0.0, augmentation=None):
         augmentation=augmentation or Augmentation.none(),
         seed=0,
     )
-    state = create_train_state(network, settings.make_optimizer(), image_shape=SHAPE, seed=0)
+    state = create_train_state(network, settings.make_optimizer(), image_shape=SHAPE, seed_key=jax.random.key(0))
     return state, settings
 
 
 def start(**changes):
     """(the first state, the jitted train step)."""
     state, settings = settings_of(**changes)
-    return state, jax.jit(make_train_step(settings))
+    return state, partial(_with_hyperparameters, jax.jit(make_train_step(settings)), settings.hyperparameters.at())
+
+
+def _with_hyperparameters(step, hyperparameters, *arguments):
+    return step(*arguments, hyperparameters)
 
 
 def assert_close(actual, expected):
@@ -72,9 +78,12 @@ def test_a_step_is_a_function_of_its_arguments(split):
 def test_arrays_from_anywhere_train_like_those_gathered_from_the_split(split):
     state, settings = settings_of(dropout=0.3, augmentation=Augmentation(max_shift=1, horizontal_flip=True))
     indices, mask = jnp.array([5, 3, 9, 20, 7, 1, 40, 41], jnp.int32), jnp.arange(8) < 6
-    gathered = jax.jit(make_train_step(settings))(state, split, 1, indices, mask)
+    hyperparameters = settings.hyperparameters.at()
+    gathered = jax.jit(make_train_step(settings))(state, split, 1, indices, mask, hyperparameters)
     keys = example_keys(jax.random.key(settings.seed), 1, indices)
-    streamed = jax.jit(make_train_on(settings))(state, split.images[indices], split.labels[indices], keys, mask)
+    streamed = jax.jit(make_train_on(settings))(
+        state, split.images[indices], split.labels[indices], keys, mask, hyperparameters
+    )
     assert sha256_tree(streamed) == sha256_tree(gathered)
 
 
@@ -110,7 +119,10 @@ def test_a_scan_is_so_many_calls(split):
     expected, metrics = state, None
     for row in indices:
         expected, metrics = step(expected, split, 0, row, None)
-    assert_close(jax.jit(scan_steps(step))(state, split, 0, indices, None), (expected, metrics))
+    settings = settings_of(dropout=0.3, augmentation=Augmentation(max_shift=1))[1]
+    scanned = jax.jit(scan_steps(make_train_step(settings)))
+    hyperparameters = settings.hyperparameters.at(np.arange(3))
+    assert_close(scanned(state, split, 0, indices, None, hyperparameters), (expected, metrics))
 
 
 def test_metrics_are_averages_over_the_examples_of_the_epoch_so_far(split):

@@ -13,7 +13,7 @@ from bncli.errors import BncliWarning, TrainingInterruptedError, UsageError
 from bncli.models.parts import array_path
 from bncli.process.mesh import make_mesh
 from bncli.training import run
-from bncli.training.optimizer import create_release_fn, create_tuned_optimizer
+from bncli.training.optimizer import UpdateNumbers, create_release_fn, create_tuned_optimizer
 from bncli.training.tuning import Tuning, keep
 
 TWO_LAYERS = MLP | {"args": {"features": [4, 4]}}
@@ -119,7 +119,7 @@ def test_a_run_that_is_stopped_around_the_unfreezing_resumes_to_the_same_bytes(d
     resumed = train(config, dataset, out, resume=True)
     expected = run.create_trainer(config, dataset, whole)
     run.resume(expected)
-    assert resumed.sha256 == run.finish(expected, started=0.0, epochs_before=3).sha256
+    assert resumed.sha256 == run.finish(expected, epochs_before=3).sha256
 
 
 @WARNS
@@ -193,9 +193,15 @@ def updates(*, released, grads, steps=1, state=None, **changes):
     """(the last updates, the state) after some steps at a rate of 0.5."""
     config = OptimizerConfig(warmup_epochs=0, **changes)
     release = create_release_fn(config, steps_per_epoch=10, epochs=4, start=10)
-    optimizer = create_tuned_optimizer(config, lambda step: 0.5, TUNING, released=released, release=release)
-    state = optimizer.init(PARAMS) if state is None else state
-    for _ in range(steps):
+
+    def optimizer_of(step):
+        numbers = UpdateNumbers(0.5, release(np.array([step]))[0], config.weight_decay)
+        return create_tuned_optimizer(config, numbers, TUNING, released=released)
+
+    state = optimizer_of(0).init(PARAMS) if state is None else state
+    first = int(state[-1].count)
+    for step in range(first, first + steps):
+        optimizer = optimizer_of(step)
         found, state = optimizer.update(grads, state, PARAMS)
     return found, state
 
@@ -239,7 +245,7 @@ def test_the_moments_of_a_released_array_begin_at_its_release():
 def test_released_arrays_warm_up_on_their_own():
     config = OptimizerConfig(warmup_epochs=1)
     release = create_release_fn(config, steps_per_epoch=10, epochs=9, start=40)
-    np.testing.assert_allclose([release(step) for step in (40, 44, 49, 80)], [0.1, 0.5, 1.0, 1.0])
+    np.testing.assert_allclose(release(np.array([40, 44, 49, 80])), [0.1, 0.5, 1.0, 1.0])
     short = create_release_fn(config, steps_per_epoch=10, epochs=5, start=40)
     assert short(41) == 1  # a quarter of the rest is two steps
 

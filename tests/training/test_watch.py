@@ -179,7 +179,7 @@ def test_the_best_epoch_is_the_one_with_the_best_weights_though_running_statisti
     broken = jax.tree.map(lambda array: array + 100, trainer.state.batch_stats)
     trainer.position = replace(trainer.position, state=replace(trainer.state, batch_stats=broken))
     events = list(trainer.epochs())
-    result = run.finish(trainer, started=0.0, epochs_before=0)
+    result = run.finish(trainer, epochs_before=0)
     assert sum("lag behind" in event.message for event in events if isinstance(event, Notice)) == 1
     assert result.history[-1].val_statistics == "measured"
     assert result.best.val_accuracy > 0.9

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from bncli.config.recipes import Values
     from bncli.training.loop import Trainer
     from bncli.training.progress import EpochResult
-    from bncli.training.result import TrainResult
+    from bncli.training.result import Programs, Seconds, TrainResult
 
 _EPOCH_COLUMNS = ("epoch", "train loss", "train acc", "val loss", "val acc", "lr", "img/s")
 
@@ -96,6 +97,7 @@ def train_json(result: TrainResult) -> dict[str, object]:
         },
         "images_per_second": result.images_per_second,
         "seconds": asdict(result.seconds),
+        "programs": asdict(result.programs),
         "sha256": {name: digest for name, digest in asdict(result.sha256).items() if digest is not None},
         "history": [asdict(row) for row in result.history],
         "config": asdict(result.config.run),
@@ -141,7 +143,7 @@ def _numbers(row: EpochResult) -> tuple[str, ...]:
 
 
 def _summary_lines(result: TrainResult) -> Iterator[str]:
-    test, seconds, precise, out = result.test, result.seconds, result.precise, marked(str(result.out))
+    test, precise, out = result.test, result.precise, marked(str(result.out))
     if result.stopped_early:
         yield f"stopped early after {counted(result.epochs_run, 'epoch')}: patience exhausted"
     if precise is not None:
@@ -153,7 +155,37 @@ def _summary_lines(result: TrainResult) -> Iterator[str]:
         f"[bold]test accuracy {test.accuracy:.4f}[/], loss {test.loss:.4f} on {counted(test.num_examples, 'image')}, "
         f"with the best epoch's weights ({result.best.epoch}*)"
     )
-    yield (
-        f"{seconds.total:.1f} s in total: {seconds.train:.1f} s training, {seconds.compile:.1f} s compiling the step"
-    )
+    yield _time_line(result.seconds, result.programs)
     yield f"written to [bold]{out}[/]; next: bncli inspect-stats {out}, bncli fold {out} out"
+
+
+# field of Seconds -> its words
+_PHASES = {
+    "start": "starting",
+    "data": "reading data",
+    "compile": "compiling",
+    "train": "training",
+    "validation": "scoring",
+    "saving": "saving",
+    "rest": "other",
+}
+
+
+def _time_line(seconds: Seconds, programs: Programs) -> str:
+    """Return where the time went; the parts add up to the total."""
+    parts = tenths({words: getattr(seconds, phase) for phase, words in _PHASES.items()}, seconds.total)
+    spent = ", ".join(f"{part:.1f} s {words}" for words, part in parts.items() if part > 0)
+    return (
+        f"{sum(parts.values()):.1f} s in total: {spent}; {counted(programs.compiled, 'program')} compiled, "
+        f"{programs.from_cache} read from the cache"
+    )
+
+
+def tenths(parts: Mapping[str, float], total: float) -> dict[str, float]:
+    """Return the parts in whole tenths that add up to those of the total: the largest remainders are rounded up."""
+    rounded = {name: math.floor(10 * part) for name, part in parts.items()}
+    missing = round(10 * total) - sum(rounded.values())
+    by_remainder = sorted(parts, key=lambda name: rounded[name] - 10 * parts[name])
+    for name in by_remainder[: max(0, missing)]:
+        rounded[name] += 1
+    return {name: count / 10 for name, count in rounded.items()}

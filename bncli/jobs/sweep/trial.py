@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
@@ -97,7 +96,6 @@ def train(
         TrainingInterruptedError: a signal has ended it, after saving.
         BncliError: as ``bncli train``.
     """
-    started = time.perf_counter()
     needed = run.needs_weights(settings, out, resume=is_resumed)
     trainer = run.create_trainer(settings, dataset, out, pretrained=pretrained_of(settings.model) if needed else None)
     if is_resumed and (out / CONFIG).is_file():
@@ -109,4 +107,4 @@ def train(
         for event in events:
             if isinstance(event, EpochResult) and on_epoch(event):
                 raise PrunedError
-    return run.finish(trainer, started=started, epochs_before=epochs_before)
+    return run.finish(trainer, epochs_before=epochs_before)
