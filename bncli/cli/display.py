@@ -90,15 +90,13 @@ def note(message: str, *, quiet: bool) -> None:
 
 
 Show = Callable[[str, int, int | None], None]  # what, done, total
-# phase of the run -> what the bar says of it
+# phase of the run -> what the bar says of it; in other phases it keeps what it says
 _PHASE_WORDS: dict[Phase, str] = {
     "start": "starting",
     "data": "reading data",
     "compile": "compiling",
-    "train": "training",
     "validation": "validating",
     "saving": "saving",
-    "rest": "finishing",
 }
 
 
@@ -167,7 +165,7 @@ class TrainingDisplay:
 
     def show_phase(self, phase: Phase) -> None:
         """Say what the run does now."""
-        if self._progress is not None and self._task is not None and phase != "train":
+        if self._progress is not None and self._task is not None and phase in _PHASE_WORDS:
             self._progress.update(self._task, description=_PHASE_WORDS[phase])
 
     def show_step(self, event: StepProgress) -> None:
