@@ -108,6 +108,11 @@ def test_the_settings_that_weights_decide_are_printed(weights, photos):
     text = succeed("train", "--weights", weights, "--data", photos, "--image-size", 48, "--print-config")
     for line in ('name = "resnet18"', 'padding = "symmetric"', "image_size = 48", "resize = 55", "channels = 3"):
         assert line in text
+    # Those of the recipe for few images of one's own, which the call can undo.
+    assert "epochs = 10\n" in text
+    assert 'freeze_bn = "statistics"' in text
+    options = ["--image-size", 48, "--freeze-bn", "none"]
+    assert 'freeze_bn = "none"' in succeed("train", "--weights", weights, "--data", photos, *options, "--print-config")
 
 
 @pytest.mark.broad
