@@ -1,29 +1,50 @@
-"""Networks as Haiku publishes them fold with one call, with statistics that come from their own inputs."""
+"""Networks in each framework's idiom, and those that frameworks publish, fold with one call."""
 
 from __future__ import annotations
 
-import haiku as hk
-import jax
-import numpy as np
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
 import pytest
 
-import bncli
-from frameworks.oracle import check_exports, same
-
-pytestmark = pytest.mark.slow
-IMAGES = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype(np.float32)
-# network -> its BN layers
-HAIKU = {"ResNet18": 20, "ResNet50": 53}
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+LIBRARIES = {"linen": "flax", "nnx": "flax", "equinox": "equinox", "haiku": "haiku", "keras": "keras"}
+EXPORT_LIMIT = 1e-4  # onnxruntime orders its sums otherwise
 
 
-@pytest.mark.parametrize("name", HAIKU)
-def test_networks_of_haiku(name):
-    transformed = hk.transform_with_state(lambda x, is_training: getattr(hk.nets, name)(10)(x, is_training))
-    params, state = transformed.init(jax.random.key(0), IMAGES, True)
-    state = bncli.recalibrate(transformed, params, state, [IMAGES])
-    folded = bncli.fold(transformed, params, state, IMAGES)
-    call = jax.jit(lambda x: transformed.apply(params, state, None, x, False)[0])
-    assert [row.status for row in folded.report.norms] == ["folded"] * HAIKU[name]
-    assert folded.report.verification.status == "proved"
-    same(call(IMAGES), folded(IMAGES))
-    check_exports(folded, call, IMAGES)
+@pytest.fixture(scope="module")
+def script():
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    spec = importlib.util.spec_from_file_location("bench_frameworks", SCRIPTS / "bench_frameworks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(SCRIPTS))
+
+
+def check(script, row):
+    assert row["as_expected"], row
+    assert row["proof"] == "proved", row
+    assert script.is_exact(row), row
+    assert row["onnx_norms"] == 0, row
+    assert max(row["onnx_error"], row["stablehlo_error"]) <= EXPORT_LIMIT, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", LIBRARIES)
+def test_networks_fold_with_one_call(script, framework):
+    if importlib.util.find_spec(LIBRARIES[framework]) is None:
+        pytest.skip(f"{framework} is not installed")
+    for name in script.networks(framework):
+        check(script, script.measure(framework, name))
+
+
+def test_recorded_networks_are_as_they_must_be_and_in_the_guide(script):
+    document = json.loads(script.RESULTS.read_text(encoding="utf-8"))
+    for row in document["rows"]:
+        check(script, row)
+    guide = (SCRIPTS.parent / "docs" / "guides" / "frameworks.md").read_text(encoding="utf-8")
+    assert script.markdown(document) in guide
