@@ -247,7 +247,7 @@ def test_released_arrays_warm_up_on_their_own():
     release = create_release_fn(config, steps_per_epoch=10, epochs=9, start=40)
     np.testing.assert_allclose(release(np.array([40, 44, 49, 80])), [0.1, 0.5, 1.0, 1.0])
     short = create_release_fn(config, steps_per_epoch=10, epochs=5, start=40)
-    assert short(41) == 1  # a quarter of the rest is two steps
+    assert short(np.array([41])) == 1  # a quarter of the rest is two steps
 
 
 def test_kept_arrays_keep_the_sign_of_zero():
