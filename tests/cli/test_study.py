@@ -41,6 +41,7 @@ def test_a_study_writes_its_report_and_says_its_verdict(studied):
     page = (out / "report.html").read_text()
     assert row["sentence"] in page.replace("&#x27;", "'")
     assert page.count("<svg") == len(row["figures"])
+    assert page.count(f"bncli study {NAME} --data digits --seeds 2 --quick") == 2  # of the claim, and of the page
     assert "style=" not in page  # the page's policy admits no style but that of its head
 
 

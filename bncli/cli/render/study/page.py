@@ -111,7 +111,7 @@ def _section(report: StudyReport, outcome: Outcome) -> Html:
                 "dd",
                 f"{counted(report.plan.seeds, 'seed')}, {counted(outcome.num_runs, 'training')}, "
                 f"{outcome.num_diverged} diverged. ",
-                element("code", f"bncli study {experiment.name}"),
+                element("code", _command(report, experiment.name)),
             ),
             class_="about-claim",
         ),
@@ -201,17 +201,22 @@ def _linked(source: str) -> Iterator[Html | str]:
         yield part if place % 2 == 0 else element("a", f"arXiv {part}", href=f"https://arxiv.org/abs/{part}")
 
 
+def _command(report: StudyReport, names: str) -> str:
+    """The call that measures these experiments."""
+    quick = " --quick" if report.plan.quick else ""
+    return f"bncli study {names} --data {report.data.name} --seeds {report.plan.seeds}{quick}"
+
+
 def _about(report: StudyReport) -> Html:
     """The machine and the versions."""
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     names = " ".join(outcome.experiment.name for outcome in report.outcomes)
-    quick = " --quick" if report.plan.quick else ""
     return element(
         "section",
         element("h2", "How it was measured"),
         facts(
             [
-                ("command", f"bncli study {names} --data {report.data.name} --seeds {report.plan.seeds}{quick}"),
+                ("command", _command(report, names)),
                 ("data SHA-256", report.data.sha256),
                 ("CPU", f"{report.hardware.cpu}, {report.hardware.cores} cores"),
                 ("devices", ", ".join(report.hardware.devices)),
