@@ -12,7 +12,7 @@ from bncli.config.settings import DataConfig
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import Dataset
 from bncli.data.folder import ImageOptions
-from bncli.data.load import load_dataset
+from bncli.data.load import holds_image_files, load_dataset
 from bncli.data.pixel_range import RangeChoice, parse_range
 from bncli.data.read_augment import ReadAugmentation
 from bncli.errors import DataError, UsageError
@@ -154,22 +154,11 @@ def load_matching(
         )
     shape = config.preprocessing.image_shape
     stored = config.run.data
-    directory = str(data_dir) if data_dir else stored.data_dir
-    wanted = replace(stored, data_dir=directory)
-    if stored.stream is False:
-        wanted = replace(wanted, stream=None)
-    if source is not None:
-        square = shape[0] if shape[0] == shape[1] else None
-        crop = config.preprocessing.crop
-        wanted = replace(
-            wanted,
-            source=source,
-            channels=shape[2],
-            image_size=square,
-            resize=None if crop is None else crop.resize,
-            interpolation="bilinear" if crop is None else crop.interpolation,
-            random_resized_crop=None,
-        )
+    wanted = replace(
+        _own_data(config) if source is None else _other_data(config, source),
+        data_dir=str(data_dir) if data_dir else stored.data_dir,
+        stream=stored.stream or None,
+    )
     try:
         recorded: RangeChoice = config.preprocessing.pixel_range or "recorded"
         dataset = load_configured(wanted, seed=config.run.training.seed, pixel_range=recorded, progress=progress)
@@ -205,6 +194,33 @@ def _check_crop(dataset: Dataset, config: CheckpointConfig) -> None:
             "resized so",
             remedy="Pack the source without --resize.",
         )
+
+
+def _own_data(config: CheckpointConfig) -> DataConfig:
+    """The data of the training. Images keep the size that it chose, which is no news to the user."""
+    stored = config.run.data
+    chosen = _square(config) if holds_image_files(stored.source) else None
+    return replace(stored, image_size=stored.image_size or chosen)
+
+
+def _other_data(config: CheckpointConfig, source: str) -> DataConfig:
+    """Other data, converted to what the checkpoint takes."""
+    crop = config.preprocessing.crop
+    return replace(
+        config.run.data,
+        source=source,
+        channels=config.preprocessing.image_shape[2],
+        image_size=_square(config),
+        resize=None if crop is None else crop.resize,
+        interpolation="bilinear" if crop is None else crop.interpolation,
+        random_resized_crop=None,
+    )
+
+
+def _square(config: CheckpointConfig) -> int | None:
+    """The side of the checkpoint's images; None if they are no squares."""
+    height, width, _ = config.preprocessing.image_shape
+    return height if height == width else None
 
 
 def _few(names: tuple[str, ...]) -> str:

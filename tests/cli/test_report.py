@@ -172,7 +172,8 @@ def test_images_of_a_folder_are_named_by_their_files(tmp_path):
         assert path.is_file()
         assert path.parent.name == row["label"]
     page = Page((out / "report.html").read_text(encoding="utf-8"))
-    assert all("/".join(row["file"].split("/")[-2:]) in page.words for row in worst)
+    words = page.words.replace("/ ", "/")  # a line may break after a folder
+    assert all("/".join(row["file"].split("/")[-2:]) in words for row in worst)
 
 
 def test_names_are_text_wherever_they_stand(run, dataset):

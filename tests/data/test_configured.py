@@ -9,7 +9,7 @@ from support.dataset_writers import save_image
 from support.tiny import make_split, run_config
 
 from bncli.config.settings import DataConfig
-from bncli.data.configured import augmentation_of, load_matching
+from bncli.data.configured import augmentation_of, load_configured, load_matching
 from bncli.errors import DataError, UsageError
 from bncli.training.run import checkpoint_config
 
@@ -74,3 +74,16 @@ def test_other_data_are_scaled_by_the_range_of_the_training(unknown, tmp_path, r
         assert dataset.pixel_range == expected
         largest = max(split.images.max() for split in (dataset.train, dataset.val, dataset.test))
         assert largest == round(int(values.max()) * 255 / expected[1])
+
+
+def test_the_size_that_a_training_chose_is_not_announced_again(tmp_path):
+    """`--image-size` is an option of the training alone."""
+    for number in range(20):
+        values = np.full((12 + number, 15, 3), number, np.uint8)
+        save_image(Image.fromarray(values), tmp_path / "photos" / f"{number % 2}" / f"{number}.png")
+    run = run_config(data={"source": str(tmp_path / "photos")})
+    first = load_configured(run.data, seed=0)
+    assert any("--image-size changes this" in warning for warning in first.warnings)
+    again = load_matching(checkpoint_config(run, first))
+    assert again.warnings == ()
+    assert (again.image_shape, again.sha256) == (first.image_shape, first.sha256)

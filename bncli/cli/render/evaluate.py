@@ -68,11 +68,15 @@ def eval_json(report: EvalReport) -> dict[str, object]:
 
 def eval_text(report: EvalReport) -> RenderableType:
     """Return the scores, the accuracy per class and the confusion matrix."""
+    from bncli.measure.eval_step import TOP_K
+
     result = report.result
+    is_telling = len(result.per_class) > TOP_K  # else every label is among the five largest logits
+    top5 = f"  top-5 {result.top5_accuracy:.4f}" if is_telling else ""
     head = Text.from_markup(
         f"{marked(str(report.checkpoint))} step {report.step} on {marked(report.dataset)} {report.split}, "
         f"{report.stats} statistics, {result.num_examples:,} images{_TTA_WORDS[report.tta]}\n"
-        f"[bold]accuracy {result.accuracy:.4f}[/]  top-5 {result.top5_accuracy:.4f}  loss {result.loss:.4f}"
+        f"[bold]accuracy {result.accuracy:.4f}[/]{top5}  loss {result.loss:.4f}"
     )
     if len(result.per_class) <= MAX_CONFUSION_CLASSES:
         return Group(head, _confusion_matrix(result))

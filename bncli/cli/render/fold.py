@@ -12,6 +12,8 @@ from bncli.cli.render.tables import plain_table
 from bncli.cli.render.words import counted, marked
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bncli.folding import FoldReport, NormReport
     from bncli.folding.prune.prune import PrunedLayers, PruneReport
     from bncli.jobs.export import ExportReport
@@ -36,8 +38,8 @@ def fold_text(result: FoldResult) -> RenderableType:
         f"[bold]{report.folded} folded, {report.kept} kept[/] in {result.seconds:.2f} s",
         *(_pruned_lines(result.pruned) if result.pruned else ()),
         *_verification_lines(result),
-        *map(_export_line, result.exports),
-        *(_quantized_lines(result.quantized) if result.quantized else ()),
+        *(_export_line(export, result.out) for export in result.exports),
+        *(_quantized_lines(result.quantized, result.out) if result.quantized else ()),
         _output_line(result),
     )
     return Group(_norms_table(report), Text.from_markup("\n".join(lines)))
@@ -56,12 +58,17 @@ def _verification_lines(result: FoldResult) -> tuple[str, ...]:
     )
 
 
-def _export_line(export: ExportReport) -> str:
+def _export_line(export: ExportReport, out: Path | None) -> str:
     proof = export.verification
     error = "" if proof is None else f", relative error {proof.max_rel_error:.2g}"
     if proof is not None and not proof.passed:
         error += f" (not proved: {marked(proof.note or '')})"
-    return f"  {export.file}: {export.size / 1e6:.2f} MB{error}"
+    return f"  {_place(export.file, out)}: {export.size / 1e6:.2f} MB{error}"
+
+
+def _place(file: str, out: Path | None) -> str:
+    """Return the path of a file of the output, as markup."""
+    return marked(str(out / file)) if out else marked(file)
 
 
 def _pruned_lines(report: PruneReport) -> tuple[str, ...]:
@@ -87,12 +94,12 @@ def _pruned_line(row: PrunedLayers) -> str:
     return f"  {marked(what)}: {marked('; '.join(filter(None, parts)))}"
 
 
-def _quantized_lines(report: QuantizeReport) -> tuple[str, ...]:
+def _quantized_lines(report: QuantizeReport, out: Path | None) -> tuple[str, ...]:
     after = f"[bold]{report.accuracy_int8:.4f}[/]"
     pairs = counted(report.equalized_pairs, "pair")
     how = f"with {pairs} of layers equalised" if report.equalized else "without equalising layers"
     return (
-        f"  {report.file}: {report.size / 1e6:.2f} MB, {how}, calibrated on "
+        f"  {_place(report.file, out)}: {report.size / 1e6:.2f} MB, {how}, calibrated on "
         f"{counted(report.calibration_images, 'training image')}",
         f"    accuracy on {counted(report.num_examples, 'validation image')}: {after}, in float32 "
         f"{report.accuracy_float32:.4f}; the same class for {report.top1_agreement:.1%}",

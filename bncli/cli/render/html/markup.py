@@ -14,7 +14,7 @@ class Html(str):
 
 
 NOTHING = Html("")
-_EMPTY = frozenset({"br", "hr", "img", "input", "link", "meta"})
+_EMPTY = frozenset({"br", "hr", "img", "input", "link", "meta", "wbr"})
 
 
 def element(tag: str, *children: str | None, **attributes: str | float | bool | None) -> Html:

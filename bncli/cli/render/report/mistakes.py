@@ -5,7 +5,7 @@ Letters: K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -171,9 +171,17 @@ def _figure(example: Example, names: Sequence[str]) -> Html:
             "figcaption",
             element("strong", f"{prediction} {example.probability:.1%}", class_="right" if is_right else "wrong"),
             truth,
-            element("span", file_name(example), class_="file"),
+            element("span", *_breakable(file_name(example)), class_="file"),
         ),
     )
+
+
+def _breakable(path: str) -> Iterator[str]:
+    """Return the path with an opportunity for a line break after each folder."""
+    *folders, name = path.split("/")
+    for folder in folders:
+        yield from (f"{folder}/", element("wbr"))
+    yield name
 
 
 def _image(example: Example, description: str) -> Html:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _OWN = {
     "val": "These validation images chose the best epoch, so its scores here are slightly optimistic. "
-    "--split test scores the test images.",
+    "Score the test images with --split test.",
     "test": "No test image was used in the training or in choosing the epoch. Scores stay honest only as long as no "
     "decision is made by them.",
 }
