@@ -140,7 +140,7 @@ def unused_notes(root: Path, unused: Iterable[Unused]) -> list[str]:
     by_reason: dict[str, list[Path]] = {}
     for row in unused:
         by_reason.setdefault(row.reason, []).append(row.path)
-    return [f"not used ({reason}): {_named(root, paths)}" for reason, paths in by_reason.items()]
+    return [f"{len(paths):,} not used ({reason}): {_named(root, paths)}" for reason, paths in by_reason.items()]
 
 
 def split_of(name: str) -> str | None:
@@ -273,10 +273,10 @@ def _unused(paths: Iterable[Path], reason: str) -> list[Unused]:
 
 
 def _named(root: Path, paths: list[Path]) -> str:
-    """The number of paths, and the first of them, with the number of images in a folder."""
+    """The first of the paths, with the number of images in a folder, and the number of the others."""
     names = [_place(root, path) + _content(path) for path in paths[:_MAX_NAMED]]
     more = [f"and {len(paths) - _MAX_NAMED:,} more"] if len(paths) > _MAX_NAMED else []
-    return f"{len(paths):,}: {', '.join(names + more)}"
+    return ", ".join(names + more)
 
 
 def _content(path: Path) -> str:
