@@ -17,7 +17,7 @@ def test_top_5_is_shown_where_a_label_can_miss_it(count, is_shown):
     rows = tuple(ClassAccuracy(f"{k}", 1, 1.0) for k in range(count))
     scores = EvalResult(count, 0.1, 0.75, 1.0, rows, np.eye(count, dtype=int), np.zeros(count, np.int32))
     console = Console(width=200, file=io.StringIO())
-    console.print(render.eval_text(EvalReport(Path("ckpt"), 3, "test", "running", "photos", scores)))
+    console.print(render.eval_text(EvalReport(Path("ckpt"), 3, "test", "running", "none", "photos", scores)))
     printed = console.file.getvalue()
     assert ("top-5 1.0000" in printed) == is_shown
     assert "accuracy 0.7500" in printed
