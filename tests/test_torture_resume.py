@@ -24,7 +24,7 @@ def script():
     return module
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [pytest.param(5, marks=pytest.mark.broad), pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_ends_in_the_bytes_of_an_uninterrupted_one(script, tmp_path, kills):
     lines, zygote = [], Zygote()
     try:
@@ -65,6 +65,7 @@ def test_the_disk_fails_below_its_directory_and_nowhere_else(script, tmp_path):
     assert written(tmp_path / "run.stdout").returncode == written(tmp_path / "runs").returncode == 0
 
 
+@pytest.mark.broad
 @needs_a_compiler
 def test_a_run_whose_disk_fails_leaves_no_save_that_is_not_whole(script, tmp_path):
     lines, tally = [], script.Tally()

@@ -248,7 +248,6 @@ def test_a_tree_without_the_variables_of_one_network_is_refused_with_what_to_sav
         ("old.PT", b"\x80\x02}q\x00.", "bncli convert {path} OUT"),
         ("model.keras", b"PK\x03\x04", "bncli.fold(keras.models.load_model('{path}'), example)"),
         ("model.onnx", b"\x08\x08", "before its export"),
-        ("model.eqx", b"\x93NUMPY", "bncli.fold(model, example, state=state)"),
         ("state.pkl", b"\x80\x04N.", "may run code"),
     ],
 )
