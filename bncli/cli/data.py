@@ -88,8 +88,8 @@ def pack(
 ) -> None:
     """Decode a data set once, into a few large files that train, eval and the others read fast.
 
-    --data OUT then trains to the same bytes as --data SOURCE. A packing that was killed goes on when the same command
-    runs again.
+    With the same settings, such as --recipe none, --data OUT then trains to the same bytes as --data SOURCE. A packing
+    that was killed goes on when the same command runs again.
     """
     from bncli.cli import display, render
     from bncli.config.document import Crop
