@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from bncli.errors import BncliError
+from bncli.process.files import write_whole
 
 
 def check_new(path: Path, *, overwrite: bool) -> None:
@@ -28,11 +28,7 @@ def write_new(path: Path, text: str, *, overwrite: bool) -> None:
         BncliError: the file exists and must not be replaced, or it cannot be written.
     """
     check_new(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise BncliError(f"cannot write {path}: {error.strerror or error}", remedy="Choose another place.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 from contextlib import suppress
 
 import numpy as np
 
 from bncli.process.cache import is_private, private_folder, user_cache
+from bncli.process.files import write_whole
 
 
 def load_arrays(folder: str, key: str, names: tuple[str, ...]) -> dict[str, np.ndarray] | None:
@@ -32,10 +32,7 @@ def store_arrays(folder: str, key: str, arrays: dict[str, np.ndarray]) -> bool:
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]  # its stub takes no mapping
     try:
-        path = private_folder(folder) / f"{key}.npz"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(content.getvalue())
-        temporary.replace(path)
+        write_whole(private_folder(folder) / f"{key}.npz", content.getvalue())
     except OSError:
         return False
     return True

@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from bncli.config.document import Crop
 from bncli.data.dataset import DatasetDigest, Split
-from bncli.data.file_list import FileList, SplitFiles
+from bncli.data.file_list import SplitFiles
 from bncli.data.folder_listing import Listing
-from bncli.data.image_file import ImagePlace, decode, quiet_pillow, reason_of
+from bncli.data.image_file import decode, quiet_pillow, reason_of
 from bncli.data.lazy_images import Images, LazyImages, PixelSums, image_sums
 from bncli.data.pixel_cache import CachedSource, Measured, Pixels, PixelWriter, content_key, remembered, writing
 from bncli.data.pixel_range import PixelRange
@@ -44,7 +45,7 @@ class Decoding:
     pixel_range: PixelRange | None
     crop: Crop | None
 
-    def __call__(self, path: ImagePlace) -> tuple[np.ndarray, bool]:
+    def __call__(self, path: Path) -> tuple[np.ndarray, bool]:
         """(the image, True if a pixel was outside the range)."""
         return decode(path, self.shape, self.pixel_range, self.crop)
 
@@ -61,8 +62,8 @@ class Decoded:
     """
 
     splits: dict[str, Split]
-    bad: list[tuple[ImagePlace, str]]
-    clipped: list[ImagePlace]
+    bad: list[tuple[Path, str]]
+    clipped: list[Path]
     sha256: str
 
 
@@ -102,7 +103,7 @@ class FolderImages:
     def _num_bytes(self, files: SplitFiles) -> int:
         return len(files.files) * math.prod(self.decoding.shape)
 
-    def _named(self, bad: Failures) -> list[tuple[ImagePlace, str]]:
+    def _named(self, bad: Failures) -> list[tuple[Path, str]]:
         return [(self.files.files[place], reason) for place, reason in bad.items()]
 
     def _from_cache(self, found: Measured, pixels: Pixels) -> Decoded | None:
@@ -148,7 +149,7 @@ class FolderImages:
                 record, failed = _Record(self, files, writer), dict[int, str]()
                 for split in files:
                     record.begin(split)
-                    paths: Sequence[ImagePlace] = files.files.chosen(files.places(split))
+                    paths = files.files.chosen(files.places(split))
                     outcomes = for_each(self.decoding, paths, f"measuring {split}", self.progress)
                     for place, outcome in zip(files.places(split).tolist(), outcomes, strict=True):
                         if isinstance(outcome, str):
@@ -185,7 +186,7 @@ class FolderImages:
 
     def _decode_split(self, name: str) -> tuple[np.ndarray, list[bool | str]]:
         """(the images of a split that can be decoded, for each file True if it was clipped or the reason it cannot)."""
-        paths: Sequence[ImagePlace] = self.files.files.chosen(self.files.places(name))
+        paths = self.files.files.chosen(self.files.places(name))
         images = np.empty((len(paths), *self.decoding.shape), np.uint8)
 
         def decode_into(index: int) -> bool:
@@ -241,8 +242,7 @@ class _Record:
 def _split(files: SplitFiles, name: str, images: Images) -> Split:
     """A split of a folder: its images, labels and files."""
     places = files.places(name)
-    chosen = files.files.chosen(places)
-    return Split(images, files.labels[places], chosen if isinstance(chosen, FileList) else None)
+    return Split(images, files.labels[places], files.files.chosen(places))
 
 
 def for_each(function: Callable[[T], R], items: Sequence[T], what: str, progress: Progress | None) -> Iterator[R | str]:

@@ -8,18 +8,13 @@ Letters: N files of a list, M names that it chooses from.
 
 from __future__ import annotations
 
-import bisect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import overload
 
 import numpy as np
-
-from bncli.data.array_record import read_record
-from bncli.data.image_file import EncodedImage, ImagePlace
 
 
 class FileList(Sequence[Path]):
@@ -94,74 +89,9 @@ class FileList(Sequence[Path]):
         return self._names[start : int(self._ends[place])]
 
 
-class RecordList(Sequence[EncodedImage]):
-    """Images that are records of a few files."""
-
-    def __init__(self, root: Path, files: Sequence[RecordFile], image_of: ImageOf, places: np.ndarray) -> None:
-        """Records chosen from all; ``RecordList.of`` chooses all.
-
-        Args:
-            root: the folder.
-            files: with the records, one after another.
-            image_of: takes the encoded image out of a record; picklable.
-            places: int64 [N], the records that are chosen.
-        """
-        self._root, self._files, self._image_of, self._places = root, files, image_of, places
-        self._starts = [0, *np.cumsum([file.count for file in files]).tolist()]
-
-    @classmethod
-    def of(cls, root: Path, files: Sequence[RecordFile], image_of: ImageOf) -> RecordList:
-        """All records of some files."""
-        return cls(root, files, image_of, np.arange(sum(file.count for file in files)))
-
-    @property
-    def root(self) -> Path:
-        """The folder."""
-        return self._root
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @overload
-    def __getitem__(self, index: int) -> EncodedImage: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[EncodedImage]: ...
-
-    def __getitem__(self, index: int | slice) -> EncodedImage | Sequence[EncodedImage]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        place = int(self._places[index])
-        number = bisect.bisect_right(self._starts, place) - 1
-        path, record = self._files[number].path, place - self._starts[number]
-        return EncodedImage(f"{path}, record {record}", partial(_content, path, record, self._image_of))
-
-    def chosen(self, indices: np.ndarray) -> RecordList:
-        """The records at these places."""
-        return RecordList(self._root, self._files, self._image_of, self._places[indices])
-
-
-@dataclass(frozen=True)
-class RecordFile:
-    """A file of so many records."""
-
-    path: Path
-    count: int
-
-
-def _content(path: Path, record: int, image_of: ImageOf) -> bytes:
-    return image_of(read_record(path, record))
-
-
-ImageList: TypeAlias = FileList | RecordList
-ImageOf: TypeAlias = Callable[[bytes], bytes]
-
-
 @dataclass(frozen=True, eq=False)
-class SplitFiles(Mapping[str, Sequence[tuple[ImagePlace, int]]]):
-    """The images of a data set and their labels, split after split: split -> its pairs of (image, label).
+class SplitFiles(Mapping[str, Sequence[tuple[Path, int]]]):
+    """The image files of a folder and their labels, split after split: split -> its pairs of (path, label).
 
     Attributes:
         files: of all splits, in the order train, val, test.
@@ -169,11 +99,11 @@ class SplitFiles(Mapping[str, Sequence[tuple[ImagePlace, int]]]):
         counts: the number of files of each split.
     """
 
-    files: ImageList
+    files: FileList
     labels: np.ndarray
     counts: dict[str, int]
 
-    def __getitem__(self, split: str) -> Sequence[tuple[ImagePlace, int]]:
+    def __getitem__(self, split: str) -> Sequence[tuple[Path, int]]:
         places = self.places(split)
         return list(zip(self.files.chosen(places), self.labels[places].tolist(), strict=True))
 

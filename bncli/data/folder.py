@@ -24,10 +24,10 @@ from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset
 from bncli.data.decoding import Decoded, Decoding, FolderImages, Progress, for_each
-from bncli.data.file_list import FileList, ImageList, SplitFiles
+from bncli.data.file_list import FileList, SplitFiles
 from bncli.data.folder_listing import Listing, listing_of
 from bncli.data.header_cache import Headers, remember_headers, remembered_headers
-from bncli.data.image_file import ImageInfo, ImagePlace, decode, quiet_pillow, read_deep, read_header, reason_of
+from bncli.data.image_file import ImageInfo, decode, quiet_pillow, read_deep, read_header, reason_of
 from bncli.data.image_tree import BadImage, ImageTree, scan_image_tree
 from bncli.data.pixel_range import FULL_16_BIT, PixelRange, RangeChoice, format_range, natural_range
 from bncli.data.sources import Shape
@@ -141,7 +141,7 @@ class OpenedFolder:
         size = self.images.decoding.shape[:2]
         return Augmentation(max_shift=min(size) // 8, pad_mode="reflect", horizontal_flip=True)
 
-    def check_bad(self, found: Sequence[tuple[ImagePlace, str]]) -> list[str]:
+    def check_bad(self, found: Sequence[tuple[Path, str]]) -> list[str]:
         """A sentence on the files that are left out, given those whose pixels cannot be read.
 
         Raises:
@@ -167,23 +167,9 @@ def open_image_folder(
     Raises:
         DataError: no readable header, a mix of grey and colour images, or images that do not fit into memory.
     """
-    tree = scan_image_tree(root)
-    assert isinstance(tree.splits.files, FileList)
-    return open_images(tree, listing_of(tree.splits.files), options, progress=progress)
-
-
-def open_images(
-    tree: ImageTree, listing: Listing, options: ImageOptions | None, *, progress: Progress | None = None
-) -> OpenedFolder:
-    """The first pass over encoded images, wherever they lie; see ``open_image_folder``.
-
-    Args:
-        tree: the images by split and class.
-        listing: by which a change is noticed.
-        options: the conversion of the images; None takes the defaults.
-        progress: called with (stage, images done, number of images).
-    """
     options = options or ImageOptions()
+    tree = scan_image_tree(root)
+    listing = listing_of(tree.splits.files)
     all_headers, unreadable = _read_headers(tree.splits.files, listing, progress)
     headers = all_headers.chosen(np.flatnonzero(all_headers.is_readable))
     files = tree.splits.without(np.flatnonzero(~all_headers.is_readable))
@@ -193,7 +179,7 @@ def open_images(
     size, notes = ((options.size, options.size), []) if options.size else _default_size(headers)
     notes.extend([*tree.notes, *_frame_notes(headers, files.files)])
     wanted = True if options.random_crop else options.stream
-    is_streamed, stream_notes = choose_streaming(len(headers), (*size, channels), wanted, tree.root)
+    is_streamed, stream_notes = choose_streaming(len(headers), (*size, channels), wanted, root)
     notes.extend(stream_notes)
     pixel_range, range_notes = _choose_range(files, headers, options.pixel_range, progress)
     notes.extend(range_notes)
@@ -256,13 +242,13 @@ def read_image(
             raise DataError(f"{path}: {reason_of(error)}", remedy="Give a PNG, JPEG or other image file.") from error
 
 
-def _read_headers(files: ImageList, listing: Listing, progress: Progress | None) -> tuple[Headers, list[BadImage]]:
+def _read_headers(files: FileList, listing: Listing, progress: Progress | None) -> tuple[Headers, list[BadImage]]:
     """The first pass: (the headers, files without a readable one). Files that were read before are not opened."""
     headers = remembered_headers(listing)
     unknown = np.flatnonzero(~headers.is_readable)
     if not len(unknown):
         return headers, []
-    paths: Sequence[ImagePlace] = files.chosen(unknown)
+    paths = files.chosen(unknown)
     results = list(for_each(read_header, paths, "reading headers", progress))
     headers = headers.with_read(unknown, [result if isinstance(result, ImageInfo) else None for result in results])
     remember_headers(listing, headers)
@@ -270,7 +256,7 @@ def _read_headers(files: ImageList, listing: Listing, progress: Progress | None)
     return headers, bad
 
 
-def _common_channels(headers: Headers, files: ImageList) -> int:
+def _common_channels(headers: Headers, files: FileList) -> int:
     is_grey = headers.is_grey
     if is_grey.all():
         return 1
@@ -295,7 +281,7 @@ def _default_size(headers: Headers) -> tuple[tuple[int, int], list[str]]:
     return (side, side), [f"the images {what}: each is scaled and cropped to {side}x{side} (--image-size changes this)"]
 
 
-def _frame_notes(headers: Headers, files: ImageList) -> list[str]:
+def _frame_notes(headers: Headers, files: FileList) -> list[str]:
     places = np.flatnonzero(headers.has_frames)
     what = "images with more frames or pages than the first, which alone is used"
     return [f"{what}: {len(places)} of {len(headers)}, such as {files[int(places[0])]}"] if len(places) else []
@@ -340,10 +326,10 @@ def _choose_range(
     return pixel_range, [f"{what}: pixels of {format_range(pixel_range)} are scaled to 0 … 255{changes}"]
 
 
-def _measure_range(paths: Sequence[ImagePlace], progress: Progress | None) -> PixelRange:
+def _measure_range(paths: Sequence[Path], progress: Progress | None) -> PixelRange:
     """The natural range of all these files together; the full one of 16 bits if none can be read."""
 
-    def extremes(path: ImagePlace) -> np.ndarray:
+    def extremes(path: Path) -> np.ndarray:
         values = read_deep(path)
         return np.stack([values.min(), values.max()])
 
@@ -352,7 +338,7 @@ def _measure_range(paths: Sequence[ImagePlace], progress: Progress | None) -> Pi
     return natural_range(read) if read else FULL_16_BIT
 
 
-def clipped_notes(clipped: Sequence[ImagePlace], pixel_range: PixelRange | None) -> list[str]:
+def clipped_notes(clipped: Sequence[Path], pixel_range: PixelRange | None) -> list[str]:
     """A sentence on the images that have pixels outside the range."""
     if not clipped or pixel_range is None:
         return []

@@ -9,17 +9,15 @@ a ``Crop``, the shorter side is scaled to its size instead. Of an animation only
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import PIL
@@ -56,26 +54,6 @@ _MAX_PIXELS_PER_BYTE = 250
 
 
 @dataclass(frozen=True)
-class EncodedImage:
-    """An image that is part of another file.
-
-    Attributes:
-        name: in messages.
-        content: reads its bytes.
-    """
-
-    name: str
-    content: Callable[[], bytes]
-
-    def __str__(self) -> str:
-        """Its name."""
-        return self.name
-
-
-ImagePlace: TypeAlias = Path | EncodedImage
-
-
-@dataclass(frozen=True)
 class ImageInfo:
     """The header of an image file."""
 
@@ -86,7 +64,7 @@ class ImageInfo:
     has_frames: bool  # more than one frame or page
 
 
-def read_header(path: ImagePlace) -> ImageInfo:
+def read_header(path: Path) -> ImageInfo:
     """The header of an image file; nothing is decoded."""
     with _opened(path) as image:
         width, height = image.size
@@ -96,14 +74,14 @@ def read_header(path: ImagePlace) -> ImageInfo:
         return ImageInfo(height=height, width=width, is_grey=is_grey, is_deep=deep, has_frames=_has_frames(image))
 
 
-def read_deep(path: ImagePlace) -> np.ndarray:
+def read_deep(path: Path) -> np.ndarray:
     """The colour values of a file with more than 8 bits per channel, [H, W] or [H, W, C], as they are in the file."""
     with _opened(path) as image:
         return deep_values(image, partial(_opened, path))
 
 
 def decode(
-    path: ImagePlace, shape: tuple[int, int, int], pixel_range: PixelRange | None, crop: Crop | None = None
+    path: Path, shape: tuple[int, int, int], pixel_range: PixelRange | None, crop: Crop | None = None
 ) -> tuple[np.ndarray, bool]:
     """(the image as uint8 [H, W, C] with C 1 or 3, True if a pixel was outside ``pixel_range``)."""
     height, width, channels = shape
@@ -122,7 +100,7 @@ def decode(
 
 
 def decode_part(
-    path: ImagePlace, shape: tuple[int, int, int], pixel_range: PixelRange | None, bits: np.ndarray, min_area: float
+    path: Path, shape: tuple[int, int, int], pixel_range: PixelRange | None, bits: np.ndarray, min_area: float
 ) -> np.ndarray:
     """A random part of the image, resized to uint8 [H, W, C]; a JPEG is decoded no larger than the part needs."""
     height, width, channels = shape
@@ -196,28 +174,17 @@ def quiet_pillow() -> Iterator[None]:
 
 
 @contextmanager
-def _bytes_of(path: ImagePlace) -> Iterator[tuple[BinaryIO, int]]:
-    """(the encoded image as an open file, its size)."""
-    if isinstance(path, EncodedImage):
-        content = path.content()
-        yield io.BytesIO(content), len(content)
-        return
-    with open_regular(path) as file:
-        yield file, os.fstat(file.fileno()).st_size
-
-
-@contextmanager
-def _opened(path: ImagePlace) -> Iterator[ImageFile.ImageFile]:
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """The image with its header read, from a regular file.
 
     Raises:
         ValueError: the header announces more pixels than Pillow's limit, which Pillow only warns about, or than so
             small a file can honestly hold.
     """
-    if isinstance(path, Path) and path.suffix.lower() == ".avif" and not _HAS_AVIF:
+    if path.suffix.lower() == ".avif" and not _HAS_AVIF:
         raise ValueError("the installed Pillow reads no AVIF: install Pillow 11.3 or newer")
-    with _bytes_of(path) as (file, num_bytes), Image.open(file, formats=_FORMATS) as image:
-        pixels = image.width * image.height
+    with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
+        pixels, num_bytes = image.width * image.height, os.fstat(file.fileno()).st_size
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and pixels > limit:
             raise ValueError(f"{pixels:,} pixels, more than the limit of {limit:,}")
@@ -226,7 +193,7 @@ def _opened(path: ImagePlace) -> Iterator[ImageFile.ImageFile]:
         yield image
 
 
-def _loaded(path: ImagePlace, opened: ImageFile.ImageFile, pixel_range: PixelRange | None) -> tuple[Image.Image, bool]:
+def _loaded(path: Path, opened: ImageFile.ImageFile, pixel_range: PixelRange | None) -> tuple[Image.Image, bool]:
     """(the image with 8 bits per channel and its EXIF orientation applied, True if a pixel was out of range)."""
     if is_deep(opened):
         image, is_clipped = deep_to_8_bit(opened, partial(_opened, path), pixel_range)

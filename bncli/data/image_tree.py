@@ -13,7 +13,6 @@ import numpy as np
 
 from bncli.config.file_names import displayed
 from bncli.data.file_list import FileList, SplitFiles
-from bncli.data.image_file import ImagePlace
 from bncli.data.image_layout import SUFFIXES, Layout, Listing, Unused, find_layout, list_folder, split_of, unused_notes
 from bncli.errors import DataError
 
@@ -26,7 +25,7 @@ _ANNOTATED = frozenset({"images", "img", "imgs", "jpegimages"})
 class BadImage:
     """A file that is not a readable image, and the reason."""
 
-    path: ImagePlace
+    path: Path
     reason: str
 
 

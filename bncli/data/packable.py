@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -17,7 +18,6 @@ from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, dataset_sha256
 from bncli.data.decoding import for_each
 from bncli.data.folder import OpenedFolder, clipped_notes
-from bncli.data.image_file import ImagePlace
 from bncli.data.pixel_range import PixelRange
 from bncli.data.sources import Shape
 
@@ -90,7 +90,7 @@ class FolderContents:
     def decode(self, split: str, start: int, stop: int) -> Iterator[Outcome]:
         """Some images of a split, decoded by threads."""
         files, images = self.opened.images.files, self.opened.images
-        paths: Sequence[ImagePlace] = files.files.chosen(files.places(split)[start:stop])
+        paths = files.files.chosen(files.places(split)[start:stop])
         return for_each(images.decoding, paths, split, None)
 
     def notes(self, bad: Sequence[tuple[str, int, str]], clipped: Sequence[tuple[str, int]]) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ class FolderContents:
         pixel_range = self.opened.images.decoding.pixel_range
         return (*self.opened.notes, *clipped_notes(outside, pixel_range), *self.opened.check_bad(named))
 
-    def _path(self, split: str, place: int) -> ImagePlace:
+    def _path(self, split: str, place: int) -> Path:
         files = self.opened.images.files
         return files.files[int(files.places(split)[place])]
 

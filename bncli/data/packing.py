@@ -30,7 +30,7 @@ from bncli.data.lazy_images import PixelSums, pixel_sums
 from bncli.data.packable import Contents
 from bncli.data.packed import DATASET, INDEX, PACKING, RECORDS, PackedSource, parse_index, read_images, read_index
 from bncli.errors import DataError, UsageError
-from bncli.process.files import file_sha256, read_regular
+from bncli.process.files import file_sha256, read_regular, write_whole
 from bncli.process.memory import format_bytes
 
 _PACKING_SCHEMA = "bncli.packing/1"
@@ -117,7 +117,7 @@ def _begin(out: Path, plan: Document) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if next(out.iterdir(), None) is not None:
         raise UsageError(f"{out}: not an empty folder", remedy=_OTHER_FOLDER)
-    _write(path, json.dumps(plan).encode())
+    write_whole(path, json.dumps(plan).encode())
 
 
 def _parsed(content: bytes) -> object:
@@ -206,7 +206,7 @@ class _Packing:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         index = _index(np.array(labels, np.int32), pixel_sums(stacked), facts)
-        _write(self.out / f"{name}{INDEX}", index)
+        write_whole(self.out / f"{name}{INDEX}", index)
         return _written_of(index, name, self.contents.shape[2], path)
 
     def finish(self, written: dict[str, list[tuple[_Written, bool]]], plan: Document) -> PackResult:
@@ -230,7 +230,7 @@ class _Packing:
             horizontal_flip=heading.augmentation.horizontal_flip,
             notes=notes,
         )
-        _write(self.out / DATASET, packed_text(packed).encode())
+        write_whole(self.out / DATASET, packed_text(packed).encode())
         (self.out / PACKING).unlink()
         shards = [one.shard for _, one in rows]
         kept = sum(is_kept for shards in written.values() for _, is_kept in shards)
@@ -283,14 +283,3 @@ def _written_of(content: bytes, name: str, channels: int, path: Path) -> _Writte
     )
     bad = tuple((int(place), str(reason)) for place, reason in facts["bad"])
     return _Written(shard, bad, tuple(map(int, facts["clipped"])))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -47,6 +48,21 @@ def read_regular(path: Path, *, limit: int | None = None) -> bytes:
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"more than {limit:,} bytes", str(path))
     return content
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all: under a temporary name beside it, which then replaces it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:

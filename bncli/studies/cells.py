@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from bncli.config.json_types import JSON, Document
 from bncli.errors import BncliError, BncliWarning
-from bncli.process.files import read_regular
+from bncli.process.files import read_regular, write_whole
 from bncli.studies.experiment import Cell
 from bncli.studies.training import Measured
 
@@ -98,15 +97,11 @@ class CellStore:
             "seconds": round(seconds, 3),
             "measured": {name: _listed(values) for name, values in measured.items()},
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(_canonical({**document, "sha256": _sha256(document)}), encoding="utf-8")
-            temporary.replace(path)
+            write_whole(path, _canonical({**document, "sha256": _sha256(document)}).encode())
         except OSError as error:
             reason = error.strerror or str(error)
             raise BncliError(f"cannot write {path}: {reason}", remedy="Free space, and run the study again.") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @contextmanager
     def claimed(self, cell: Cell) -> Iterator[bool]:

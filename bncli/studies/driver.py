@@ -12,7 +12,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from bncli.data import Dataset, ImageOptions, load_dataset
 from bncli.data.load import holds_image_files
 from bncli.errors import BncliError, BncliWarning, TrainingInterruptedError, UsageError
 from bncli.process.child import Answer, run_child
+from bncli.process.files import write_whole
 from bncli.process.hardware import hardware, versions
 from bncli.studies import drawing
 from bncli.studies.cells import CellStore
@@ -370,16 +370,11 @@ def _write_figures(out: Path, outcomes: Iterable[Outcome]) -> Iterator[Path]:
 
 
 def _written(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_whole(path, content)
     except OSError as error:
         reason = error.strerror or str(error)
         raise BncliError(f"cannot write {path}: {reason}", remedy="Free space, and run the study again.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 
 from bncli.frameworks.calls import LayerCall, observing
 from bncli.process.shared_programs import shared
+from bncli.training.examples import Examples
 from bncli.training.hyperparameters import Hyperparameters
+from bncli.training.loss import make_loss
 from bncli.training.state import ArrayTree, TrainState
-from bncli.training.steps import Examples, StepSettings, all_finite, make_loss
+from bncli.training.step_settings import StepSettings
+from bncli.training.steps import all_finite
 
 
 class _Finite(NamedTuple):

@@ -29,10 +29,12 @@ from bncli.process.flags import is_kept
 from bncli.process.memory import require_memory
 from bncli.process.mesh import fitting_batch_size, own_rows, put_rows, put_whole
 from bncli.process.phase_clock import PhaseClock
+from bncli.training.examples import DeviceSplit, Examples, gather
 from bncli.training.hyperparameters import Hyperparameters, Rates
 from bncli.training.programs import CompiledStep, StepProgram, compiled_step
 from bncli.training.state import TrainState
-from bncli.training.steps import DeviceSplit, Examples, StepMetrics, StepSettings, changes, gather
+from bncli.training.step_settings import StepSettings
+from bncli.training.steps import StepMetrics, changes
 
 # Steps in one dispatch where a scan over steps is fast (GPU and TPU).
 STEPS_PER_SCAN = 32

@@ -19,9 +19,11 @@ from bncli.process.flags import compile_step, once_compiler_options, step_compil
 from bncli.process.heap import in_one_place
 from bncli.process.mesh import batch_sharding, replicated
 from bncli.process.shared_programs import shared
+from bncli.training.examples import DeviceSplit
 from bncli.training.hyperparameters import seed_key
 from bncli.training.state import TrainState, create_train_state
-from bncli.training.steps import DeviceSplit, StepSettings, TrainStep, make_fed_step, make_train_step, scan_steps
+from bncli.training.step_settings import StepSettings
+from bncli.training.steps import TrainStep, make_fed_step, make_train_step, scan_steps
 
 Tree = TypeVar("Tree")
 

@@ -11,11 +11,11 @@ import numpy as np
 from bncli.config.choices import OnNan
 from bncli.config.settings import RunConfig
 from bncli.errors import BncliError, CheckpointError
+from bncli.training.examples import Examples
 from bncli.training.execution import StepExecution
 from bncli.training.progress import Notice, Position, RunProgress
 from bncli.training.saving import RunSaver, latest_step, restore
 from bncli.training.state import TrainState
-from bncli.training.steps import Examples
 
 # Consecutive steps that `--on-nan skip` skips, and times that `rollback` goes back, before the run ends after all.
 MAX_SKIPPED_IN_A_ROW = 10

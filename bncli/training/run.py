@@ -36,6 +36,7 @@ from bncli.process.mesh import check_batch_size, fitting_batch_size, make_mesh, 
 from bncli.process.phase_clock import PhaseClock
 from bncli.training.divergence import first_non_finite
 from bncli.training.evaluation import EvalProgram, Evaluation
+from bncli.training.examples import Examples
 from bncli.training.execution import StepExecution
 from bncli.training.loop import Trainer
 from bncli.training.micro_batches import Accumulation
@@ -50,7 +51,7 @@ from bncli.training.run_log import RunLog
 from bncli.training.saving import RunSaver, latest_step, restore
 from bncli.training.state import TrainState
 from bncli.training.statistics import BatchStatistics
-from bncli.training.steps import Examples, StepSettings
+from bncli.training.step_settings import StepSettings
 from bncli.training.tuning import tuning_of
 from bncli.training.watch import Guess, Watch
 from bncli.training.whitening import whitened_state

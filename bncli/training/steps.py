@@ -9,61 +9,25 @@ Letters: N examples in the split, B batch size, S steps in one dispatch, H W C a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from dataclasses import replace
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
 
-from bncli.config.settings import OptimizerConfig
-from bncli.data import Augmentation, Preprocessor
-from bncli.data.augment import normalize
 from bncli.data.batches import flips_in_epoch, keys_in_epoch
-from bncli.data.mixing import Labels, MixedLabels, augmented
-from bncli.frameworks.linen import LinenNetwork
-from bncli.frameworks.network import Network, Variables
-from bncli.measure.eval_step import smoothed_cross_entropy
-from bncli.ops import LayerNumbers
-from bncli.training.accumulation import make_accumulated
-from bncli.training.hyperparameters import Hyperparameters, HyperparameterSource, Rates
-from bncli.training.micro_batches import Accumulation, Inputs
-from bncli.training.optimizer import (
-    UpdateNumbers,
-    create_learning_rate_fn,
-    create_optimizer,
-    create_release_fn,
-    create_tuned_optimizer,
-)
+from bncli.training.examples import DeviceSplit, Examples, gather
+from bncli.training.hyperparameters import Hyperparameters, Rates
+from bncli.training.loss import make_loss_and_grads
+from bncli.training.optimizer import UpdateNumbers
 from bncli.training.state import ArrayTree, EpochMetrics, TrainState, moving_average
-from bncli.training.tuning import Tuning, detached, keep, without
+from bncli.training.step_settings import StepSettings
+from bncli.training.tuning import keep
 
 # A dense layer's kernel has two axes, a convolution's four.
 _KERNEL_AXES = 2
-
-
-@struct.dataclass
-class DeviceSplit:
-    """A split in the devices' memory, whole on each device."""
-
-    images: jax.Array  # uint8 [N, H, W, C]
-    labels: jax.Array  # int32 [N]
-
-
-class Examples(NamedTuple):
-    """The arrays of one batch."""
-
-    images: jax.Array  # uint8 [B, H, W, C]
-    labels: jax.Array  # int32 [B]
-    keys: jax.Array  # [B], typed PRNG keys for the augmentation
-    mask: jax.Array | None  # bool [B], False for padding; None if no example is padding
-    flips: jax.Array | None = None  # bool [B], the images to mirror where flips alternate; None if they do not
-
-    @property
-    def weights(self) -> jax.Array:
-        """1.0 for each example that counts, 0.0 for padding: float32 [B]."""
-        return jnp.ones(self.labels.shape, jnp.float32) if self.mask is None else self.mask.astype(jnp.float32)
 
 
 @struct.dataclass
@@ -75,15 +39,6 @@ class StepMetrics:
     halted: jax.Array  # bool [], see TrainState
 
 
-# (params, state, examples, hyperparameters) -> (loss [], (logits [B, K], batch_stats))
-LossFn: TypeAlias = Callable[
-    [ArrayTree, TrainState, Examples, Hyperparameters], tuple[jax.Array, tuple[jax.Array, Variables]]
-]
-# (params, state, examples, hyperparameters) -> ((loss [], (logits [B, K], batch_stats)), gradients)
-LossAndGrads: TypeAlias = Callable[
-    [ArrayTree, TrainState, Examples, Hyperparameters],
-    tuple[tuple[jax.Array, tuple[jax.Array, Variables]], ArrayTree],
-]
 # (state, images, labels, keys, mask, hyperparameters, flips) -> (state, metrics); for the shapes see Examples
 TrainOn: TypeAlias = Callable[
     [TrainState, jax.Array, jax.Array, jax.Array, jax.Array | None, Hyperparameters, jax.Array | None],
@@ -93,111 +48,6 @@ TrainOn: TypeAlias = Callable[
 TrainStep: TypeAlias = Callable[
     [TrainState, DeviceSplit, jax.Array, jax.Array, jax.Array | None, Hyperparameters], tuple[TrainState, StepMetrics]
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepSettings:
-    """Everything besides the state and the examples that the training step depends on.
-
-    The program depends on ``program`` alone. The rest are ``hyperparameters``, arguments of the step.
-
-    Attributes:
-        network: the network, with the BN layers that are frozen at present.
-        optimizer: its settings.
-        steps_per_epoch: batches per epoch.
-        schedule_epochs: length of the learning-rate schedule.
-        preprocessor: from images to the network's input.
-        augmentation: of the training images.
-        seed: of augmentation and dropout.
-        ema_decay: of the moving average of the parameters; None for none.
-        tuning: which arrays are trained, and how fast; None if all are trained alike.
-        released: True from ``--unfreeze-at`` on.
-        accumulation: the division of the batch into micro-batches; None computes it at once.
-        layers: the numbers in whose place ``network`` has ``GIVEN``; None if it has its own.
-    """
-
-    network: Network
-    optimizer: OptimizerConfig
-    steps_per_epoch: int
-    schedule_epochs: int
-    preprocessor: Preprocessor
-    augmentation: Augmentation
-    seed: int
-    ema_decay: float | None = None
-    tuning: Tuning | None = None
-    released: bool = False
-    accumulation: Accumulation | None = None
-    layers: LayerNumbers | None = None
-
-    def at_epoch(self, epoch: int) -> StepSettings:
-        """The settings of an epoch, from 0."""
-        if self.tuning is None:
-            return self
-        released = self.tuning.is_released(epoch)
-        network = replace(self.network, frozen=self.tuning.norms(released=released))
-        return replace(self, network=network, released=released)
-
-    @property
-    def held(self) -> frozenset[str]:
-        """The paths of the arrays that are not trained at present."""
-        return frozenset() if self.tuning is None else self.tuning.held(released=self.released)
-
-    @property
-    def program(self) -> StepSettings:
-        """The settings with neutral values in place of the hyperparameters: equal ones make equal programs."""
-        return replace(
-            self,
-            optimizer=replace(
-                self.optimizer,
-                learning_rate=None,
-                weight_decay=0.0,
-                schedule="constant",
-                schedule_epochs=None,
-                warmup_epochs=0.0,
-            ),
-            steps_per_epoch=1,
-            schedule_epochs=1,
-            preprocessor=self.preprocessor.neutral,
-            seed=0,
-            tuning=None if self.tuning is None else replace(self.tuning, release_epoch=None),
-            layers=jax.tree.map(lambda number: type(number)(0), self.layers),
-        )
-
-    @property
-    def hyperparameters(self) -> HyperparameterSource:
-        """The arguments of the step that follow from the settings."""
-        tuning = self.tuning
-        release_epoch = 0 if tuning is None else tuning.release_epoch or 0
-        return HyperparameterSource(
-            learning_rate=create_learning_rate_fn(
-                self.optimizer, steps_per_epoch=self.steps_per_epoch, epochs=self.schedule_epochs
-            ),
-            release=create_release_fn(
-                self.optimizer,
-                steps_per_epoch=self.steps_per_epoch,
-                epochs=self.schedule_epochs,
-                start=self.steps_per_epoch * release_epoch,
-            ),
-            weight_decay=self.optimizer.weight_decay,
-            mean=self.preprocessor.settings.mean,
-            std=self.preprocessor.settings.std,
-            seed=self.seed,
-            layers=self.layers,
-        )
-
-    def network_with(self, layers: LayerNumbers | None) -> Network:
-        """The network with traced numbers of its layers."""
-        if layers is None:
-            return self.network
-        assert isinstance(self.network, LinenNetwork)
-        return replace(self.network, given=layers)
-
-    def make_optimizer(self, numbers: UpdateNumbers | None = None) -> optax.GradientTransformation:
-        """The optimizer of one update with these numbers; its initial state depends on none of them."""
-        numbers = numbers or UpdateNumbers()
-        if self.tuning is None:
-            return create_optimizer(self.optimizer, numbers)
-        return create_tuned_optimizer(self.optimizer, numbers, self.tuning, released=self.released)
 
 
 def make_train_step(settings: StepSettings) -> TrainStep:
@@ -255,18 +105,6 @@ def changes(
     return keys_in_epoch(of_examples, epoch, indices), flips
 
 
-def gather(
-    split: DeviceSplit,
-    indices: jax.Array,
-    mask: jax.Array | None,
-    *,
-    keys: jax.Array,
-    flips: jax.Array | None = None,
-) -> Examples:
-    """The examples ``indices`` int32 [B] of a split."""
-    return Examples(split.images[indices], split.labels[indices], keys, mask, flips)
-
-
 def make_train_on(settings: StepSettings) -> TrainOn:
     """Make ``train_on(state, images, labels, keys, mask, hyperparameters, flips) -> (state, metrics)``, not compiled.
 
@@ -310,78 +148,6 @@ def make_train_on(settings: StepSettings) -> TrainOn:
         return kept, _averages(kept)
 
     return train_on
-
-
-def make_loss_and_grads(settings: StepSettings) -> LossAndGrads:
-    """Make the function that returns the loss of one step and its gradient."""
-    if settings.accumulation is None:
-        return jax.value_and_grad(make_loss(settings), has_aux=True)
-    accumulation, smoothing = settings.accumulation, settings.optimizer.label_smoothing
-
-    def loss_and_grads(
-        params: ArrayTree, state: TrainState, examples: Examples, hyperparameters: Hyperparameters
-    ) -> tuple[tuple[jax.Array, tuple[jax.Array, Variables]], ArrayTree]:
-        images, labels = augmented_batch(settings, examples, hyperparameters)
-        inputs = Inputs(images, labels, examples.mask, dropout_key(hyperparameters, state.step))
-        accumulated = make_accumulated(
-            accumulation,
-            settings.network_with(hyperparameters.layers),
-            lambda images: normalized(settings, images, hyperparameters),
-            lambda logits, labels: label_losses(logits, labels, smoothing),
-        )
-        outputs, grads = accumulated(params, state.batch_stats, inputs)
-        return outputs, without(settings.held, grads)
-
-    return loss_and_grads
-
-
-def make_loss(settings: StepSettings) -> LossFn:
-    """Make the loss of one step, a function of the parameters: see ``LossFn``."""
-
-    def loss(
-        params: ArrayTree, state: TrainState, examples: Examples, hyperparameters: Hyperparameters
-    ) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
-        images, labels = augmented_batch(settings, examples, hyperparameters)
-        logits, batch_stats = settings.network_with(hyperparameters.layers).train_logits(
-            {"params": detached(settings.held, params), "batch_stats": state.batch_stats},
-            normalized(settings, images, hyperparameters),
-            mask=examples.mask,
-            dropout_key=dropout_key(hyperparameters, state.step),
-        )
-        losses = label_losses(logits, labels, settings.optimizer.label_smoothing)  # [B]
-        weights = examples.weights
-        return jnp.sum(losses * weights) / jnp.sum(weights), (logits, batch_stats)
-
-    return loss
-
-
-def dropout_key(hyperparameters: Hyperparameters, step: jax.Array) -> jax.Array:
-    """The dropout key of one step."""
-    return jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(hyperparameters.dropout_key)), step)
-
-
-def augmented_batch(
-    settings: StepSettings, examples: Examples, hyperparameters: Hyperparameters
-) -> tuple[jax.Array, Labels]:
-    """The images of a batch, changed at random, and their labels."""
-    mean = jnp.asarray(hyperparameters.mean)
-    return augmented(
-        examples.images, examples.labels, examples.keys, settings.augmentation, mean=mean, flips=examples.flips
-    )
-
-
-def normalized(settings: StepSettings, images: jax.Array, hyperparameters: Hyperparameters) -> jax.Array:
-    """The network's input."""
-    mean, std = jnp.asarray(hyperparameters.mean), jnp.asarray(hyperparameters.std)
-    return normalize(images, mean, std, dtype=settings.preprocessor.dtype)
-
-
-def label_losses(logits: jax.Array, labels: Labels, smoothing: float) -> jax.Array:
-    """The loss of each example, [B]; that of a mixed one is the mean over its two labels by their weights."""
-    if not isinstance(labels, MixedLabels):
-        return smoothed_cross_entropy(logits, labels, smoothing)
-    own, others = (smoothed_cross_entropy(logits, label, smoothing) for label in (labels.own, labels.others))
-    return labels.weights * own + (1 - labels.weights) * others
 
 
 def all_finite(tree: object) -> jax.Array:

@@ -87,7 +87,7 @@ def statistics_of(user: Adapted) -> NewStatistics:
 
 
 def with_random_statistics(network: Pytree, given: dict[str, Pytree]) -> Pytree:
-    """What holds the statistics of a network (itself, its state), with random ones.
+    """A network, or the state beside it that has its statistics, with random statistics.
 
     Args:
         network: not a linen module, whose variables are a tree that anyone can map.

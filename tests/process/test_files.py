@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import bncli
-from bncli.process.files import open_regular, read_regular, real_path, require_contained
+from bncli.process.files import open_regular, read_regular, real_path, require_contained, write_whole
 
 # Rooms that read files which somebody else may have written.
 READERS = ("checkpoint", "data", "inspection", "models")
@@ -100,3 +100,12 @@ def test_a_planted_opening_is_seen():
     for line in ('path.open("rb")', "path.read_bytes()", 'open(path, "r")', "np.fromfile(path)"):
         assert list(opened_by_themselves(line)) == [1]
     assert not list(opened_by_themselves("archive.open(member); open_regular(path); path.open('wb')"))
+
+
+def test_a_file_that_cannot_be_written_whole_is_as_it_was(tmp_path, full_disk):
+    path = tmp_path / "kept"
+    write_whole(path, b"before")
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        write_whole(path, bytes(300_000))
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]

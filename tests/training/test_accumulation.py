@@ -16,10 +16,12 @@ from bncli.data import Augmentation, Preprocessor
 from bncli.errors import ModelError, UsageError
 from bncli.frameworks.linen import as_network
 from bncli.models import build_network, with_local_statistics
+from bncli.training.examples import DeviceSplit
 from bncli.training.micro_batches import Accumulation
 from bncli.training.segments import cut
 from bncli.training.state import create_train_state
-from bncli.training.steps import DeviceSplit, StepSettings, make_train_step
+from bncli.training.step_settings import StepSettings
+from bncli.training.steps import make_train_step
 
 SHAPE = (8, 8, 1)
 PREPROCESSING = Preprocessing(size=SHAPE[:2], channels=1, mean=(0.3,), std=(0.2,))

@@ -19,7 +19,8 @@ from bncli.errors import ModelError, TrainingInterruptedError
 from bncli.frameworks.calls import observing
 from bncli.models import build_network
 from bncli.training.state import create_train_state
-from bncli.training.steps import StepSettings, make_train_on
+from bncli.training.step_settings import StepSettings
+from bncli.training.steps import make_train_on
 
 SHAPE = (8, 8, 1)
 OTHERS = ["nnx", "equinox", "haiku"]

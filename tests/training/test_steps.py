@@ -18,8 +18,10 @@ from bncli.data import Augmentation, Preprocessor
 from bncli.data.batches import example_keys
 from bncli.measure.eval_step import make_eval_step, smoothed_cross_entropy
 from bncli.models import build_network
+from bncli.training.examples import DeviceSplit
 from bncli.training.state import create_train_state
-from bncli.training.steps import DeviceSplit, StepSettings, make_train_on, make_train_step, scan_steps
+from bncli.training.step_settings import StepSettings
+from bncli.training.steps import make_train_on, make_train_step, scan_steps
 
 SHAPE = (8, 8, 1)
 PREPROCESSING = Preprocessing(size=SHAPE[:2], channels=1, mean=(0.3,), std=(0.2,))
