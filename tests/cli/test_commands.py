@@ -23,6 +23,7 @@ def test_eval_document(which, request):
     assert result["top5_accuracy"] >= result["accuracy"]
 
 
+@pytest.mark.broad
 def test_test_time_augmentation_is_named_and_changes_the_score(ckpt):
     plain, averaged = (document("eval", ckpt, "--tta", mode) for mode in ("none", "flip"))
     assert (plain["tta"], averaged["tta"]) == ("none", "flip")

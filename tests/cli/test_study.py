@@ -45,6 +45,7 @@ def test_a_study_writes_its_report_and_says_its_verdict(studied):
     assert "style=" not in page  # the page's policy admits no style but that of its head
 
 
+@pytest.mark.broad
 def test_the_second_call_measures_nothing(studied):
     out, found = studied
     started = time.perf_counter()
@@ -54,6 +55,7 @@ def test_the_second_call_measures_nothing(studied):
     assert json.loads((out / "study.json").read_text()) == found
 
 
+@pytest.mark.broad
 def test_without_matplotlib_there_are_the_numbers_all_the_same(studied, monkeypatch):
     out, found = studied
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -81,6 +81,7 @@ def test_a_photograph_on_its_side_is_turned_before_it_is_cut(tmp_path):
     np.testing.assert_array_equal(decode_part(path, (8, 8, 3), None, bits(2), 0.2), np.asarray(expected))
 
 
+@pytest.mark.broad
 def test_jitter_is_that_of_pillow_in_some_order():
     """Each image is what Pillow's enhancers make of it by the factors and in the order that its key draws."""
     changed = np.asarray(jitter_colour(IMAGES, KEYS, strength=0.4))
@@ -117,6 +118,7 @@ def test_mixup_adds_partners_by_weights_that_sum_to_one():
     np.testing.assert_allclose(mixed, weights * IMAGES + (1 - weights) * IMAGES[partners], atol=1e-3)
 
 
+@pytest.mark.broad
 def test_cutmix_weighs_labels_by_the_pixels():
     ones, zeros = np.ones((4, 10, 10, 1), np.float32), np.zeros((4, 10, 10, 1), np.float32)
     images = np.stack([ones, zeros], axis=1).reshape(8, 10, 10, 1)
