@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from bncli.jobs.mistakes import Mistakes, find_mistakes
 from bncli.measure.score import EvalResult
 from bncli.process.files import read_regular
 from bncli.training.progress import Best, EpochResult, RunProgress
+from bncli.training.saving import read_progress
 
 ReportSplit = Literal["val", "test"]
 # A report of the fold of a network with thousands of layers stays below this.
@@ -210,44 +211,7 @@ def _progress(checkpoint: Checkpoint) -> RunProgress | None:
     """The progress of the whole run, which goes on after its best epoch; None if none is recorded."""
     if "history" not in checkpoint.progress:
         return None
-    path = checkpoint.path
-    last = checkpoints.find_step(path, "last")
-    try:
-        return _with_numbers(RunProgress.from_json(checkpoints.read_progress(path, last)))
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-        raise CheckpointError(
-            f"{path}: the progress of step {last} is damaged", remedy="Restore the checkpoint from a copy."
-        ) from None
-
-
-def _with_numbers(progress: RunProgress) -> RunProgress:
-    """The progress with the types that it should have.
-
-    Raises:
-        TypeError: a value is no number.
-        ValueError: the epochs do not ascend.
-    """
-    rows = tuple(map(_row_with_numbers, progress.history))
-    if [row.epoch for row in rows] != list(range(1, len(rows) + 1)):
-        raise ValueError("the epochs do not ascend")
-    best = progress.best
-    if best is not None:
-        best = Best(int(best.epoch), int(best.step), float(best.val_accuracy), float(best.val_loss))
-    return replace(progress, history=rows, best=best)
-
-
-def _row_with_numbers(row: EpochResult) -> EpochResult:
-    return EpochResult(
-        epoch=int(row.epoch),
-        train_loss=float(row.train_loss),
-        train_accuracy=float(row.train_accuracy),
-        val_loss=float(row.val_loss),
-        val_accuracy=float(row.val_accuracy),
-        lr=float(row.lr),
-        seconds=float(row.seconds),
-        images_per_second=float(row.images_per_second),
-        val_statistics=row.val_statistics,
-    )
+    return read_progress(checkpoint.path, checkpoints.find_step(checkpoint.path, "last"))
 
 
 def _stats(checkpoint: Checkpoint, model: str | None) -> StatsReport:

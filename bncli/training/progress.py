@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias
 
+from bncli.config.stored import read_stored
 from bncli.training.state import TrainState
 
 # BN's statistics behind a validation score: the running averages, or ones that were measured on training images.
@@ -87,15 +88,18 @@ class RunProgress:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RunProgress:
-        """The progress from its stored form."""
-        best = document["best"]
-        return cls(
-            steps_into_epoch=document["steps_into_epoch"],
-            best=Best(**best) if best else None,
-            history=tuple(EpochResult(**row) for row in document["history"]),
-            skipped=tuple(document["skipped"]),
-            rollbacks=document["rollbacks"],
-        )
+        """The progress from its stored form.
+
+        Raises:
+            ValueError: ``document`` is the progress of no run.
+        """
+        missing = sorted({field.name for field in fields(cls)} - document.keys())
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
+        found = read_stored(cls, document)
+        if [row.epoch for row in found.history] != list(range(1, found.epochs_done + 1)):
+            raise ValueError("the epochs do not ascend")
+        return found
 
 
 @dataclass(frozen=True)

@@ -155,10 +155,25 @@ def restore(out: Path, step: int, like: TrainState) -> Position:
     state = join_state(*checkpoint.restore_training(out, step, variables=variables, optimizer=rest))
     if not distributed.is_alone():
         state = put_whole(state, make_mesh())
-    progress = RunProgress.from_json(checkpoint.read_progress(out, step))
+    progress = read_progress(out, step)
     distributed.barrier()  # before anything is removed
     distributed.by_first(lambda: checkpoint.drop_after(out, step), CheckpointError)
     return Position(state, replace(progress, best=_best_on_disk(out, progress.best)))
+
+
+def read_progress(out: Path, step: int) -> RunProgress:
+    """The progress of the run at a save.
+
+    Raises:
+        CheckpointError: the save is damaged.
+    """
+    document = checkpoint.read_progress(out, step)
+    try:
+        return RunProgress.from_json(document)
+    except (AttributeError, OverflowError, RecursionError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{out}: the progress of step {step} is damaged", remedy="Restore the checkpoint from a copy."
+        ) from None
 
 
 def latest_step(out: Path) -> int | None:
