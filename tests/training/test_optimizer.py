@@ -181,6 +181,7 @@ def test_scales_and_biases_are_not_decayed_whatever_axes_of_length_one_their_fra
 
 def test_what_is_decayed_has_more_than_one_axis():
     assert decayed(PARAMS) == {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False, "bias": False}}
+    assert decayed({"activation": {"slope": jnp.ones(3)}}) == {"activation": {"slope": False}}
 
 
 def test_sgd_is_nesterov():
