@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from bncli.studies.experiment import Cell
 from bncli.studies.training import Measured
 
 FOLDER = "cells"
+TABLE = "cells.jsonl"
 _LOCKS = ".locks"
 # Raised when the form of the files, or the training that all experiments share, changes.
 _FORMAT = 1
@@ -53,7 +54,7 @@ class CellStore:
         Raises:
             BncliError: it cannot be written, or holds something else than a study.
         """
-        self._folder = out / FOLDER
+        self._out, self._folder = out, out / FOLDER
         self._data = data_sha256
         try:
             strangers = out.is_dir() and any(out.iterdir()) and not self._folder.is_dir()
@@ -97,11 +98,17 @@ class CellStore:
             "seconds": round(seconds, 3),
             "measured": {name: _listed(values) for name, values in measured.items()},
         }
-        try:
-            write_whole(path, _canonical({**document, "sha256": _sha256(document)}).encode())
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise BncliError(f"cannot write {path}: {reason}", remedy="Free space, and run the study again.") from error
+        write_result(path, _canonical({**document, "sha256": _sha256(document)}).encode())
+
+    def write_table(self, cells: Iterable[Cell]) -> None:
+        """Write the settings and results of cells that have been measured as one file, a cell a line.
+
+        Raises:
+            BncliError: the file cannot be written.
+            OSError: a cell's file cannot be read.
+        """
+        lines = [read_regular(self.path(cell), limit=_MAX_BYTES) for cell in cells]
+        write_result(self._out / TABLE, b"".join(line + b"\n" for line in lines))
 
     @contextmanager
     def claimed(self, cell: Cell) -> Iterator[bool]:
@@ -133,6 +140,19 @@ class CellStore:
 
     def _key(self, cell: Cell) -> str:
         return _sha256(self._settings(cell))[:_KEY_LENGTH]
+
+
+def write_result(path: Path, content: bytes) -> None:
+    """Write a file of a study, whole or not at all.
+
+    Raises:
+        BncliError: it cannot be written.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BncliError(f"cannot write {path}: {reason}", remedy="Free space, and run the study again.") from error
 
 
 def _parsed(document: Document, settings: Document) -> StoredCell:

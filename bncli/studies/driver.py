@@ -18,12 +18,11 @@ from pathlib import Path
 from bncli.config.json_types import JSON
 from bncli.data import Dataset, ImageOptions, load_dataset
 from bncli.data.load import holds_image_files
-from bncli.errors import BncliError, BncliWarning, TrainingInterruptedError, UsageError
+from bncli.errors import BncliWarning, TrainingInterruptedError, UsageError
 from bncli.process.child import Answer, run_child
-from bncli.process.files import write_whole
 from bncli.process.hardware import hardware, versions
 from bncli.studies import drawing
-from bncli.studies.cells import CellStore
+from bncli.studies.cells import CellStore, write_result
 from bncli.studies.data import StudyData
 from bncli.studies.experiment import Cell, Experiment, Figure, Plan, Results
 from bncli.studies.experiments import experiments
@@ -197,6 +196,8 @@ def run_study(
         done_here += _measure(damaged, store, data, on_progress, should_stop)
         results, seconds = _read(cells, store)
     outcomes = _outcomes(chosen, plan, results) if len(results) == len(cells) else ()
+    if outcomes:
+        store.write_table(cells)
     return StudyReport(
         out=out,
         plan=plan,
@@ -362,20 +363,14 @@ def _write_figures(out: Path, outcomes: Iterable[Outcome]) -> Iterator[Path]:
     """Write each figure's data as CSV and, if Matplotlib is there, its pictures."""
     for outcome in outcomes:
         for figure in outcome.conclusion.figures:
-            yield _written(out / f"{figure.name}.csv", csv_table(figure).encode())
+            files = {".csv": csv_table(figure).encode()}
             if drawing.is_available():
                 picture = drawing.draw(figure)
-                yield _written(out / f"{figure.name}.svg", picture.svg.encode())
-                yield _written(out / f"{figure.name}.png", picture.png)
-
-
-def _written(path: Path, content: bytes) -> Path:
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BncliError(f"cannot write {path}: {reason}", remedy="Free space, and run the study again.") from error
-    return path
+                files |= {".svg": picture.svg.encode(), ".png": picture.png}
+            for suffix, content in files.items():
+                path = out / f"{figure.name}{suffix}"
+                write_result(path, content)
+                yield path
 
 
 def csv_table(figure: Figure) -> str:

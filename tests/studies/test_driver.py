@@ -1,6 +1,8 @@
 """The driver with cells that cost nothing: nothing is measured twice, and a stopped study goes on."""
 
+import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +74,13 @@ def test_nothing_is_measured_twice(counting, digits, settings):
     assert (len(counting.measured), second.num_done_here) == (6, 0)
     assert second.outcomes[0].conclusion == first.outcomes[0].conclusion
     assert {path.suffix for path in first.files} == {".csv", ".svg", ".png"}
+
+
+def test_the_table_has_every_cell(counting, digits, settings):
+    run_study(settings, dataset=digits)
+    rows = [json.loads(line) for line in (Path(settings.out) / "cells.jsonl").read_text().splitlines()]
+    assert [row["cell"]["run"]["seed"] for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert [row["measured"]["value"] for row in rows] == [[seed + 0.1] for seed in range(6)]
 
 
 def test_a_stopped_study_goes_on(counting, digits, settings):

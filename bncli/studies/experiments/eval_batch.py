@@ -118,6 +118,14 @@ def _precise(net: Net, state: State, data: StudyData, x: jax.Array, labels: np.n
     return np.stack([_accuracy(np.asarray(logits(state, data.train.images[:size])), labels) for size in PRECISE])
 
 
+def _dependence(company: float, spread: float) -> str:
+    """Words for what other images in the batch and another batch size change in the logits."""
+    if company == spread == 0:
+        return "neither other images in the batch nor another batch size changes a logit"
+    others = f"other images in the batch change the logits by {company:g}"
+    return f"{others}, another batch size by at most {spread:.1e} of the largest"
+
+
 def conclude(results: Results) -> Conclusion:
     """Compare the variation of accuracy over batch sizes with either kind of statistics."""
     lane = best_lane(stacked(results, "BN", "val_accuracy"))
@@ -134,13 +142,13 @@ def conclude(results: Results) -> Conclusion:
     )
     sizes = SIZES[: batch.shape[1]]
     by_batch = [points_of(batch[:, place].mean()) for place in (0, -1)]
+    flat = (running.max(axis=1) == running.min(axis=1)).all()
     sentence = (
-        f"With running statistics accuracy is {points_of(running.mean())} at every batch size: other images in the "
-        f"batch change the logits by {company.max():g}, another batch size by at most {spread.max():.1e} of the "
-        f"largest. With batch statistics it is {by_batch[0]} at batch 1 and {by_batch[1]} at {sizes[-1]}."
+        f"With running statistics accuracy is {points_of(running.mean())} "
+        f"{'at every batch size' if flat else 'on average over batch sizes'}: "
+        f"{_dependence(company.max(), spread.max())}. "
+        f"With batch statistics it is {by_batch[0]} at batch 1 and {by_batch[1]} at {sizes[-1]}."
     )
-    if (running.max(axis=1) > running.min(axis=1)).any():
-        sentence = sentence.replace(" at every batch size:", " on average over batch sizes:")
     level = running.mean(axis=0)
     figures = (
         Figure(
