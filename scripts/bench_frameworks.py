@@ -180,14 +180,25 @@ def measured_apart(framework: str, name: str) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def benchmark(only: str) -> None:
-    """Measure every network whose name has the word in it, one process after the other, and keep each row at once."""
+def benchmark(only: str, missing: bool) -> list[str]:
+    """Measure every network whose name has the word in it, one process after the other, and keep each row at once.
+
+    Returns:
+        The networks whose process failed.
+    """
+    done = {row["network"] for row in recorded()["rows"]} if missing and RESULTS.is_file() else set()
+    failed = []
     for framework in FRAMEWORKS:
         for name in networks(framework):
-            if only in name:
-                row = {"framework": framework, "network": name, **measured_apart(framework, name)}
+            if only in name and name not in done:
+                try:
+                    row = {"framework": framework, "network": name, **measured_apart(framework, name)}
+                except subprocess.CalledProcessError:
+                    failed.append(name)
+                    continue
                 sys.stderr.write(f"{line(row)}\n")
                 keep(row)
+    return failed
 
 
 def keep(row: dict[str, Any]) -> None:
@@ -250,6 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the document, not the table")
     parser.add_argument("--only", default="", metavar="WORD", help="measure the networks with this word in their name")
+    parser.add_argument("--missing", action="store_true", help="measure only the networks that have no row yet")
     parser.add_argument("--markdown", action="store_true", help="print the table of the guide from the last results")
     parser.add_argument("--one", nargs=2, metavar=("FRAMEWORK", "NETWORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -260,8 +272,10 @@ def main() -> None:
     if options.markdown:
         sys.stdout.write(markdown(recorded()) + "\n")
         return
-    benchmark(options.only)
+    failed = benchmark(options.only, options.missing)
     sys.stdout.write((json.dumps(recorded(), indent=2) if options.json else table(recorded())) + "\n")
+    if failed:
+        sys.exit(f"not measured: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
