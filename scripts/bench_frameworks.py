@@ -238,16 +238,24 @@ def line(row: dict[str, Any]) -> str:
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """The table of the guide."""
-    head = "| network | BN | folded | kept | fold | original | folded network | ONNX | StableHLO |"
-    numbers = ("error", "error_original_float64", "error_folded_float64", "onnx_error", "stablehlo_error")
-    rows = [
-        f"| {row['network']} | {row['norms']} | {row['folded']} | {len(row['kept'])} | "
-        + " | ".join(f"{row[number]:.1e}" for number in numbers)
-        + " |"
-        for row in document["rows"]
-    ]
-    return "\n".join([head, "|---|" + "---:|" * 8, *rows])
+    """The table of the guide, with the command and the versions."""
+    head = "| network | BN | folded | kept | fold | original | folded network | passes by | ONNX | StableHLO | module |"
+    versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
+    source = f"`{document['command']}`, with {versions}."
+    return "\n".join([head, "|---|" + "---:|" * 10, *map(_markdown_row, document["rows"]), "", source])
+
+
+def _markdown_row(row: dict[str, Any]) -> str:
+    errors = ("error", "error_original_float64", "error_folded_float64")
+    rule = "≤ 1e-5" if row["error"] <= LIMIT else f"≤ {ROUNDING:g} × original"
+    cells = (
+        *(row["network"], row["norms"], row["folded"], len(row["kept"])),
+        *(f"{row[name]:.1e}" for name in errors),
+        rule,
+        *(f"{row[name]:.1e}" for name in ("onnx_error", "stablehlo_error")),
+        "back" if row["module"] is True else "–",
+    )
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def is_exact(row: dict[str, Any]) -> bool:

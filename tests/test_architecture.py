@@ -62,7 +62,7 @@ DOORS = {
     "PIL": {"data/deep_image.py", "data/image_file.py", "data/rand_augment.py"},
     "pydantic": {"config"},
     "rich": {"cli"},
-    "safetensors": {"folding/export/safetensors.py"},
+    "safetensors": {"checkpoint/safetensors_file.py", "folding/export/safetensors.py"},
     "sklearn": set(),
     "tensorboardX": {"jobs/loggers/tensorboard_events.py"},
     "tensorstore": {"checkpoint/orbax_layout.py"},

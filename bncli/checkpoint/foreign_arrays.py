@@ -5,9 +5,10 @@ The format is detected from the content, not the name. Nothing in a file is ever
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -17,14 +18,16 @@ from flax import serialization
 from bncli.checkpoint.directory import CONFIG, MAX_CONFIG, is_checkpoint
 from bncli.checkpoint.equinox_file import is_equinox, read_records
 from bncli.checkpoint.orbax_layout import find_steps, read_items
+from bncli.checkpoint.safetensors_file import is_safetensors, read_tree
+from bncli.config.json_types import JSON
 from bncli.errors import CheckpointError
 from bncli.frameworks.linen import Variables
 from bncli.process.files import open_regular, read_regular
 from bncli.process.memory import available_memory, format_bytes
 
 READABLE = (
-    "bncli reads its own directories, Orbax directories, and files written by flax.serialization.to_bytes or "
-    "eqx.tree_serialise_leaves."
+    "bncli reads its own directories, Orbax directories, and files written by flax.serialization.to_bytes, "
+    "safetensors.flax.save_file or eqx.tree_serialise_leaves."
 )
 
 _TORCH = (
@@ -32,8 +35,9 @@ _TORCH = (
     "for every command."
 )
 _KERAS = (
-    "It looks like a model of Keras. Fold it in Python, with KERAS_BACKEND=jax: "
-    "bncli.fold(keras.models.load_model({name}), example)."
+    "It looks like a model of Keras. Use it in Python, with KERAS_BACKEND=jax: bncli.fold(model, example), "
+    "bncli.recalibrate(model, batches) and bncli.inspect_stats(model, data=batches) take "
+    "model = keras.models.load_model({name})."
 )
 _ONNX = (
     "It looks like an ONNX file. Fold the network before its export: bncli.fold takes any JAX function and the models "
@@ -64,9 +68,12 @@ ELSEWHERE = {
 }
 
 EQUINOX = "a file of Equinox"
+SAFETENSORS = "a safetensors file"
 COLLECTIONS = ("params", "batch_stats")
 # Depth of the search for variables below the top of a tree: {"state": {"model": {"params": …}}}.
 MAX_DEPTH = 3
+# Modules inside each other, in a tree that is put together from parts.
+MAX_NESTING = 100
 # A msgpack map begins with one of these bytes: fixmap, map 16, map 32.
 _MAP_BYTES = (*range(0x80, 0x90), 0xDE, 0xDF)
 # While a file is decoded, both its content and its arrays are in memory.
@@ -113,7 +120,7 @@ def is_foreign(path: Path) -> bool:
 
 
 def read_foreign(path: Path, *, step: str = "best") -> ForeignCheckpoint:
-    """The checkpoint at ``path``: an Orbax directory, a Flax msgpack file, or a file of Equinox.
+    """The checkpoint at ``path``: an Orbax directory, or a file of Flax, safetensors or Equinox.
 
     Args:
         path: a file or a directory.
@@ -126,7 +133,11 @@ def read_foreign(path: Path, *, step: str = "best") -> ForeignCheckpoint:
     try:
         if path.is_dir():
             return _read_orbax(path, step)
-        return _read_equinox(path, step) if is_equinox(path) else _read_msgpack(path, step)
+        if is_equinox(path):
+            return _read_whole(path, step, EQUINOX, read_records)
+        if is_safetensors(path):
+            return _read_whole(path, step, SAFETENSORS, read_tree)
+        return _read_msgpack(path, step)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file or directory", remedy=READABLE) from None
     except OSError as error:
@@ -157,6 +168,8 @@ def find_variables(foreign: ForeignCheckpoint, collections: Iterable[str] = COLL
 def find_saved(foreign: ForeignCheckpoint, places: Iterable[Key]) -> tuple[str, Variables] | None:
     """(path, tree): the node nearest to the top that has all these places' first names; None if there is none.
 
+    If the arrays are parted by their kinds, ``{"params": …, "batch_stats": …}``, the parts are put together.
+
     Args:
         foreign: the content of the checkpoint.
         places: of a network's arrays as the users of its framework save them.
@@ -164,14 +177,64 @@ def find_saved(foreign: ForeignCheckpoint, places: Iterable[Key]) -> tuple[str, 
     Raises:
         CheckpointError: several nodes are equally near.
     """
+    places = tuple(places)
     names = tuple({place[0] for place in places})
-    level: list[Place] = [("", foreign.tree)]
-    for _ in range(MAX_DEPTH):
-        found = [(path, node) for path, node in level if all(name in node for name in names)]
-        if found:
-            return _only(foreign, names[:1], found)
-        level = [child for path, node in level for child in _children(path, node)]
-    return None
+    levels = _levels(foreign.tree)
+
+    def first_of(kind: Callable[[Place], Place | None]) -> Place | None:
+        nearest = next((found for level in levels if (found := list(filter(None, map(kind, level))))), None)
+        return nearest and _only(foreign, names[:1], nearest)
+
+    return (
+        first_of(lambda place: place if all(_has(place[1], wanted) for wanted in places) else None)
+        or first_of(lambda place: _put_together(place, places))
+        or first_of(lambda place: place if all(name in place[1] for name in names) else None)
+    )
+
+
+def _levels(tree: Variables) -> list[list[Place]]:
+    """The nodes by their depth, down to the deepest that is searched."""
+    levels: list[list[Place]] = [[("", tree)]]
+    for _ in range(MAX_DEPTH - 1):
+        levels.append([child for path, node in levels[-1] for child in _children(path, node)])
+    return levels
+
+
+def _put_together(place: Place, wanted: Sequence[Key]) -> Place | None:
+    """The node's parts as one tree; None if that lacks something, or two parts have an array in the same place."""
+    path, node = place
+    names = {key[0] for key in wanted}
+    parts = [child for _, child in _children(path, node) if not names.isdisjoint(child)]
+    try:
+        merged: Variables = functools.reduce(_merged, parts, {})
+    except ValueError:
+        return None
+    return (path, merged) if all(_has(merged, key) for key in wanted) else None
+
+
+def _merged(one: Variables, other: Variables, depth: int = 0) -> Variables:
+    """Both trees as one.
+
+    Raises:
+        ValueError: both have an array in the same place, or lie deeper than a network does.
+    """
+    merged = dict(one)
+    for name, child in other.items():
+        mine = merged.get(name, {})
+        if name in merged and not (isinstance(mine, Mapping) and isinstance(child, Mapping) and depth < MAX_NESTING):
+            raise ValueError(f"two arrays at {name}")
+        merged[name] = _merged(mine, child, depth + 1) if name in merged else child
+    return merged
+
+
+def _has(tree: Variables, place: Key) -> bool:
+    """True if the tree has something at this place."""
+    node: JSON = tree
+    for name in place:
+        if not isinstance(node, Mapping) or name not in node:
+            return False
+        node = node[name]
+    return True
 
 
 def _read_orbax(directory: Path, step: str) -> ForeignCheckpoint:
@@ -187,13 +250,13 @@ def _read_orbax(directory: Path, step: str) -> ForeignCheckpoint:
     return ForeignCheckpoint(directory, "an Orbax directory", number, read_items(steps[number]))
 
 
-def _read_equinox(path: Path, step: str) -> ForeignCheckpoint:
+def _read_whole(path: Path, step: str, words: str, read: Callable[[Path], Variables]) -> ForeignCheckpoint:
     _refuse_step(path, step)
     _require_memory(path)
-    return ForeignCheckpoint(path, EQUINOX, None, read_records(path))
+    return ForeignCheckpoint(path, words, None, read(path))
 
 
-def _remedy(path: Path) -> str:
+def remedy_of(path: Path) -> str:
     """The way to use a file of another framework, by its suffix; else the formats that bncli reads."""
     return ELSEWHERE.get(path.suffix.lower(), READABLE).format(path=shlex.quote(str(path)), name=repr(str(path)))
 
@@ -202,7 +265,7 @@ def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
     with open_regular(path) as file:
         start = file.read(1)
         if not start or start[0] not in _MAP_BYTES:
-            raise CheckpointError(f"{path} is no checkpoint that bncli reads", remedy=_remedy(path))
+            raise CheckpointError(f"{path} is no checkpoint that bncli reads", remedy=remedy_of(path))
         _refuse_step(path, step)
         _require_memory(path)
         content = start + file.read()
@@ -211,10 +274,10 @@ def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
     except Exception as error:  # the errors of msgpack, NumPy and Flax for other bytes
         raise CheckpointError(
             f"{path} is damaged, or not a Flax msgpack file: {type(error).__name__}: {str(error)[:300]}",
-            remedy=f"Restore it from a copy. {_remedy(path)}" if path.suffix not in ELSEWHERE else _remedy(path),
+            remedy=f"Restore it from a copy. {remedy_of(path)}" if path.suffix not in ELSEWHERE else remedy_of(path),
         ) from error
     if not isinstance(tree, Mapping):
-        raise CheckpointError(f"{path} holds a single array, not a tree", remedy=_remedy(path))
+        raise CheckpointError(f"{path} holds a single array, not a tree", remedy=remedy_of(path))
     return ForeignCheckpoint(path, "a Flax msgpack file", None, tree)
 
 
@@ -272,8 +335,10 @@ def _missing(foreign: ForeignCheckpoint, name: str) -> CheckpointError:
             remedy='Save both: {"params": state.params, "batch_stats": state.batch_stats}.',
         )
     keys = ", ".join(str(key) for key in list(foreign.tree)[:8])
+    save = 'Save the variables of a linen module, {"params": …, "batch_stats": …}, or a training state with both. '
+    named = f"{remedy_of(foreign.path)} Arrays of a linen module need names such as params.Conv_0.kernel. "
     return CheckpointError(
         f"{foreign.path} is {foreign.description}, and holds no params: its keys are {keys or '(none)'}",
-        remedy='Save the variables of a linen module, {"params": …, "batch_stats": …}, or a training state with both. '
+        remedy=f"{named if foreign.format == SAFETENSORS else save}"
         "A state of NNX is read with --model file.py:Class and --input-shape H,W,C.",
     )

@@ -45,7 +45,7 @@ def open_foreign(
     """Open the checkpoint of another program with the user's own model.
 
     Args:
-        path: an Orbax directory, a Flax msgpack file, or a file of Equinox.
+        path: an Orbax directory, or a file of Flax, safetensors or Equinox.
         model: the code of the model and its arguments.
         image_shape: (H, W, C).
         mean: [C], of images scaled to [0, 1]; None for 0.

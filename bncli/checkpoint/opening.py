@@ -35,7 +35,8 @@ def open_checkpoint(
     """Open a checkpoint of any origin.
 
     Args:
-        path: a directory of bncli, an exported ``model.onnx``, an Orbax directory, or a Flax msgpack file.
+        path: a directory of bncli, an exported ``model.onnx``, an Orbax directory, or a file of Flax, safetensors or
+            Equinox.
         step: "best", "last", or the number of a step.
         model: the name of the model's code. bncli's own checkpoint needs it if the code has moved or changed.
         unsaid: the facts that another program's checkpoint does not say.

@@ -17,7 +17,7 @@ def fold(
         Path,
         typer.Argument(
             metavar="CKPT",
-            help="A trained checkpoint: bncli's own, an Orbax directory, or a Flax msgpack file.",
+            help="A trained checkpoint: bncli's own, or one that another JAX program wrote.",
             show_default=False,
         ),
     ],
@@ -82,8 +82,8 @@ def fold(
 ) -> None:
     """Merge BN into its neighbours, prove on data that nothing changed, and write a checkpoint without BN.
 
-    Nothing is written when the proof fails (exit code 3). CKPT may also be an Orbax directory or a Flax msgpack file
-    that another program wrote: --model and --input-shape then say what is not in it.
+    Nothing is written when the proof fails (exit code 3). CKPT may also be an Orbax directory, or a file of Flax
+    (msgpack), safetensors or Equinox, that another program wrote: --model and --input-shape then say what is not in it.
     """
     exports = _export_formats(export)
     _check_quantize(quantize, exports, min_accuracy)

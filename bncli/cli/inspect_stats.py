@@ -261,12 +261,13 @@ def _with_data(
     """
     from bncli.cli import display, session
     from bncli.inspection.opened import check_can_run, with_data
+    from bncli.inspection.readers import Asked
 
     check_can_run(report, path, is_known=model is not None or report.format == "bncli")
     opened = session.open_checkpoint(path, step=step, model=model, unsaid=unsaid)
     dataset = session.checkpoint_data(opened, source=data.source, data_dir=data.data_dir, quiet=data.quiet)
     display.note(visible(f"measuring the network on {dataset.name} …"), quiet=data.quiet)
-    return with_data(report, opened, dataset, step=step)
+    return with_data(report, opened, dataset, Asked(step, model=model))
 
 
 def _write_html(report: StatsReport, path: Path, *, overwrite: bool, quiet: bool) -> None:

@@ -13,7 +13,7 @@ Checkpoint = Annotated[
     Path,
     typer.Argument(
         metavar="CKPT",
-        help="A checkpoint directory, trained or folded; or another program's Orbax directory or Flax msgpack file.",
+        help="A checkpoint directory, trained or folded; or another JAX program's (Orbax, msgpack, safetensors, .eqx).",
         show_default=False,
     ),
 ]

@@ -136,6 +136,7 @@ class Matches:
 
 Positive = Annotated[int, Bounds(ge=1, lt=2**31)]  # JAX counts in int32
 Pixels = Annotated[int, Bounds(ge=1, lt=2**16)]
+Shift = Annotated[int, Bounds(ge=0, lt=2**16)]  # in pixels
 PositiveFloat = Annotated[float, Bounds(gt=0)]
 NonNegative = Annotated[float, Bounds(ge=0)]
 Fraction = Annotated[float, Bounds(ge=0, lt=1)]
@@ -349,8 +350,7 @@ class DataConfig(Section):
         ),
     ] = "random"
     augment_shift: Annotated[
-        int | None,
-        Bounds(ge=0, lt=2**16),
+        Shift | None,
         Setting("Largest shift in pixels along each axis; 0 for none, by default as suits the data.", AUGMENT),
     ] = None
     augment_padding: Annotated[

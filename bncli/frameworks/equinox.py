@@ -8,6 +8,7 @@ mean, but not the start of the variance, which stays too large by mⁿ/(1 − m�
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -40,6 +41,8 @@ from bncli.frameworks.without_norms import REMEDY, Remains, remains_of
 
 KeyPath: TypeAlias = tuple[jax.tree_util.GetAttrKey | jax.tree_util.SequenceKey | jax.tree_util.DictKey, ...]
 EVAL_MODE = "pass eqx.nn.inference_mode(model)"
+# Half of the distance from 1 to the next smaller number in float32, and less.
+_FORGOTTEN = 2.0**-26
 # Equinox's names of a BN layer's parameters.
 NAMES = {"weight": SCALE, "bias": BIAS}
 
@@ -230,15 +233,17 @@ def _called(model: Callable[..., Pytree], state: eqx.nn.State | None, x: Pytree,
 
 
 def _with_statistics(state: eqx.nn.State | None, norms: Mapping[str, _Norm], new: NewStatistics) -> eqx.nn.State | None:
-    """A state by which each layer normalises with these statistics; hidden averages are multiplied by 1 − mⁿ."""
+    """A state by which each layer normalises with these statistics.
+
+    A layer that divides by 1 − mⁿ counts so many updates from then on that nothing is left to divide out.
+    """
     replaced: dict[int, jax.Array] = {}
     for name, (mean, var) in new.items():
         norm = norms[name]
-        factor = norm.debiasing
-        replaced[id(norm.mean)] = jnp.asarray(mean * factor, norm.mean.dtype)
-        replaced[id(norm.var)] = jnp.asarray(var * factor, norm.var.dtype)
+        replaced[id(norm.mean)] = jnp.asarray(mean, norm.mean.dtype)
+        replaced[id(norm.var)] = jnp.asarray(var, norm.var.dtype)
         if norm.counter is not None:
-            replaced[id(norm.counter)] = jnp.maximum(norm.counter, 1)
+            replaced[id(norm.counter)] = jnp.maximum(norm.counter, _enough_updates(float(norm.layer.momentum)))
         if norm.first_time is not None:
             replaced[id(norm.first_time)] = jnp.asarray(False)
     leaves, structure = jax.tree_util.tree_flatten(state)
@@ -246,6 +251,11 @@ def _with_statistics(state: eqx.nn.State | None, norms: Mapping[str, _Norm], new
         structure, [replaced.get(id(leaf), leaf) for leaf in leaves]
     )
     return new_state
+
+
+def _enough_updates(momentum: float) -> int:
+    """The number of updates after which 1 − mⁿ is 1 in float32."""
+    return math.ceil(math.log(_FORGOTTEN) / math.log(momentum)) if 0 < momentum < 1 else 1
 
 
 class Identity(eqx.nn.StatefulLayer):

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from bncli.errors import ModelError
+from bncli.folding.trace.graph import ApplyFn, Pytree
 from bncli.frameworks.calls import LayerCall, Look, observing
 from bncli.frameworks.construction import cannot_apply
 
@@ -120,14 +121,7 @@ class Network(ABC):
 
     def batch_norms(self, variables: Variables, image_shape: ImageShape) -> dict[str, BatchNormSettings]:
         """The settings of each BN layer that the network calls, by path ("Block_1/BatchNorm_0"), in call order."""
-        found: dict[str, BatchNormSettings] = {}
-
-        def look(call: LayerCall) -> None:
-            if call.norm is not None:
-                found[call.path] = BatchNormSettings(call.norm.epsilon, call.norm.momentum)
-
-        self._trace(variables, image_shape, look)
-        return found
+        return settings_within(self.logits, variables, _images_of(image_shape))
 
     def called_modules(self, variables: Variables, image_shape: ImageShape) -> tuple[str, ...]:
         """Paths of the modules that the network calls, each once, in the order in which they finish first."""
@@ -146,6 +140,22 @@ class Network(ABC):
 
     def _trace(self, variables: Variables, image_shape: ImageShape, look: Look) -> None:
         """Call ``look`` for each module of a forward pass in eval mode; nothing is computed."""
-        images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
         with observing(look):
-            jax.eval_shape(self.logits, variables, images)
+            jax.eval_shape(self.logits, variables, _images_of(image_shape))
+
+
+def settings_within(apply_fn: ApplyFn, variables: Variables, example: Pytree) -> dict[str, BatchNormSettings]:
+    """The settings of each BN layer that a function calls, by path, in call order; nothing is computed."""
+    found: dict[str, BatchNormSettings] = {}
+
+    def look(call: LayerCall) -> None:
+        if call.norm is not None:
+            found[call.path] = BatchNormSettings(call.norm.epsilon, call.norm.momentum)
+
+    with observing(look):
+        jax.eval_shape(apply_fn, variables, example)
+    return found
+
+
+def _images_of(image_shape: ImageShape) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)

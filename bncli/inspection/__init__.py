@@ -26,6 +26,7 @@ from bncli.inspection.report import StatsReport, report_of
 if TYPE_CHECKING:
     from bncli.config.json_types import JSON
     from bncli.data import Dataset
+    from bncli.measure.population import Batches
 
     # A data set or its source; True for a checkpoint's own; batches of a network's inputs [B, ...].
     Data: TypeAlias = Dataset | str | Path | bool | Iterable[object] | None
@@ -67,7 +68,7 @@ def inspect_stats(  # noqa: PLR0913 - a network of a file is described by severa
         momentum: weight of the old running value (1 − PyTorch's), used like ``epsilon``.
         model: the user's own model as file.py:Class or package.module:Class. Needed if a checkpoint of bncli was
             trained with code that has moved or changed, or that this user has not run before. With it an Orbax
-            directory or a Flax msgpack file of another program is read with its network: ε, momentum, the order of the
+            directory or a file of Flax, safetensors or Equinox is read with its network: ε, momentum, the order of the
             layers, and measurements on data. Such a checkpoint needs ``input_shape`` too.
         model_args: keyword arguments of that model.
         input_shape: (H, W, C) of one image of another program's network.
@@ -144,19 +145,31 @@ def _of_network(
         )
     given = bound(framework, "inspect_stats", "", arguments, named)
     name = type(network).__name__
-    report = report_of(name, read_network(network, framework, given, asked=asked), step=asked.step)
-    if data is None:
+    batches = None if data is None else _batches(data)
+    report = report_of(name, read_network(network, framework, given, asked=asked, batches=batches), step=asked.step)
+    if batches is None:
         return report
+    from bncli.inspection.findings import find_on_data
+    from bncli.inspection.live import look_at_batches
+
+    measured = look_at_batches(adapted(network, framework, given, eval_mode=True), batches)
+    return report.with_data(measured, find_on_data(measured, path=name, file_format=report.format))
+
+
+def _batches(data: Data) -> Batches:
+    """The batches of a network's inputs.
+
+    Raises:
+        UsageError: the data are something else, or can be read only once.
+    """
+    from bncli.measure.population import whole_batches
+
     if not isinstance(data, Iterable) or isinstance(data, str):
         raise UsageError(
             f"bncli.inspect_stats cannot run a network on {data!r}",
             remedy="Pass batches of its inputs: data=[x, ...], with x [B, ...].",
         )
-    from bncli.inspection.findings import find_on_data
-    from bncli.inspection.live import look_at_batches
-
-    measured = look_at_batches(adapted(network, framework, given, eval_mode=True), data)
-    return report.with_data(measured, find_on_data(measured, path=name, step=asked.step))
+    return whole_batches(data)
 
 
 def _check_alone(arguments: tuple[object, ...], named: Mapping[str, object]) -> None:

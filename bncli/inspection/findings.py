@@ -6,8 +6,9 @@ code into ``config.choices.FindingCode``, which ``--ignore`` accepts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -277,7 +278,12 @@ RULES_ON_DATA: tuple[DataRule, ...] = (
 
 
 def find(
-    layers: Iterable[BatchNormArrays], *, file_format: str = "bncli", path: str = "CKPT", step: str = remedies.BEST
+    layers: Iterable[BatchNormArrays],
+    *,
+    file_format: str = "bncli",
+    path: str = "CKPT",
+    step: str = remedies.BEST,
+    options: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
     """The findings about the layers of one network, most severe first.
 
@@ -286,20 +292,30 @@ def find(
         file_format: the report's; remedies differ between frameworks.
         path: the checkpoint's, for remedies that are commands.
         step: the save, as ``--step`` takes it, for the same.
+        options: the further words of such commands.
     """
     layers = tuple(layers)
     rules = tuple(rule.on(layers) for rule in RULES)
+    fill_in = partial(remedies.fill_in, file_format=file_format, path=path, step=step, options=options)
     with np.errstate(all="ignore"):
-        found = [
-            finding
-            for layer in layers
-            for finding in _on_layer(layer, rules, file_format=file_format, path=path, step=step)
-        ]
+        found = [finding for layer in layers for finding in _on_layer(layer, rules, fill_in)]
     return most_severe_first(found)
 
 
-def find_on_data(report: LiveReport, *, path: str, step: str = remedies.BEST) -> tuple[Finding, ...]:
-    """The findings about what data showed; within a rule, the layer where the trouble begins comes first."""
+def find_on_data(
+    report: LiveReport,
+    *,
+    path: str,
+    step: str = remedies.BEST,
+    file_format: str = "bncli",
+    options: Sequence[str] = (),
+) -> tuple[Finding, ...]:
+    """The findings about what data showed; within a rule, the layer where the trouble begins comes first.
+
+    Args:
+        report: the measurements; the others are as ``find`` takes them.
+    """
+    fill_in = partial(remedies.fill_in, file_format=file_format, path=path, step=step, options=options)
     return tuple(
         Finding(
             code=rule.code,
@@ -307,7 +323,7 @@ def find_on_data(report: LiveReport, *, path: str, step: str = remedies.BEST) ->
             layer=layer.name,
             channels=(),
             message=rule.message(report, layer),
-            remedy=remedies.fill_in(rule.remedy, file_format="bncli", path=path, step=step),
+            remedy=fill_in(rule.remedy),
         )
         for rule in RULES_ON_DATA
         for layer in rule.affected(report)
@@ -334,9 +350,7 @@ def catalogue() -> tuple[Entry, ...]:
     )
 
 
-def _on_layer(
-    layer: BatchNormArrays, rules: Iterable[Rule], *, file_format: str, path: str, step: str
-) -> Iterator[Finding]:
+def _on_layer(layer: BatchNormArrays, rules: Iterable[Rule], fill_in: Callable[..., str]) -> Iterator[Finding]:
     """The findings in the order of the rules, each without the channels that its ``unless`` already explains."""
     explained: dict[str, np.ndarray] = {}
     for rule in rules:
@@ -352,9 +366,7 @@ def _on_layer(
             layer=layer.name,
             channels=channels if isinstance(flags, np.ndarray) else (),
             message=rule.message(layer, channels),
-            remedy=remedies.fill_in(
-                rule.remedy, momentum=layer.momentum, file_format=file_format, path=path, step=step
-            ),
+            remedy=fill_in(rule.remedy, momentum=layer.momentum),
         )
 
 

@@ -15,13 +15,12 @@ from bncli.checkpoint import Checkpoint
 from bncli.config.choices import StatsMode
 from bncli.data import Dataset
 from bncli.errors import CheckpointError
-from bncli.folding.trace.graph import Pytree
 from bncli.frameworks.adapted import Adapted
 from bncli.frameworks.linen import Variables
 from bncli.inspection.live_report import PARTED, BatchScore, LayerLive, LiveReport, Score
 from bncli.measure.batches import ImageBatches
 from bncli.measure.moments import Observer, drift, layer_statistics, record_batch_norms
-from bncli.measure.population import observer_of, whole_batches
+from bncli.measure.population import Batches, observer_of
 from bncli.measure.score import EvalResult, score_network
 from bncli.ops import pad_small_images
 from bncli.process.mesh import fetch, make_mesh
@@ -67,20 +66,15 @@ def look_at_data(checkpoint: Checkpoint, dataset: Dataset) -> LiveReport:
     )
 
 
-def look_at_batches(user: Adapted, batches: Iterable[Pytree]) -> LiveReport:
+def look_at_batches(user: Adapted, batches: Batches) -> LiveReport:
     """Measure the inputs of a network's BN layers over batches, which have no labels: gaps and scores are NaN.
 
-    Args:
-        user: the network.
-        batches: inputs [B, ...], read once for the shapes and once for the values.
-
     Raises:
-        UsageError: there are no batches, or they can be read only once.
-        ModelError: the network has no BN layer, or one in a loop.
+        UsageError: there are no batches.
+        ModelError: the network cannot be applied to the batches, has no BN layer, or one in a loop.
     """
-    whole = whole_batches(batches)
-    observer = observer_of(user.apply_fn, user.variables, whole)
-    measured = observer.measure(user.variables, whole)
+    observer = observer_of(user.apply_fn, user.variables, batches)
+    measured = observer.measure(user.variables, batches)
     unknown = float("nan")
     layers = tuple(
         LayerLive(
@@ -90,7 +84,7 @@ def look_at_batches(user: Adapted, batches: Iterable[Pytree]) -> LiveReport:
     )
     return LiveReport(
         dataset="the batches",
-        num_examples=sum(num_real for _, num_real in whole),
+        num_examples=sum(num_real for _, num_real in batches),
         num_val=0,
         layers=layers,
         first_apart=None,

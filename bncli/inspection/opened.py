@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bncli.checkpoint import Checkpoint, Unsaid, open_checkpoint
+from bncli.checkpoint.foreign_arrays import remedy_of
 from bncli.data import Dataset
 from bncli.data.configured import load_matching
 from bncli.errors import CheckpointError, UsageError
 from bncli.inspection.findings import find_on_data
 from bncli.inspection.live import look_at_data
-from bncli.inspection.readers.checkpoint import read_opened
+from bncli.inspection.readers.checkpoint import framework_of, options_of, read_opened
 from bncli.inspection.readers.settings import Asked
 from bncli.inspection.report import StatsReport, report_of
 
@@ -40,7 +41,7 @@ def inspect_path(
     if data is None or data is False:
         return report
     check_can_run(report, path, is_known=True)
-    return with_data(report, opened, _dataset(opened, data), step=asked.step)
+    return with_data(report, opened, _dataset(opened, data), asked)
 
 
 def _dataset(opened: Checkpoint, data: object) -> Dataset:
@@ -75,11 +76,25 @@ def check_can_run(report: StatsReport, path: Path, *, is_known: bool) -> None:
     if not is_known:
         raise CheckpointError(
             f"--data: {path} was not written by bncli, so its network is not known and cannot be run",
-            remedy="Add --model file.py:Class and --input-shape H,W,C, or leave out --data.",
+            remedy=f"{_way_to_run(report, path)} Or leave out --data.",
         )
 
 
-def with_data(report: StatsReport, checkpoint: Checkpoint, dataset: Dataset, *, step: str = "best") -> StatsReport:
-    """The report with measurements of the network on data, and their findings; ``step`` is the save, as asked for."""
+def _way_to_run(report: StatsReport, path: Path) -> str:
+    """The step after which the network of another program's file can be run."""
+    is_described = report.format in ("flax-msgpack", "orbax", "safetensors")
+    described = "Add --model file.py:Class and --input-shape H,W,C."
+    return described if is_described else remedy_of(path)
+
+
+def with_data(report: StatsReport, checkpoint: Checkpoint, dataset: Dataset, asked: Asked) -> StatsReport:
+    """The report with measurements of the network on data, and their findings."""
     measured = look_at_data(checkpoint, dataset)
-    return report.with_data(measured, find_on_data(measured, path=str(checkpoint.path), step=step))
+    findings = find_on_data(
+        measured,
+        path=str(checkpoint.path),
+        step=asked.step,
+        file_format=framework_of(checkpoint) or report.format,
+        options=options_of(checkpoint, asked),
+    )
+    return report.with_data(measured, findings)

@@ -6,11 +6,12 @@ The same step is a command for a checkpoint of bncli, and a setting or a call el
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from bncli.inspection.rules.statistics import MIN_MOMENTUM
 
-# field -> its text for a checkpoint at {path}; {step} is the option for another save than the best, {keep} is the
+# field -> its text for a checkpoint at {path}; {step} is the option for another save than the best, with
+# {options}, those that open the checkpoint at all; {keep} is the
 # momentum to use in Flax's convention, {take} 1 − {keep}.
 Phrases = Mapping[str, str]
 
@@ -36,7 +37,7 @@ _FLAX = _ANYWHERE | {
 }
 _BNCLI = _FLAX | {
     "calmer": "a lower --learning-rate, or --clip-norm 1",
-    "earlier": "Look for an earlier, healthy save: bncli inspect-stats {path} --step N",
+    "earlier": "Look for an earlier, healthy save: bncli inspect-stats {path} --step N{options}",
     "epsilon": "--bn-epsilon",
     "float32": "Train with --precision float32",
     "look_at_data": "Measure its input: bncli inspect-stats {path} --data{step}",
@@ -86,6 +87,12 @@ def _of_own_model(phrases: Phrases) -> Phrases:
     return _BNCLI | {name: phrases[name] for name in ("epsilon", "momentum", "one_pass", "synchronise")}
 
 
+# Another program's checkpoint whose model the user has named: a command opens it again with {step}, which then holds
+# the options that describe it.
+_DESCRIBED: Phrases = {
+    "look_at_data": "Measure its input: bncli inspect-stats {path} --data DATA{step}",
+    "recalibrate": "bncli recalibrate {path} OUT --data DATA{step}",
+}
 # format of a report -> its phrases; other formats use those that hold anywhere.
 PHRASES: Mapping[str, Phrases] = {
     "bncli": _BNCLI,
@@ -109,7 +116,20 @@ GOOD_MOMENTUM = 0.9
 BEST = "best"
 
 
-def fill_in(remedy: str, *, momentum: float | None = None, file_format: str, path: str, step: str = BEST) -> str:
+def _words(options: Sequence[str]) -> str:
+    """The options as they follow others in a command."""
+    return f" {shlex.join(options)}" if options else ""
+
+
+def fill_in(
+    remedy: str,
+    *,
+    momentum: float | None = None,
+    file_format: str,
+    path: str,
+    step: str = BEST,
+    options: Sequence[str] = (),
+) -> str:
     """The remedy with its fields filled in for this format.
 
     Args:
@@ -118,11 +138,14 @@ def fill_in(remedy: str, *, momentum: float | None = None, file_format: str, pat
         file_format: a key of ``PHRASES``, or another program's format.
         path: the checkpoint's.
         step: the save that was inspected, as ``--step`` takes it; commands repeat it.
+        options: the further words that open the checkpoint: ``--model`` and what describes another program's.
     """
     keep = 1 - momentum if momentum and momentum < MIN_MOMENTUM else GOOD_MOMENTUM
-    option = "" if step == BEST else f" --step {shlex.quote(step)}"
-    values = {"path": shlex.quote(path), "step": option, "keep": keep, "take": 1 - keep}
-    phrases = PHRASES.get(file_format, _ANYWHERE)
+    more = _words(options)
+    at_step = _words(() if step == BEST else ("--step", step))
+    values = {"path": shlex.quote(path), "step": at_step + more, "options": more, "keep": keep, "take": 1 - keep}
+    is_described = bool(options) and not file_format.startswith("bncli")
+    phrases = {**PHRASES.get(file_format, _ANYWHERE), **(_DESCRIBED if is_described else {})}
     texts = {name: phrase.format(**values) for name, phrase in phrases.items()}
     # A momentum that forgets the initial value no faster than the layer's own is no advice.
     is_faster = momentum is None or keep < momentum

@@ -106,7 +106,7 @@ def report_of(source: str, contents: Contents, *, step: str) -> StatsReport:
         source=source,
         format=contents.format,
         layers=tuple(layer_stats(layer) for layer in contents.layers),
-        findings=find(contents.layers, file_format=framework, path=source, step=step),
+        findings=find(contents.layers, file_format=framework, path=source, step=step, options=contents.options),
         notes=contents.notes,
         folded_from=contents.folded_from,
         arrays=contents.layers,

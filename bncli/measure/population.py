@@ -9,6 +9,7 @@ approximation, and one more run measures the remaining drift.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bncli.errors import UsageError
+from bncli.errors import BncliError, ModelError, UsageError
 from bncli.folding.proof.examples import count
 from bncli.folding.trace.arguments import described
 from bncli.folding.trace.graph import Pytree
@@ -82,19 +83,29 @@ def recalibrate(network: Pytree, *arguments: Pytree, **named: Pytree) -> Pytree:
 
     Raises:
         UsageError: ``batches`` is empty or can be read only once, or an argument is missing.
-        ModelError: the network has no BN layer, or one in a loop.
+        ModelError: the network cannot be applied to the batches, has no BN layer, or one in a loop; or new statistics
+            are not finite.
     """
     framework = framework_of(network)
     given = bound(framework, "recalibrate", "batches", arguments, named)
     batches = whole_batches(given["batches"])
-    if framework is None:
-        return recalibrate_measured(network, given["variables"], batches).variables
-    user = adapted(network, framework, given, eval_mode=True)
-    observer = observer_of(user.apply_fn, user.variables, batches)
-    if isinstance(observer, Observer):
-        return _recalibrated(observer, user.variables, batches).variables
-    done = _recalibrated(observer, user.variables, batches)
-    return user.with_statistics({layer: observer.statistics(done.variables, layer) for layer in observer.layers})
+    user = None if framework is None else adapted(network, framework, given, eval_mode=True)
+    apply_fn, variables = (network, given["variables"]) if user is None else (user.apply_fn, user.variables)
+    observer = observer_of(apply_fn, variables, batches)
+    done = _recalibrated(observer, variables, batches)
+    statistics = {layer: observer.statistics(done.variables, layer) for layer in observer.layers}
+    _check_finite(statistics)
+    return done.variables if user is None or isinstance(observer, Observer) else user.with_statistics(statistics)
+
+
+def _check_finite(statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """Raise ModelError if a layer's new mean or variance is NaN or infinite."""
+    for layer, arrays in statistics.items():
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ModelError(
+                f"{layer}: the mean or variance of its inputs is not finite",
+                remedy="Look for NaN and infinity in the batches, and in the arrays of the network.",
+            )
 
 
 def recalibrate_measured(
@@ -126,8 +137,11 @@ def whole_batches(batches: Iterable[Pytree]) -> Batches:
     """Batches without padding, which can be read several times.
 
     Raises:
-        UsageError: they can be read only once.
+        UsageError: they are no collection of batches, or can be read only once.
     """
+    if hasattr(batches, "shape") or isinstance(batches, Mapping | str) or not isinstance(batches, Iterable):
+        given = f"one array {tuple(batches.shape)}" if hasattr(batches, "shape") else f"a {type(batches).__name__}"
+        raise UsageError(f"batches is {given}, not a list of batches", remedy="Pass [x, ...], with x [B, ...].")
     if iter(batches) is batches:
         raise UsageError("batches can be read only once", remedy="Pass a list: the data are read once per layer.")
     return _Whole(batches)
@@ -138,11 +152,27 @@ def observer_of(apply_fn: ApplyFn, variables: Variables, batches: Batches) -> Ob
 
     Raises:
         UsageError: there are no batches.
-        ModelError: the network has no BN layer, or one in a loop.
+        ModelError: the network cannot be applied to the batches, has no BN layer, or one in a loop.
     """
-    first = _first(batches)
-    observes = Observer if _is_linen(apply_fn, variables, first) else TracedObserver
-    return observes(apply_fn, variables, first)
+    first = first_of(batches)
+    with applied_to(first):
+        observes = Observer if _is_linen(apply_fn, variables, first) else TracedObserver
+        return observes(apply_fn, variables, first)
+
+
+@contextmanager
+def applied_to(batch: Pytree) -> Iterator[None]:
+    """Turn what a network's own code raises inside into a ModelError that names the shapes of the batch."""
+    try:
+        yield
+    except BncliError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{leaf.dtype} {leaf.shape}" for leaf in jax.tree.leaves(batch))
+        raise ModelError(
+            f"the network cannot be applied to a batch of {shapes}: {type(error).__name__}: {error}",
+            remedy="Pass batches [B, ...] of what the network is called with; several inputs are a tuple.",
+        ) from error
 
 
 class Measuring(Protocol):
@@ -162,7 +192,7 @@ class Measuring(Protocol):
         """The variables with these running statistics."""
 
 
-def _first(batches: Batches) -> Pytree:
+def first_of(batches: Batches) -> Pytree:
     """The description of the first batch.
 
     Raises:

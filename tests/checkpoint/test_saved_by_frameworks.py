@@ -59,7 +59,19 @@ def as_pure_dict(module):
     return nnx.to_pure_dict(as_state(module))
 
 
-@pytest.mark.parametrize("form", [as_state, as_pure_dict])
+def in_parts(module):
+    """As `nnx.split` with filters parts it, beside an optimizer whose arrays have the same names."""
+    from flax import nnx
+
+    _, params, stats, _ = nnx.split(module, nnx.Param, nnx.BatchStat, ...)
+    return {"params": params, "batch_stats": stats, "opt_state": {"mu": params}, "epoch": np.asarray(3)}
+
+
+def beside_an_optimizer(module):
+    return {"model": as_pure_dict(module), "opt_state": [{"mu": as_pure_dict(module)}]}
+
+
+@pytest.mark.parametrize("form", [as_state, as_pure_dict, in_parts, beside_an_optimizer])
 def test_a_state_of_nnx_saved_by_orbax_is_read(form, nnx_net, tmp_path):
     from flax import nnx
 

@@ -7,7 +7,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
-from support.foreign_files import make_state, make_variables, save_item, save_msgpack, save_steps, write_net
+from support.foreign_files import (
+    make_state,
+    make_variables,
+    save_item,
+    save_msgpack,
+    save_safetensors,
+    save_steps,
+    write_net,
+)
 from support.tiny import make_split
 
 import bncli
@@ -58,6 +66,7 @@ def expected_sha256(place):
 
 WRITERS = {
     "flax": lambda path: save_msgpack(path, make_state(VARIABLES)),
+    "safetensors": lambda path: save_safetensors(path, VARIABLES),
     "orbax": lambda path: save_item(path, {"state": VARIABLES, "note": "the third try"}),
     "orbax, steps": lambda path: save_steps(path, {7: ocp.args.StandardSave(VARIABLES)}),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from flax import nnx
 
 import bncli
-from bncli.errors import FoldError, UsageError
+from bncli.errors import FoldError, ModelError, UsageError
 
 
 class Net(nnx.Module):
@@ -61,6 +62,13 @@ def equinox_model(updates, momentum=0.99):
     return eqx.nn.inference_mode(model), state, x
 
 
+def trained(model, state, x):
+    """The state after one more update."""
+    eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
+    train = eqx.nn.inference_mode(model, value=False)
+    return jax.vmap(train, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(x, state)[1]
+
+
 @pytest.mark.parametrize("updates", [10, 100])
 def test_equinox_variance_is_too_large_by_what_is_left_of_its_start(updates):
     """Against the population in float64: mⁿ/(1 − mⁿ) too large, and right after `recalibrate`."""
@@ -80,6 +88,9 @@ def test_equinox_variance_is_too_large_by_what_is_left_of_its_start(updates):
     repaired = bncli.recalibrate(model, [x], state=state)
     outputs = jax.vmap(lambda one: model(one, repaired)[0])(x)
     np.testing.assert_allclose(np.asarray(outputs, np.float64).var(axis=(0, 2)), 1, rtol=1e-4)
+    assert bncli.inspect_stats(model, state=repaired).findings == ()
+    (layer,) = bncli.inspect_stats(model, state=trained(model, repaired, x)).arrays
+    np.testing.assert_allclose(layer.var, population, rtol=1e-4)  # training goes on from what was measured
 
 
 def test_equinox_after_many_updates_needs_nothing():
@@ -118,3 +129,44 @@ def test_what_is_no_network_is_refused():
         bncli.inspect_stats(Net(nnx.Rngs(0)), state=1)
     with pytest.raises(UsageError, match="with a network only"):
         bncli.inspect_stats(Path("x"), state=1)
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.BatchNorm(not train, momentum=0.8, epsilon=1e-4, name="bn")(x)
+
+
+def test_on_batches_a_linen_module_tells_its_settings():
+    x = np.random.default_rng(0).normal(3, 1, size=(32, 4)).astype(np.float32)
+    module = Linen()
+    variables = module.init(jax.random.key(0), x)
+    report = bncli.inspect_stats(module, variables, data=[x])
+    (layer,) = report.arrays
+    assert (layer.epsilon, layer.momentum, report.notes) == (1e-4, 0.8, ())
+    (measured,) = report.data.layers
+    assert measured.drift.distance == pytest.approx(3, rel=0.2)
+    assert bncli.inspect_stats(module, bncli.recalibrate(module, variables, [x]), data=[x]).findings == ()
+
+
+def test_remedies_of_measurements_are_in_the_words_of_the_framework():
+    module = Net(nnx.Rngs(0))
+    report = bncli.inspect_stats(module, data=[10 * np.ones((2, 8, 8, 3), np.float32)])
+    (found,) = (finding for finding in report.findings if finding.code == "stale-statistics")
+    assert found.remedy == "module = bncli.recalibrate(module, batches)"
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (np.ones((2, 8, 8, 3), np.float32), UsageError, r"one array \(2, 8, 8, 3\), not a list of batches"),
+        ([np.ones((2, 8, 8, 1), np.float32)], ModelError, r"cannot be applied to a batch of float32 \(2, 8, 8, 1\)"),
+        ("digits", UsageError, "cannot run a network on 'digits'"),
+        ((x for x in ()), UsageError, "only once"),
+    ],
+    ids=["an array", "other channels", "a name", "a generator"],
+)
+def test_data_that_are_no_batches_of_the_network_are_named(data, error, words):
+    with pytest.raises(error, match=words) as caught:
+        bncli.inspect_stats(Net(nnx.Rngs(0)), data=data)
+    assert caught.value.remedy

@@ -87,3 +87,21 @@ def test_commands_are_for_the_save_that_was_inspected():
     assert commands
     for text in commands:
         assert re.search(r"bncli (recalibrate run OUT|inspect-stats run --data) --step 42", text), text
+
+
+OPENS = ("--model", "my net.py:Net", "--input-shape", "8,8,1")
+
+
+@pytest.mark.parametrize("file_format", ["bncli", "bncli-nnx", "equinox", "flax-msgpack", "nnx", "orbax"])
+def test_commands_repeat_the_options_that_opened_the_checkpoint(file_format):
+    texts = [fill_in(rule.remedy, file_format=file_format, path="x", step="7", options=OPENS) for rule in RULES]
+    names = ("bncli recalibrate", "bncli inspect-stats")
+    commands = [text[text.index(name) :] for text in texts for name in names if name in text]
+    assert len(commands) > 3
+    for command in commands:
+        words = shlex.split(re.split(r"[.:;](?: |$)|, ", command)[0])
+        parser = COMMANDS[words[1]].make_parser(typer.Context(COMMANDS[words[1]]))
+        given, _, _ = parser.parse_args(words[2:])
+        assert (given["model"], given["input_shape"]) == ("my net.py:Net", "8,8,1"), command
+        assert given["step"] in ("7", "N")  # N: of an earlier save
+        assert file_format.startswith("bncli") or given["data"] == "DATA"

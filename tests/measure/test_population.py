@@ -15,7 +15,7 @@ from folding.nets import trained as with_statistics
 import bncli
 from bncli import checkpoint
 from bncli.cli import render
-from bncli.errors import CheckpointError, UsageError
+from bncli.errors import CheckpointError, ModelError, UsageError
 from bncli.jobs.recalibrate import Sampling, recalibrate_checkpoint
 from bncli.measure.moments import record_batch_norms
 from bncli.measure.population import recalibrate_measured
@@ -73,6 +73,24 @@ def test_fewer_runs_leave_an_error_that_is_measured():
 def test_batches_that_cannot_be_read_again_are_refused(batches):
     with pytest.raises(UsageError):
         bncli.recalibrate(MODEL.apply, VARIABLES, batches)
+
+
+@pytest.mark.parametrize("batches", [X, {"image": X}, "digits", 3], ids=["an array", "a dict", "a text", "a number"])
+def test_what_is_no_list_of_batches_is_refused(batches):
+    with pytest.raises(UsageError, match="not a list of batches") as error:
+        bncli.recalibrate(MODEL.apply, VARIABLES, batches)
+    assert error.value.remedy == "Pass [x, ...], with x [B, ...]."
+
+
+def test_batches_that_do_not_fit_the_network_are_named():
+    with pytest.raises(ModelError, match=r"cannot be applied to a batch of float32 \(2, 3\)") as error:
+        bncli.recalibrate(MODEL.apply, VARIABLES, [np.zeros((2, 3), np.float32)])
+    assert "Pass batches [B, ...]" in error.value.remedy
+
+
+def test_statistics_that_are_not_finite_are_refused():
+    with pytest.raises(ModelError, match="the mean or variance of its inputs is not finite"):
+        bncli.recalibrate(MODEL.apply, VARIABLES, [np.asarray(X) * np.nan])
 
 
 def test_averaged_weights_get_statistics_of_their_own():

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-from flax import serialization
+import safetensors.flax
+from flax import serialization, traverse_util
 from flax.training import train_state
 
 IMAGE_SHAPE = (8, 8, 1)
@@ -104,3 +106,8 @@ def save_steps(path: Path, saves: Mapping[int, object], **options: object) -> No
 def save_msgpack(path: Path, tree: object) -> None:
     """Save a file of ``flax.serialization``."""
     path.write_bytes(serialization.to_bytes(tree))
+
+
+def save_safetensors(path: Path, tree: Mapping[str, Any], separator: str = ".") -> None:
+    """Save a safetensors file under names that are paths."""
+    safetensors.flax.save_file(traverse_util.flatten_dict(jax.tree.map(jnp.asarray, tree), sep=separator), path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,19 +47,45 @@ def read_opened(checkpoint: Checkpoint, asked: Asked) -> Contents:
     kept, refused = _fold_verdict(checkpoint, contents.layers)
     layers = _with_history(checkpoint, contents.layers, kept)
     notes = (*checkpoint.notes, *contents.notes, *_frozen_note(layers), *refused)
-    framework = _framework_of(checkpoint)
+    framework = framework_of(checkpoint)
+    options = options_of(checkpoint, asked)
     if checkpoint.is_foreign:
-        return replace(contents, format=detect(checkpoint.path), layers=layers, notes=notes, framework=framework)
-    return Contents("bncli", layers, notes, framework=framework)
+        form = detect(checkpoint.path)
+        return replace(contents, format=form, layers=layers, notes=notes, framework=framework, options=options)
+    return Contents("bncli", layers, notes, framework=framework, options=options)
 
 
-def _framework_of(checkpoint: Checkpoint) -> str | None:
+def options_of(checkpoint: Checkpoint, asked: Asked) -> tuple[str, ...]:
+    """The words that open the checkpoint in a command: the model that the user named, and what it does not say."""
+    named = () if asked.model is None else (("--model", asked.model),)
+    described = _described(checkpoint) if checkpoint.is_foreign else ()
+    return tuple(word for pair in (*named, *described) for word in pair)
+
+
+def _described(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
+    """The options that say of another program's checkpoint what it does not say itself; defaults are left out."""
+    config = checkpoint.config
+    for name, value in config.run.model.args.items():
+        yield "--model-arg", f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+    images = config.preprocessing
+    yield "--input-shape", _listed(images.image_shape)
+    if any(images.mean):
+        yield "--mean", _listed(images.mean)
+    if any(value != 1 for value in images.std):
+        yield "--std", _listed(images.std)
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ",".join(map(str, values))
+
+
+def framework_of(checkpoint: Checkpoint) -> str | None:
     """The key of the remedies' phrases where the model's own code sets its BN layers; None for a built-in model."""
     if checkpoint.config.run.model.name in MODELS or checkpoint.network is None:
         return None
     framework = checkpoint.network.framework
     if checkpoint.is_foreign:
-        return None if framework == "linen" else framework
+        return "flax-variables" if framework == "linen" else framework
     return f"bncli-{framework}"
 
 

@@ -27,6 +27,7 @@ class Contents:
         notes: what was assumed because the file does not say it, and the reason for an empty table.
         folded_from: the original of a folded checkpoint of bncli.
         framework: the framework whose remedies apply, as ``remedies`` names it; None to go by the format.
+        options: the further words that open the checkpoint in a command.
     """
 
     format: str
@@ -34,6 +35,7 @@ class Contents:
     notes: tuple[str, ...] = ()
     folded_from: FoldedFrom | None = None
     framework: str | None = None
+    options: tuple[str, ...] = ()
 
 
 def named(names: Sequence[str]) -> str:

@@ -7,17 +7,27 @@ from dataclasses import replace
 
 from bncli.frameworks.adapt import Framework, adapted
 from bncli.frameworks.adapted import Adapted
+from bncli.frameworks.network import BatchNormSettings, settings_within
 from bncli.inspection.readers.contents import Contents, named
 from bncli.inspection.readers.settings import Asked
 from bncli.inspection.readers.variables import read_variables
+from bncli.measure.population import Batches, applied_to, first_of
 
 
-def read_network(network: object, framework: Framework, given: Mapping[str, object], *, asked: Asked) -> Contents:
+def read_network(
+    network: object,
+    framework: Framework,
+    given: Mapping[str, object],
+    *,
+    asked: Asked,
+    batches: Batches | None = None,
+) -> Contents:
     """The layers of a network with its arrays, under the user's own names.
 
     Args:
         given: the arrays, where the network does not hold them.
         asked: ε and momentum for layers whose framework does not tell them.
+        batches: inputs, with which a linen module tells ε and momentum.
 
     Raises:
         CheckpointError: the arrays of a layer do not fit each other.
@@ -26,13 +36,23 @@ def read_network(network: object, framework: Framework, given: Mapping[str, obje
     if framework.adapter == "haiku":  # whose state has arrays that only its own convention names
         return replace(read_variables(dict(given), asked=asked), format="haiku")
     user = adapted(network, framework, given, eval_mode=True)
-    contents = read_variables(user.variables, settings=user.norms, asked=asked)
+    settings = user.norms or _settings_on(user, batches)
+    contents = read_variables(user.variables, settings=settings, asked=asked)
     layers = tuple(
         replace(layer, excess=user.excess.get(layer.name, 0.0), updates=user.updates.get(layer.name))
         for layer in contents.layers
     )
     notes = (*contents.notes, *_mode(user))
     return replace(contents, format=user.framework, framework=user.framework, layers=layers, notes=notes)
+
+
+def _settings_on(user: Adapted, batches: Batches | None) -> Mapping[str, BatchNormSettings]:
+    """The settings of the BN layers that linen modules call; empty without batches."""
+    if batches is None:
+        return {}
+    first = first_of(batches)
+    with applied_to(first):
+        return settings_within(user.apply_fn, user.variables, first)
 
 
 def _mode(user: Adapted) -> tuple[str, ...]:

@@ -45,9 +45,10 @@ def train_eval_gap(report: LiveReport) -> list[LayerLive]:
 
 def train_eval_gap_message(report: LiveReport, layer: LayerLive) -> str:
     """The accuracy in both modes."""
+    where = "first at this layer" if report.first_apart is not None else "little by little, over all layers"
     return (
         f"accuracy is {report.running.accuracy:.4f} with running statistics and {report.batch.accuracy:.4f} with "
-        "batch statistics: train mode and eval mode diverge first at this layer"
+        f"batch statistics: train mode and eval mode diverge {where}"
     )
 
 
