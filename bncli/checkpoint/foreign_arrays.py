@@ -49,7 +49,8 @@ _EQUINOX = (
 )
 _PICKLE = (
     "It looks like a pickle, which bncli does not load because it may run code. Load it yourself, and fold the network "
-    "in Python: bncli.fold(transformed, params, state, example) for Haiku."
+    "in Python: bncli.fold(transformed, params, state, example) for Haiku. Or save its arrays with "
+    'flax.serialization.to_bytes({{"params": params, "state": state}}), which every command reads with --model.'
 )
 # suffix of another program's file -> what to do with one
 ELSEWHERE = {
@@ -76,6 +77,8 @@ MAX_DEPTH = 3
 MAX_NESTING = 100
 # A msgpack map begins with one of these bytes: fixmap, map 16, map 32.
 _MAP_BYTES = (*range(0x80, 0x90), 0xDE, 0xDF)
+# A pickle begins with its protocol. As msgpack the first byte would be an empty map, after which nothing may come.
+_PICKLED, _PROTOCOLS = b"\x80", (b"\x02", b"\x03", b"\x04", b"\x05")
 # While a file is decoded, both its content and its arrays are in memory.
 _COPIES = 2
 
@@ -263,7 +266,9 @@ def remedy_of(path: Path) -> str:
 
 def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
     with open_regular(path) as file:
-        start = file.read(1)
+        start = file.read(2)
+        if _is_pickle(start) and ELSEWHERE.get(path.suffix.lower(), _PICKLE) == _PICKLE:
+            raise CheckpointError(f"{path} is a pickle, and opening one can run any program", remedy=_PICKLE.format())
         if not start or start[0] not in _MAP_BYTES:
             raise CheckpointError(f"{path} is no checkpoint that bncli reads", remedy=remedy_of(path))
         _refuse_step(path, step)
@@ -272,13 +277,19 @@ def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
     try:
         tree = serialization.msgpack_restore(content)
     except Exception as error:  # the errors of msgpack, NumPy and Flax for other bytes
+        if path.suffix.lower() in ELSEWHERE:
+            raise CheckpointError(f"{path} is no checkpoint that bncli reads", remedy=remedy_of(path)) from error
         raise CheckpointError(
             f"{path} is damaged, or not a Flax msgpack file: {type(error).__name__}: {str(error)[:300]}",
-            remedy=f"Restore it from a copy. {remedy_of(path)}" if path.suffix not in ELSEWHERE else remedy_of(path),
+            remedy=f"Restore it from a copy. {READABLE}",
         ) from error
     if not isinstance(tree, Mapping):
         raise CheckpointError(f"{path} holds a single array, not a tree", remedy=remedy_of(path))
     return ForeignCheckpoint(path, "a Flax msgpack file", None, tree)
+
+
+def _is_pickle(start: bytes) -> bool:
+    return start[:1] == _PICKLED and start[1:] in _PROTOCOLS
 
 
 def _refuse_step(path: Path, step: str) -> None:
@@ -334,11 +345,16 @@ def _missing(foreign: ForeignCheckpoint, name: str) -> CheckpointError:
             f"{foreign.path} holds params but no batch_stats: without BN's running statistics there is nothing to fold",
             remedy='Save both: {"params": state.params, "batch_stats": state.batch_stats}.',
         )
+    if foreign.format == EQUINOX:
+        return CheckpointError(
+            f"{foreign.path} is a file of Equinox, and the model is not of Equinox",
+            remedy="Name the model that was saved.",
+        )
     keys = ", ".join(str(key) for key in list(foreign.tree)[:8])
     save = 'Save the variables of a linen module, {"params": …, "batch_stats": …}, or a training state with both. '
-    named = f"{remedy_of(foreign.path)} Arrays of a linen module need names such as params.Conv_0.kernel. "
+    if foreign.format == SAFETENSORS:
+        save = f"{remedy_of(foreign.path)} Arrays of a linen module need names such as params.Conv_0.kernel. "
     return CheckpointError(
         f"{foreign.path} is {foreign.description}, and holds no params: its keys are {keys or '(none)'}",
-        remedy=f"{named if foreign.format == SAFETENSORS else save}"
-        "A state of NNX is read with --model file.py:Class and --input-shape H,W,C.",
+        remedy=f"{save}A state of NNX is read with --model file.py:Class and --input-shape H,W,C.",
     )

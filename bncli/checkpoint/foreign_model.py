@@ -84,9 +84,10 @@ def _variables_of(
 ) -> tuple[str, Variables, tuple[str, ...]]:
     """(place in the tree, the variables there in the model's tree, notes on the wrappings that were taken off)."""
     expected = _expected(network, image_shape)
-    saved = network.saved_paths()
+    saved = network.saved_paths(image_shape)
     found = find_saved(foreign, [key for key, path in saved.items() if path is not None]) if saved else None
     if found is None and saved and foreign.format == EQUINOX:
+        _require_state(foreign, saved)
         found = "", foreign.tree  # with too few records: those that are missing are named
     if found is None:
         place, tree = find_variables(foreign, dict.fromkeys(key[0] for key in expected))
@@ -97,6 +98,16 @@ def _variables_of(
     given = {key: array for key, array in filed.items() if key is not None}
     variables, notes = _fitted(given, expected, path=foreign.path, name=name)
     return place, network.from_saved(variables), notes
+
+
+def _require_state(foreign: ForeignCheckpoint, saved: Mapping[Key, Key | None]) -> None:
+    """Raise CheckpointError if a file of Equinox ends where the state of the model's BN layers would begin."""
+    of_state = sum(path is not None and path[0] == "batch_stats" for path in saved.values())
+    if of_state and len(foreign.tree) == len(saved) - of_state:
+        raise CheckpointError(
+            f"{foreign.path} holds a model without its state, where BN keeps its running statistics",
+            remedy="Save both: eqx.tree_serialise_leaves(path, (model, state)).",
+        )
 
 
 def _missing_options(

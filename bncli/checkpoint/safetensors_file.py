@@ -48,12 +48,18 @@ def read_tree(path: Path) -> Variables:
     try:
         entries = safetensors.deserialize(content)
         arrays = {name: _array(entry["dtype"], entry["shape"], entry["data"]) for name, entry in entries}
-        separator = "/" if any("/" in name for name in arrays) else "."
+        separator = _separator(arrays)
         return nested(_apart({tuple(name.split(separator)): array for name, array in arrays.items()}))
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{path} is a damaged safetensors file: {str(error)[:300]}", remedy="Restore it from a copy."
         ) from error
+
+
+def _separator(names: Iterable[str]) -> str:
+    """The character that parts the names; Haiku's modules have slashes in theirs."""
+    has_slashes, has_dots = any("/" in name for name in names), all("." in name for name in names)
+    return "/" if has_slashes and not has_dots else "."
 
 
 def _array(dtype: str, shape: Iterable[int], data: bytes) -> np.ndarray:

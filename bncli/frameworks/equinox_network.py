@@ -96,7 +96,7 @@ class EquinoxNetwork(Network):
         inference: eqx.Module = eqx.nn.inference_mode(model)
         return inference, state
 
-    def saved_paths(self) -> Mapping[ArrayPath, ArrayPath | None]:
+    def saved_paths(self, image_shape: ImageShape) -> Mapping[ArrayPath, ArrayPath | None]:
         """As in Network: `eqx.tree_serialise_leaves` writes the arrays and numbers of (model, state) in their order."""
         arrays = iter(self._layout.paths)
         written = [leaf for leaf in self._layout.leaves if _is_array(leaf) or isinstance(leaf, NUMBERS)]

@@ -98,7 +98,7 @@ class Network(ABC):
     def restored(self, variables: Variables) -> object:
         """The user's own objects with these arrays, as their framework applies them."""
 
-    def saved_paths(self) -> Mapping[Path, Path | None]:
+    def saved_paths(self, image_shape: ImageShape) -> Mapping[Path, Path | None]:
         """Place of each array in a file that the framework's users save -> its path in the variables.
 
         None stands for an array that is no variable: a stream of random numbers. The mapping is empty if the file holds

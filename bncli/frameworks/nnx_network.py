@@ -83,7 +83,7 @@ class NnxNetwork(Network):
         module.eval()
         return module
 
-    def saved_paths(self) -> Mapping[ArrayPath, ArrayPath | None]:
+    def saved_paths(self, image_shape: ImageShape) -> Mapping[ArrayPath, ArrayPath | None]:
         """As in Network: a state of ``nnx.split`` goes by the attributes of the modules."""
         return {tuple(map(str, place)): _path_of(place, leaf) for place, leaf in self._abstract[1].items()}
 

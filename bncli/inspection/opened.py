@@ -5,6 +5,7 @@ Apart from ``inspect_stats``, which reads most files without JAX.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -82,9 +83,10 @@ def check_can_run(report: StatsReport, path: Path, *, is_known: bool) -> None:
 
 def _way_to_run(report: StatsReport, path: Path) -> str:
     """The step after which the network of another program's file can be run."""
-    is_described = report.format in ("flax-msgpack", "orbax", "safetensors")
-    described = "Add --model file.py:Class and --input-shape H,W,C."
-    return described if is_described else remedy_of(path)
+    described = "Add --model file.py:Class and --input-shape H,W,C"
+    if report.format == "safetensors":  # of either kind
+        return f"For a network of JAX: {described}. For weights of PyTorch: bncli convert {shlex.quote(str(path))} OUT."
+    return f"{described}." if report.format in ("flax-msgpack", "orbax") else remedy_of(path)
 
 
 def with_data(report: StatsReport, checkpoint: Checkpoint, dataset: Dataset, asked: Asked) -> StatsReport:

@@ -36,6 +36,7 @@ class RecalibrationResult:
         runs: number of runs over them.
         before: score on the validation split with the old statistics.
         after: score on the validation split with the new statistics.
+        knows_data: True if the checkpoint says which data it was trained on, as another program's does not.
     """
 
     checkpoint: Path
@@ -46,6 +47,7 @@ class RecalibrationResult:
     runs: int
     before: EvalResult
     after: EvalResult
+    knows_data: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,7 @@ def recalibrate_checkpoint(
         runs=done.runs,
         before=before,
         after=after,
+        knows_data=original.config.dataset is not None,
     )
     if not dry_run:
         distributed.by_first(lambda: _write(changed, out, result, overwrite=overwrite), CheckpointError)

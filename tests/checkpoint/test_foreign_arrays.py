@@ -159,7 +159,7 @@ CONTENTS = {
     "empty": (b"", "is no checkpoint that bncli reads"),
     "text": (b"weights", "is no checkpoint that bncli reads"),
     "zip": (b"PK\x03\x04", "is no checkpoint that bncli reads"),
-    "pickle": (pickle.dumps({"params": {}}), "is damaged, or not a Flax msgpack file"),
+    "pickle": (pickle.dumps({"params": {}}), "is a pickle, and opening one can run any program"),
     "truncated": (serialization.to_bytes(VARIABLES)[:-9], "is damaged, or not a Flax msgpack file"),
     "followed by more": (serialization.to_bytes(VARIABLES) + b"\0", "is damaged, or not a Flax msgpack file"),
     "map of four thousand million": (b"\xdf\xff\xff\xff\xff", "is damaged, or not a Flax msgpack file"),
@@ -282,7 +282,7 @@ def test_a_tree_without_the_variables_of_one_network_is_refused_with_what_to_sav
     [
         ("model.pth", b"PK\x03\x04", "bncli convert {path} OUT"),
         ("old.PT", b"\x80\x02}q\x00.", "bncli convert {path} OUT"),
-        ("model.keras", b"PK\x03\x04", "bncli.fold(keras.models.load_model('{path}'), example)"),
+        ("model.keras", b"PK\x03\x04", "bncli.fold(model, example), bncli.recalibrate"),
         ("model.onnx", b"\x08\x08", "before its export"),
         ("state.pkl", b"\x80\x04N.", "may run code"),
     ],

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.foreign_files import save_standard, save_steps
+from support.foreign_files import save_msgpack, save_safetensors, save_standard, save_steps
 from support.framework_nets import write_net
 
 from bncli.checkpoint import open_foreign
@@ -142,6 +142,22 @@ def test_a_file_of_equinox_is_read_with_its_model(equinox_net, before, tmp_path)
     assert found.network.excess(found.variables)["bn"] == pytest.approx(0.81 / 0.19)
 
 
+def test_a_model_of_equinox_without_its_state_is_named(equinox_net, tmp_path):
+    eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
+    name, model, _ = equinox_net
+    eqx.tree_serialise_leaves(tmp_path / "m.eqx", model)
+    with pytest.raises(CheckpointError, match="holds a model without its state") as error:
+        opened(tmp_path / "m.eqx", name)
+    assert "(model, state)" in error.value.remedy
+
+
+def test_a_file_of_equinox_is_not_of_a_linen_module(equinox_net, tmp_path):
+    eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
+    eqx.tree_serialise_leaves(tmp_path / "m.eqx", equinox_net[1:])
+    with pytest.raises(CheckpointError, match="is a file of Equinox, and the model is not of Equinox"):
+        opened(tmp_path / "m.eqx", write_net(tmp_path, "linen"))
+
+
 def test_a_file_of_equinox_asks_for_its_model(equinox_net, tmp_path):
     (tmp_path / "model.eqx").write_bytes(written(equinox_net))
     with pytest.raises(UsageError, match="is a file of Equinox, not bncli's own") as error:
@@ -193,3 +209,17 @@ def test_another_models_file_is_refused_by_name(equinox_net, tmp_path):
     (tmp_path / "model.eqx").write_bytes(content[first:])
     with pytest.raises(CheckpointError, match=r"the arrays in .* are not those of"):
         opened(tmp_path / "model.eqx", equinox_net[0])
+
+
+@pytest.mark.parametrize("save", [save_standard, save_msgpack, save_safetensors])
+def test_params_and_state_of_haiku_are_read_with_its_function(save, tmp_path):
+    hk = pytest.importorskip("haiku", reason="Haiku is not installed")
+    name = write_net(tmp_path, "haiku")
+    transformed = build_own_network(name, {}).transformed
+    params, state = transformed.init(jax.random.key(0), X, True)
+    _, state = transformed.apply(params, state, None, X + 1, True)
+    assert isinstance(transformed, hk.TransformedWithState)
+    save(tmp_path / "saved", {"params": params, "state": state})
+    found = open_foreign(tmp_path / "saved", model=ModelConfig(name=name, args={}), image_shape=SHAPE)
+    expected, _ = transformed.apply(params, state, None, X, False)
+    np.testing.assert_allclose(found.apply_fn(found.variables, X), expected, atol=1e-6)

@@ -47,7 +47,8 @@ def _output_line(result: RecalibrationResult) -> str:
     if result.out is None:
         return "dry run: nothing was written"
     out = marked(str(result.out))
-    return f"written to [bold]{out}[/]; next: bncli eval {out}"
+    data = "" if result.knows_data else " --data …"
+    return f"written to [bold]{out}[/]; next: bncli eval {out}{data}"
 
 
 def _drift_table(result: RecalibrationResult) -> Table:
