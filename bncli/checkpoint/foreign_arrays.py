@@ -186,7 +186,7 @@ def find_saved(foreign: ForeignCheckpoint, places: Iterable[Key]) -> tuple[str, 
 
     def first_of(kind: Callable[[Place], Place | None]) -> Place | None:
         nearest = next((found for level in levels if (found := list(filter(None, map(kind, level))))), None)
-        return nearest and _only(foreign, names[:1], nearest)
+        return None if nearest is None else _only(foreign, names[:1], nearest)
 
     return (
         first_of(lambda place: place if all(_has(place[1], wanted) for wanted in places) else None)

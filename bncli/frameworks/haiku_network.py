@@ -82,8 +82,8 @@ class HaikuNetwork(Network):
     def saved_paths(self, image_shape: ImageShape) -> Mapping[ArrayPath, ArrayPath | None]:
         """As in Network: users save ``{"params": params, "state": state}``."""
         (params, state), _ = _shapes(self, image_shape)
-        arrays = {("params", m, n): param_path(m, n, state) for m, n in names_of(params)}
-        arrays |= {("state", m, n): _kept_path(m, n) for m, n in names_of(state)}
+        arrays = {("params", m, n): param_path(m, n, state) for m, inner in params.items() for n in inner}
+        arrays |= {("state", m, n): _kept_path(m, n) for m, inner in state.items() for n in inner}
         return {place: tuple(part for name in path for part in name.split("/")) for place, path in arrays.items()}
 
     @property

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 import bncli
 from bncli.errors import FoldError, UsageError
 from frameworks.oracle import IMAGES as X
 from frameworks.oracle import bits, check, numbers, same
+
+nnx = pytest.importorskip("flax.nnx", reason="NNX of Flax 0.12.0 does not import beside JAX 0.10", exc_type=ImportError)
 
 
 class ResBlock(nnx.Module):
