@@ -4,10 +4,12 @@
 ::
 
     start      seconds and memory until a folder of --files small images is open, cold and warm, kept and streamed
-    training   images/s of `bncli train` on FOLDER in memory and streamed, in turn
+    training   images/s of `bncli train` on FOLDER in memory and streamed, in turn, and the processor time of each image
     decoding   images/s of one worker process on FOLDER, beside PyTorch's DataLoader if --torch-python names a Python
 
-Each part runs in processes of its own, with a cache of its own. Prints a JSON document, ``bncli.bench-data/1``.
+Each part runs in processes of its own, with a cache of its own. Both loaders read the files of FOLDER/train in random
+order, and make uint8 batches of 256. Prints a JSON document, ``bncli.bench-data/2``. Processor time includes that of the
+worker; where the machine has other work, it says more than images/s.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +38,17 @@ dataset = load_dataset(sys.argv[1], images=ImageOptions(stream=sys.argv[2] == "s
 seconds = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """
+# Each prints the images/s of its one worker.
 DECODE = """
 import json, sys, time
-import numpy as np
+from pathlib import Path
 from bncli.data import ImageOptions
 from bncli.data.feed import TrainingBatches, TrainingFeed
 from bncli.data.folder import read_image_folder
 if __name__ == "__main__":
-    train = read_image_folder(__import__("pathlib").Path(sys.argv[1]), ImageOptions(stream=True)).train
+    train = read_image_folder(Path(sys.argv[1]), ImageOptions(stream=True)).train
     batches = TrainingBatches(train.images.source, train.images.rows, 0, 256, 0)
-    feed = TrainingFeed(batches, workers=1)
-    steps = int(sys.argv[2])
+    feed, steps = TrainingFeed(batches, workers=1), int(sys.argv[2])
     feed.images(0)
     start = time.perf_counter()
     for step in range(1, steps + 1):
@@ -61,7 +65,7 @@ from PIL import Image
 
 class Files(torch.utils.data.Dataset):
     def __init__(self, root):
-        self.files = sorted(path for path in Path(root).rglob("*") if path.is_file())
+        self.files = sorted(path for path in (Path(root) / "train").rglob("*") if path.is_file())
     def __len__(self):
         return len(self.files)
     def __getitem__(self, index):
@@ -69,8 +73,9 @@ class Files(torch.utils.data.Dataset):
             return torch.from_numpy(np.array(image.convert("RGB")))
 
 if __name__ == "__main__":
-    loader = iter(torch.utils.data.DataLoader(Files(sys.argv[1]), batch_size=256, shuffle=True, num_workers=1))
-    steps = int(sys.argv[2])
+    files, steps = Files(sys.argv[1]), int(sys.argv[2])
+    sampler = torch.utils.data.RandomSampler(files, num_samples=256 * (steps + 1))
+    loader = iter(torch.utils.data.DataLoader(files, batch_size=256, sampler=sampler, num_workers=1))
     next(loader)
     start = time.perf_counter()
     for _ in range(steps):
@@ -89,15 +94,27 @@ def main() -> None:
     parser.add_argument("--model", default="cnn")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--torch-python", type=Path, help="a Python with torch")
+    parser.add_argument("--json", type=Path, help="write the document there")
     arguments = parser.parse_args()
-    document: dict[str, object] = {"schema": "bncli.bench-data/1", "cores": os.cpu_count()}
+    from bncli.process.hardware import hardware, versions
+
+    document: dict[str, object] = {
+        "schema": "bncli.bench-data/2",
+        "versions": versions(),
+        "hardware": asdict(hardware()),
+    }
     if arguments.files:
         document["start"] = list(starts(arguments.files))
-    if arguments.folder is not None and arguments.epochs:
-        document["training"] = training(arguments)
-    if arguments.folder is not None and arguments.steps:
-        document["decoding"] = decoding(arguments)
-    print(json.dumps(document, indent=2))
+    if arguments.folder is not None:
+        document["files"] = sum(path.is_file() for path in (arguments.folder / "train").rglob("*"))
+        if arguments.epochs:
+            document["training"] = training(arguments)
+        if arguments.steps:
+            document["decoding"] = decoding(arguments)
+    text = json.dumps(document, indent=2) + "\n"
+    print(text, end="")
+    if arguments.json:
+        arguments.json.write_text(text)
 
 
 def starts(files: int) -> Iterator[dict[str, object]]:
@@ -130,21 +147,44 @@ def write_images(root: Path, files: int) -> None:
 
 
 def training(arguments: argparse.Namespace) -> dict[str, object]:
-    """Images/s of both ways in turn, and the median of the ratios."""
+    """Images/s and processor time of both ways in turn, and the medians of the ratios."""
     rates: dict[str, list[float]] = {"memory": [], "streamed": []}
+    seconds: dict[str, list[float]] = {way: [] for way in rates}
     with tempfile.TemporaryDirectory() as place:
+        for way in rates:  # the caches of images and programs are filled
+            trained(arguments, Path(place), way)
         for number in range(arguments.rounds):
             for way in rates if number % 2 == 0 else reversed(rates):
-                more = [] if way == "memory" else ["--stream", "--workers", arguments.workers]
-                rates[way].append(trained(arguments, Path(place), more))
-    ratios = [streamed / kept for kept, streamed in zip(rates["memory"], rates["streamed"], strict=True)]
-    return {"model": arguments.model, "workers": arguments.workers, **rates, "ratio": statistics.median(ratios)}
+                before = processor_seconds()
+                rates[way].append(trained(arguments, Path(place), way))
+                seconds[way].append(processor_seconds() - before)
+    return {
+        "model": arguments.model,
+        "workers": arguments.workers,
+        "epochs": arguments.epochs,
+        "images_per_second": rates,
+        "ratio": ratio(rates["streamed"], rates["memory"]),
+        "processor_seconds": seconds,
+        "processor_ratio": ratio(seconds["memory"], seconds["streamed"]),
+    }
 
 
-def trained(arguments: argparse.Namespace, place: Path, more: list[object]) -> float:
+def ratio(above: list[float], below: list[float]) -> float:
+    """The median over the rounds."""
+    return statistics.median(one / other for one, other in zip(above, below, strict=True))
+
+
+def processor_seconds() -> float:
+    """The processor time of all processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def trained(arguments: argparse.Namespace, place: Path, way: str) -> float:
     """Images/s of the last epoch, without compilation."""
     command = [sys.executable, "-m", "bncli", "train", "--data", arguments.folder, "--model", arguments.model]
-    command += ["--epochs", arguments.epochs, "--out", place / "run", "--overwrite", "--json", "--quiet", *more]
+    command += ["--epochs", arguments.epochs, "--out", place / "run", "--overwrite", "--json", "--quiet"]
+    command += ["--no-stream"] if way == "memory" else ["--stream", "--workers", arguments.workers]
     environment = {**os.environ, "XDG_CACHE_HOME": str(place / "cache")}
     done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=True)
     rows = (place / "run" / "metrics.jsonl").read_text().splitlines()
@@ -156,19 +196,32 @@ def trained(arguments: argparse.Namespace, place: Path, more: list[object]) -> f
 def decoding(arguments: argparse.Namespace) -> dict[str, object]:
     """Images/s of one worker, in turn with PyTorch's; the cache of decoded images is off."""
     pythons = {"bncli": (sys.executable, DECODE)}
+    answer: dict[str, object] = {"batches": arguments.steps}
     if arguments.torch_python is not None:
         pythons["torch"] = (str(arguments.torch_python), DECODE_BY_TORCH)
+        answer["torch_versions"] = torch_versions(arguments.torch_python)
     rates: dict[str, list[float]] = {name: [] for name in pythons}
     with tempfile.TemporaryDirectory() as place:
-        for _ in range(arguments.rounds):
-            for name, (python, code) in pythons.items():
-                script = Path(place) / f"{name}.py"
+        for number in range(arguments.rounds):
+            for name, (python, code) in pythons.items() if number % 2 == 0 else reversed(pythons.items()):
+                script = Path(place) / f"read_by_{name}.py"  # a `bncli.py` would hide the package
                 script.write_text(code)
                 command = [python, str(script), str(arguments.folder), str(arguments.steps)]
                 environment = {**os.environ, "XDG_CACHE_HOME": f"{place}/cache", "BNCLI_DATA_CACHE": "0"}
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                 rates[name].append(json.loads(done.stdout))
-    return {name: {"images_per_second": values, "median": statistics.median(values)} for name, values in rates.items()}
+    if "torch" in rates:
+        answer["ratio"] = ratio(rates["bncli"], rates["torch"])
+    return answer | {
+        name: {"images_per_second": values, "median": statistics.median(values)} for name, values in rates.items()
+    }
+
+
+def torch_versions(python: Path) -> dict[str, str]:
+    """The versions of what decodes for PyTorch."""
+    code = "import json, PIL, numpy, torch; print(json.dumps([torch.__version__, PIL.__version__, numpy.__version__]))"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    return dict(zip(("torch", "pillow", "numpy"), json.loads(done.stdout), strict=True))
 
 
 def ask(code: str, arguments: list[object], cache: Path) -> dict[str, float]:
