@@ -8,8 +8,8 @@
     decoding   images/s of one worker process on FOLDER, beside PyTorch's DataLoader if --torch-python names a Python
 
 Each part runs in processes of its own, with a cache of its own. Both loaders read the files of FOLDER/train in random
-order, and make uint8 batches of 256. Prints a JSON document, ``bncli.bench-data/2``. Processor time includes that of the
-worker; where the machine has other work, it says more than images/s.
+order, and make uint8 batches of 256. Prints a JSON document, ``bncli.bench-data/2``. Processor time is of all
+processes; where the machine has other work, it says more than images/s.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ DOORS = {
     "absl": {"data/grain_stream.py"},
     "array_record": {"data/array_record.py"},
     "equinox": {"frameworks/equinox.py", "frameworks/equinox_layers.py", "frameworks/equinox_network.py"},
+    "google": {"data/examples.py"},
     "grain": {"data/grain_stream.py"},
     "h5py": {"inspection/readers/hdf5.py"},
     "huggingface_hub": {"weights/hub.py"},

@@ -18,7 +18,10 @@ def list_datasets(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Show the data sets known by name, and where each lies."""
+    """Show the data sets known by name, and where each lies.
+
+    --data also takes a folder of images, of ArrayRecord files (of TFDS or plain) or of packed images, and an .npz.
+    """
     from bncli.cli import render
     from bncli.data import known_datasets
 
@@ -48,7 +51,9 @@ def fetch(
 def pack(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="An image folder, or what else --data takes.", show_default=False),
+        typer.Argument(
+            metavar="SOURCE", help="A folder of images or records, or what else --data takes.", show_default=False
+        ),
     ],
     out: Annotated[
         Path,

@@ -72,7 +72,8 @@ def inspect_stats(
             "--data",
             metavar="[SOURCE]",
             help="Also measure on data: true statistics, train mode against eval mode. Without a value on the "
-            "checkpoint's own, else on a known name (see `bncli data list`), an image directory, or an .npz.",
+            "checkpoint's own, else on a known name (see `bncli data list`), a directory of images or records, or an "
+            ".npz.",
             rich_help_panel=_DATA,
             show_default=False,
         ),

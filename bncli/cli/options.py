@@ -21,7 +21,8 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="A known name (see `bncli data list`), an image directory, or an .npz; by default the checkpoint's own.",
+        help="A known name (see `bncli data list`), a directory of images or records, or an .npz; by default the "
+        "checkpoint's own.",
         show_default=False,
     ),
 ]

@@ -23,7 +23,7 @@ def study(
     ] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Show the experiments, and measure nothing.")] = False,
     data: Annotated[
-        str, typer.Option(help="A known name (see `bncli data list`), an image directory, or an .npz.")
+        str, typer.Option(help="A known name (see `bncli data list`), a directory of images or records, or an .npz.")
     ] = "digits",
     data_dir: options.DataDir = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions of each training; an interval needs 2.")] = 5,

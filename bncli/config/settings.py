@@ -271,7 +271,10 @@ class DataConfig(Section):
     """The images, and the way they are read."""
 
     source: Annotated[
-        str, Setting("A known name (see `bncli data list`), an image directory, or an .npz.", DATA, option="data")
+        str,
+        Setting(
+            "A known name (see `bncli data list`), a directory of images or records, or an .npz.", DATA, option="data"
+        ),
     ] = "digits"
     data_dir: Annotated[
         str | None, Setting("The folder to search first for a known data set.", DATA, changeable=True)

@@ -18,7 +18,7 @@ from bncli.process.files import open_regular
 _READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _READ_BUFFER = 32_768
 _WRITE_OPTIONS = "group_size:1,uncompressed,max_parallelism:1"
-_OPEN_FILES = 64
+_OPEN_FILES = 256  # of the 1,024 that a process may usually have; opening one takes milliseconds
 
 
 class _Reader(Protocol):
@@ -92,11 +92,11 @@ def _reader(path: Path) -> _Reader:
             found = os.fstat(file.fileno())
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return _opened(os.fspath(path), found.st_ino, found.st_mtime_ns)
+    return _opened(os.fspath(path), (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
 
 
 @lru_cache(maxsize=_OPEN_FILES)
-def _opened(path: str, inode: int, modified: int) -> _Reader:
+def _opened(path: str, version: tuple[int, ...]) -> _Reader:
     """A reader that stays open; a file that was replaced is opened anew."""
     try:
         reader = _library().ArrayRecordReader(path, _READ_OPTIONS, file_reader_buffer_size=_READ_BUFFER)

@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from bncli.config.document import Crop
 from bncli.data.dataset import DatasetDigest, Split
-from bncli.data.file_list import SplitFiles
+from bncli.data.file_list import FileList, SplitFiles
 from bncli.data.folder_listing import Listing
-from bncli.data.image_file import decode, quiet_pillow, reason_of
+from bncli.data.image_file import ImagePlace, decode, quiet_pillow, reason_of
 from bncli.data.lazy_images import Images, LazyImages, PixelSums, image_sums
 from bncli.data.pixel_cache import CachedSource, Measured, Pixels, PixelWriter, content_key, remembered, writing
 from bncli.data.pixel_range import PixelRange
@@ -45,7 +44,7 @@ class Decoding:
     pixel_range: PixelRange | None
     crop: Crop | None
 
-    def __call__(self, path: Path) -> tuple[np.ndarray, bool]:
+    def __call__(self, path: ImagePlace) -> tuple[np.ndarray, bool]:
         """(the image, True if a pixel was outside the range)."""
         return decode(path, self.shape, self.pixel_range, self.crop)
 
@@ -62,8 +61,8 @@ class Decoded:
     """
 
     splits: dict[str, Split]
-    bad: list[tuple[Path, str]]
-    clipped: list[Path]
+    bad: list[tuple[ImagePlace, str]]
+    clipped: list[ImagePlace]
     sha256: str
 
 
@@ -103,7 +102,7 @@ class FolderImages:
     def _num_bytes(self, files: SplitFiles) -> int:
         return len(files.files) * math.prod(self.decoding.shape)
 
-    def _named(self, bad: Failures) -> list[tuple[Path, str]]:
+    def _named(self, bad: Failures) -> list[tuple[ImagePlace, str]]:
         return [(self.files.files[place], reason) for place, reason in bad.items()]
 
     def _from_cache(self, found: Measured, pixels: Pixels) -> Decoded | None:
@@ -127,7 +126,7 @@ class FolderImages:
     def _described(self, found: Measured) -> Decoded:
         """The images that were measured before, streamed."""
         bad = dict(found.bad)
-        clipped = [self.files.files[place] for place in found.clipped]
+        clipped: list[ImagePlace] = [self.files.files[place] for place in found.clipped]
         return Decoded(self._streamed(self.files.without(bad), found), self._named(bad), clipped, found.sha256)
 
     def _streamed(self, files: SplitFiles, measured: Measured) -> dict[str, Split]:
@@ -149,7 +148,7 @@ class FolderImages:
                 record, failed = _Record(self, files, writer), dict[int, str]()
                 for split in files:
                     record.begin(split)
-                    paths = files.files.chosen(files.places(split))
+                    paths: Sequence[ImagePlace] = files.files.chosen(files.places(split))
                     outcomes = for_each(self.decoding, paths, f"measuring {split}", self.progress)
                     for place, outcome in zip(files.places(split).tolist(), outcomes, strict=True):
                         if isinstance(outcome, str):
@@ -240,9 +239,10 @@ class _Record:
 
 
 def _split(files: SplitFiles, name: str, images: Images) -> Split:
-    """A split of a folder: its images, labels and files."""
+    """A split of a folder: its images, labels and files; records are no files."""
     places = files.places(name)
-    return Split(images, files.labels[places], files.files.chosen(places))
+    own = files.files.chosen(places)
+    return Split(images, files.labels[places], own if isinstance(own, FileList) else None)
 
 
 def for_each(function: Callable[[T], R], items: Sequence[T], what: str, progress: Progress | None) -> Iterator[R | str]:

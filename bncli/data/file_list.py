@@ -1,4 +1,4 @@
-"""The image files of an image folder, in little memory and little time.
+"""The images of a folder, files or records, in little memory and little time.
 
 A ``Path`` of each file would take ten times the memory, and a folder of 200,000 files ten seconds. So the names are one
 string of bytes, and paths are made when they are asked for.
@@ -12,9 +12,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import TypeAlias, overload
 
 import numpy as np
+
+from bncli.data.image_file import ImagePlace
+from bncli.data.record_list import RecordList
 
 
 class FileList(Sequence[Path]):
@@ -89,21 +92,24 @@ class FileList(Sequence[Path]):
         return self._names[start : int(self._ends[place])]
 
 
+ImageFiles: TypeAlias = FileList | RecordList
+
+
 @dataclass(frozen=True, eq=False)
-class SplitFiles(Mapping[str, Sequence[tuple[Path, int]]]):
-    """The image files of a folder and their labels, split after split: split -> its pairs of (path, label).
+class SplitFiles(Mapping[str, Sequence[tuple[ImagePlace, int]]]):
+    """The images of a folder and their labels, split after split: split -> its pairs of (place, label).
 
     Attributes:
-        files: of all splits, in the order train, val, test.
+        files: files or records, of all splits, in the order train, val, test.
         labels: int32 [N].
         counts: the number of files of each split.
     """
 
-    files: FileList
+    files: ImageFiles
     labels: np.ndarray
     counts: dict[str, int]
 
-    def __getitem__(self, split: str) -> Sequence[tuple[Path, int]]:
+    def __getitem__(self, split: str) -> Sequence[tuple[ImagePlace, int]]:
         places = self.places(split)
         return list(zip(self.files.chosen(places), self.labels[places].tolist(), strict=True))
 

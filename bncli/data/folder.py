@@ -20,14 +20,13 @@ import numpy as np
 
 from bncli.config.choices import BadImages
 from bncli.config.document import Crop
-from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset
-from bncli.data.decoding import Decoded, Decoding, FolderImages, Progress, for_each
-from bncli.data.file_list import FileList, SplitFiles
+from bncli.data.decoding import Decoding, FolderImages, Progress, for_each
+from bncli.data.file_list import FileList, ImageFiles, SplitFiles
 from bncli.data.folder_listing import Listing, listing_of
 from bncli.data.header_cache import Headers, remember_headers, remembered_headers
-from bncli.data.image_file import ImageInfo, decode, quiet_pillow, read_deep, read_header, reason_of
+from bncli.data.image_file import ImageInfo, ImagePlace, decode, quiet_pillow, read_deep, read_header, reason_of
 from bncli.data.image_tree import BadImage, ImageTree, scan_image_tree
 from bncli.data.pixel_range import FULL_16_BIT, PixelRange, RangeChoice, format_range, natural_range
 from bncli.data.sources import Shape
@@ -89,13 +88,12 @@ def read_image_folder(
     Raises:
         DataError: unreadable files, a mix of grey and colour images, or images that do not fit into memory.
     """
-    opened = open_image_folder(root, options, progress=progress)
-    return opened.dataset(opened.images.stream() if opened.is_streamed else opened.images.read())
+    return open_image_folder(root, options, progress=progress).read()
 
 
 @dataclass(frozen=True)
 class OpenedFolder:
-    """An image folder whose headers are read, and the way to its images.
+    """A folder of images whose headers are read, and the way to the images.
 
     Attributes:
         tree: the files.
@@ -113,16 +111,17 @@ class OpenedFolder:
     is_streamed: bool
     notes: tuple[str, ...]
 
-    def dataset(self, decoded: Decoded) -> RawDataset:
-        """The data set of the decoded images.
+    def read(self) -> RawDataset:
+        """The data set, in memory or streamed.
 
         Raises:
             DataError: files are unreadable, and are to be refused.
         """
+        decoded = self.images.stream() if self.is_streamed else self.images.read()
         decoding, root = self.images.decoding, self.tree.root
         notes = [*self.notes, *clipped_notes(decoded.clipped, decoding.pixel_range), *self.check_bad(decoded.bad)]
         return RawDataset(
-            name=displayed(root.resolve().name),
+            name=self.tree.name,
             class_names=self.tree.class_names,
             train=decoded.splits["train"],
             val=decoded.splits.get("val"),
@@ -141,17 +140,17 @@ class OpenedFolder:
         size = self.images.decoding.shape[:2]
         return Augmentation(max_shift=min(size) // 8, pad_mode="reflect", horizontal_flip=True)
 
-    def check_bad(self, found: Sequence[tuple[Path, str]]) -> list[str]:
+    def check_bad(self, found: Sequence[tuple[ImagePlace, str]]) -> list[str]:
         """A sentence on the files that are left out, given those whose pixels cannot be read.
 
         Raises:
             DataError: there are such files, and they are to be refused.
         """
         bad = [*self.tree.strays, *self.unreadable, *(BadImage(path, reason) for path, reason in found)]
-        count = _count(self.tree)
         if bad and self.options.bad_images == "error":
-            raise _bad_images_error(bad, count)
-        return [f"left out {len(bad)} of {count} files that are not readable images: {_first(bad)}"] if bad else []
+            raise _bad_images_error(bad, self.tree)
+        what = f"{len(bad)} of {_count(self.tree)} {_unit(self.tree)}"
+        return [f"left out {what} that are not readable images: {_first(bad)}"] if bad else []
 
 
 def open_image_folder(
@@ -167,19 +166,44 @@ def open_image_folder(
     Raises:
         DataError: no readable header, a mix of grey and colour images, or images that do not fit into memory.
     """
-    options = options or ImageOptions()
     tree = scan_image_tree(root)
-    listing = listing_of(tree.splits.files)
-    all_headers, unreadable = _read_headers(tree.splits.files, listing, progress)
+    files = tree.splits.files
+    assert isinstance(files, FileList), files
+    listing = listing_of(files)
+    headers, unreadable = _read_headers(files, listing, progress)
+    return open_images(tree, listing, headers, unreadable, options or ImageOptions(), progress)
+
+
+def open_images(
+    tree: ImageTree,
+    listing: Listing,
+    all_headers: Headers,
+    unreadable: list[BadImage],
+    options: ImageOptions,
+    progress: Progress | None,
+) -> OpenedFolder:
+    """A folder of images, given their headers.
+
+    Args:
+        tree: the images.
+        listing: the files that hold them.
+        all_headers: of each image; none for one that cannot be read.
+        unreadable: those.
+        options: the conversion of the images.
+        progress: called with (stage, images done, number of images).
+
+    Raises:
+        DataError: no readable header, a mix of grey and colour images, or images that do not fit into memory.
+    """
     headers = all_headers.chosen(np.flatnonzero(all_headers.is_readable))
     files = tree.splits.without(np.flatnonzero(~all_headers.is_readable))
     if not len(headers):
-        raise _bad_images_error([*tree.strays, *unreadable], _count(tree))
+        raise _bad_images_error([*tree.strays, *unreadable], tree)
     channels = options.channels or _common_channels(headers, files.files)
     size, notes = ((options.size, options.size), []) if options.size else _default_size(headers)
     notes.extend([*tree.notes, *_frame_notes(headers, files.files)])
     wanted = True if options.random_crop else options.stream
-    is_streamed, stream_notes = choose_streaming(len(headers), (*size, channels), wanted, root)
+    is_streamed, stream_notes = choose_streaming(len(headers), (*size, channels), wanted, tree.root)
     notes.extend(stream_notes)
     pixel_range, range_notes = _choose_range(files, headers, options.pixel_range, progress)
     notes.extend(range_notes)
@@ -256,7 +280,7 @@ def _read_headers(files: FileList, listing: Listing, progress: Progress | None) 
     return headers, bad
 
 
-def _common_channels(headers: Headers, files: FileList) -> int:
+def _common_channels(headers: Headers, files: ImageFiles) -> int:
     is_grey = headers.is_grey
     if is_grey.all():
         return 1
@@ -281,7 +305,7 @@ def _default_size(headers: Headers) -> tuple[tuple[int, int], list[str]]:
     return (side, side), [f"the images {what}: each is scaled and cropped to {side}x{side} (--image-size changes this)"]
 
 
-def _frame_notes(headers: Headers, files: FileList) -> list[str]:
+def _frame_notes(headers: Headers, files: ImageFiles) -> list[str]:
     places = np.flatnonzero(headers.has_frames)
     what = "images with more frames or pages than the first, which alone is used"
     return [f"{what}: {len(places)} of {len(headers)}, such as {files[int(places[0])]}"] if len(places) else []
@@ -326,10 +350,10 @@ def _choose_range(
     return pixel_range, [f"{what}: pixels of {format_range(pixel_range)} are scaled to 0 … 255{changes}"]
 
 
-def _measure_range(paths: Sequence[Path], progress: Progress | None) -> PixelRange:
+def _measure_range(paths: Sequence[ImagePlace], progress: Progress | None) -> PixelRange:
     """The natural range of all these files together; the full one of 16 bits if none can be read."""
 
-    def extremes(path: Path) -> np.ndarray:
+    def extremes(path: ImagePlace) -> np.ndarray:
         values = read_deep(path)
         return np.stack([values.min(), values.max()])
 
@@ -338,7 +362,7 @@ def _measure_range(paths: Sequence[Path], progress: Progress | None) -> PixelRan
     return natural_range(read) if read else FULL_16_BIT
 
 
-def clipped_notes(clipped: Sequence[Path], pixel_range: PixelRange | None) -> list[str]:
+def clipped_notes(clipped: Sequence[ImagePlace], pixel_range: PixelRange | None) -> list[str]:
     """A sentence on the images that have pixels outside the range."""
     if not clipped or pixel_range is None:
         return []
@@ -352,6 +376,10 @@ def _count(tree: ImageTree) -> int:
     return len(tree.splits.files) + len(tree.strays)
 
 
+def _unit(tree: ImageTree) -> str:
+    return "files" if isinstance(tree.splits.files, FileList) else "records"
+
+
 def _first(bad: Sequence[BadImage]) -> str:
     """The first few files, each with its reason."""
     named = [f"{image.path} ({image.reason})" for image in bad[:_MAX_NOTED]]
@@ -359,11 +387,11 @@ def _first(bad: Sequence[BadImage]) -> str:
     return "; ".join(named + more)
 
 
-def _bad_images_error(bad: Sequence[BadImage], num_files: int) -> DataError:
+def _bad_images_error(bad: Sequence[BadImage], tree: ImageTree) -> DataError:
     lines = [f"  {image.path}: {image.reason}" for image in bad[:_MAX_LISTED]]
     if len(bad) > _MAX_LISTED:
         lines.append(f"  … and {len(bad) - _MAX_LISTED} more")
     return DataError(
-        "\n".join([f"{len(bad)} of {num_files} files are not readable images:", *lines]),
+        "\n".join([f"{len(bad)} of {_count(tree)} {_unit(tree)} are not readable images:", *lines]),
         remedy="Remove or replace them, or leave them out with --bad-images skip.",
     )

@@ -1,4 +1,4 @@
-"""One image file -> uint8 [H, W, C].
+"""One image, a file or a record -> uint8 [H, W, C].
 
 Letters: H W height and width, C channels.
 
@@ -9,6 +9,7 @@ a ``Crop``, the shorter side is scaled to its size instead. Of an animation only
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 import PIL
@@ -53,6 +55,16 @@ _LARGE = 1 << 24
 _MAX_PIXELS_PER_BYTE = 250
 
 
+class StoredImage(Protocol):
+    """An encoded image that is no file of its own, such as a record of a larger file."""
+
+    def read(self) -> bytes:
+        """Its bytes."""
+
+
+ImagePlace: TypeAlias = Path | StoredImage
+
+
 @dataclass(frozen=True)
 class ImageInfo:
     """The header of an image file."""
@@ -64,7 +76,7 @@ class ImageInfo:
     has_frames: bool  # more than one frame or page
 
 
-def read_header(path: Path) -> ImageInfo:
+def read_header(path: ImagePlace) -> ImageInfo:
     """The header of an image file; nothing is decoded."""
     with _opened(path) as image:
         width, height = image.size
@@ -74,14 +86,14 @@ def read_header(path: Path) -> ImageInfo:
         return ImageInfo(height=height, width=width, is_grey=is_grey, is_deep=deep, has_frames=_has_frames(image))
 
 
-def read_deep(path: Path) -> np.ndarray:
+def read_deep(path: ImagePlace) -> np.ndarray:
     """The colour values of a file with more than 8 bits per channel, [H, W] or [H, W, C], as they are in the file."""
     with _opened(path) as image:
         return deep_values(image, partial(_opened, path))
 
 
 def decode(
-    path: Path, shape: tuple[int, int, int], pixel_range: PixelRange | None, crop: Crop | None = None
+    path: ImagePlace, shape: tuple[int, int, int], pixel_range: PixelRange | None, crop: Crop | None = None
 ) -> tuple[np.ndarray, bool]:
     """(the image as uint8 [H, W, C] with C 1 or 3, True if a pixel was outside ``pixel_range``)."""
     height, width, channels = shape
@@ -100,7 +112,7 @@ def decode(
 
 
 def decode_part(
-    path: Path, shape: tuple[int, int, int], pixel_range: PixelRange | None, bits: np.ndarray, min_area: float
+    path: ImagePlace, shape: tuple[int, int, int], pixel_range: PixelRange | None, bits: np.ndarray, min_area: float
 ) -> np.ndarray:
     """A random part of the image, resized to uint8 [H, W, C]; a JPEG is decoded no larger than the part needs."""
     height, width, channels = shape
@@ -174,17 +186,15 @@ def quiet_pillow() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """The image with its header read, from a regular file.
+def _opened(path: ImagePlace) -> Iterator[ImageFile.ImageFile]:
+    """The image with its header read, from a regular file or a record.
 
     Raises:
         ValueError: the header announces more pixels than Pillow's limit, which Pillow only warns about, or than so
-            small a file can honestly hold.
+            few bytes can honestly hold.
     """
-    if path.suffix.lower() == ".avif" and not _HAS_AVIF:
-        raise ValueError("the installed Pillow reads no AVIF: install Pillow 11.3 or newer")
-    with open_regular(path) as file, Image.open(file, formats=_FORMATS) as image:
-        pixels, num_bytes = image.width * image.height, os.fstat(file.fileno()).st_size
+    with _stream(path) as file, Image.open(file, formats=_FORMATS) as image:
+        pixels, num_bytes = image.width * image.height, _size(file)
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and pixels > limit:
             raise ValueError(f"{pixels:,} pixels, more than the limit of {limit:,}")
@@ -193,7 +203,21 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         yield image
 
 
-def _loaded(path: Path, opened: ImageFile.ImageFile, pixel_range: PixelRange | None) -> tuple[Image.Image, bool]:
+def _stream(path: ImagePlace) -> BinaryIO:
+    """The encoded image, to be read."""
+    if not isinstance(path, Path):
+        return io.BytesIO(path.read())
+    if path.suffix.lower() == ".avif" and not _HAS_AVIF:
+        raise ValueError("the installed Pillow reads no AVIF: install Pillow 11.3 or newer")
+    return open_regular(path)
+
+
+def _size(file: BinaryIO) -> int:
+    """The number of bytes."""
+    return len(file.getbuffer()) if isinstance(file, io.BytesIO) else os.fstat(file.fileno()).st_size
+
+
+def _loaded(path: ImagePlace, opened: ImageFile.ImageFile, pixel_range: PixelRange | None) -> tuple[Image.Image, bool]:
     """(the image with 8 bits per channel and its EXIF orientation applied, True if a pixel was out of range)."""
     if is_deep(opened):
         image, is_clipped = deep_to_8_bit(opened, partial(_opened, path), pixel_range)

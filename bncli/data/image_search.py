@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import TypeAlias
 
 from bncli.data.image_layout import list_folder, unused_notes
-from bncli.data.image_tree import BadImage
 from bncli.errors import DataError
 
 Chunk: TypeAlias = tuple[int, int, str]  # (0, number, "") or (1, 0, word)
 
 _DIGITS = re.compile(r"([0-9]+)")
+
+
+@dataclass(frozen=True)
+class BadFolder:
+    """A folder without images to use, and the reason."""
+
+    path: Path
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class FoundImages:
     """
 
     images: list[Path] = field(default_factory=list)
-    bad: list[BadImage] = field(default_factory=list)
+    bad: list[BadFolder] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -61,13 +68,13 @@ def _search(root: Path, found: FoundImages) -> None:
         try:
             listing = list_folder(folder)
         except DataError as error:
-            found.bad.append(BadImage(folder, error.message))
+            found.bad.append(BadFolder(folder, error.message))
             continue
         images.extend(listing.images)
         folders.extend(listing.folders)
         unused.extend(listing.not_images())
     if not images:
-        found.bad.append(BadImage(root, "a folder without image files"))
+        found.bad.append(BadFolder(root, "a folder without image files"))
     found.images.extend(sorted(images, key=natural_key))
     found.notes.extend(f"{root}: {note}" for note in unused_notes(root, unused))
 

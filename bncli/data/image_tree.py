@@ -13,6 +13,7 @@ import numpy as np
 
 from bncli.config.file_names import displayed
 from bncli.data.file_list import FileList, SplitFiles
+from bncli.data.image_file import ImagePlace
 from bncli.data.image_layout import SUFFIXES, Layout, Listing, Unused, find_layout, list_folder, split_of, unused_notes
 from bncli.errors import DataError
 
@@ -23,9 +24,9 @@ _ANNOTATED = frozenset({"images", "img", "imgs", "jpegimages"})
 
 @dataclass(frozen=True)
 class BadImage:
-    """A file that is not a readable image, and the reason."""
+    """A file or record that is not a readable image, and the reason."""
 
-    path: Path
+    path: ImagePlace
     reason: str
 
 
@@ -40,6 +41,7 @@ class ImageTree:
         strays: files and folders in a class folder that cannot be images.
         unused: everything else below the root that gives no example.
         notes: a sentence on each kind of them, and on what is unusual in the tree.
+        name: of the data set.
     """
 
     root: Path
@@ -48,6 +50,10 @@ class ImageTree:
     strays: list[BadImage] = field(default_factory=list)
     unused: tuple[Unused, ...] = ()
     notes: tuple[str, ...] = ()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or displayed(self.root.resolve().name))
 
 
 def is_image_tree(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from bncli.data.cifar import LAYOUTS, find_cifar, find_pickled, read_cifar_archi
 from bncli.data.compressed import GZIP_MAGIC
 from bncli.data.dataset import Dataset, RawDataset, build_dataset
 from bncli.data.digits import read_digits
-from bncli.data.folder import ImageOptions, open_image_folder, read_image_folder
+from bncli.data.folder import ImageOptions, OpenedFolder, open_image_folder
 from bncli.data.idx import holds_idx, peek_kind, read_idx_folder
 from bncli.data.image_tree import is_image_tree
 from bncli.data.known import KNOWN, KnownDataset
@@ -25,7 +25,9 @@ from bncli.data.packable import ArrayContents, Contents, FolderContents
 from bncli.data.packed import is_packed, read_packed
 from bncli.data.pixel_range import RangeChoice, format_range
 from bncli.data.places import data_folders, locate, search_folders, user_data_dir
+from bncli.data.record_folder import holds_records, open_record_folder
 from bncli.data.splits import check_fraction
+from bncli.data.tfds_layout import prepared_below
 from bncli.errors import DataError, UsageError
 from bncli.process.files import open_regular
 
@@ -33,8 +35,8 @@ _ZIP_MAGIC = b"PK"
 _TAR_MAGIC = b"ustar"
 _TAR_MAGIC_OFFSET = 257
 _READABLE = (
-    "Give a folder of images (train/CLASS/*.png or CLASS/*.png), of IDX files, of CIFAR's binary files or of packed "
-    "images, or an .npz."
+    "Give a folder of images (train/CLASS/*.png or CLASS/*.png), of IDX files, of CIFAR's binary files, of ArrayRecord "
+    "files or of packed images, or an .npz."
 )
 
 
@@ -53,8 +55,8 @@ def load_dataset(
     the same for every ``seed``. If it has no val split, ``seed`` picks a stratified ``val_fraction`` of the rest.
 
     Args:
-        source: a known name (``bncli data list``), a folder (images, IDX files or CIFAR's binary files), an ``.npz``,
-            or CIFAR's archive.
+        source: a known name (``bncli data list``), a folder (images, IDX files, CIFAR's binary files, ArrayRecord files
+            or packed images), an ``.npz``, or CIFAR's archive.
         data_dir: the first place to look for a data set known by name.
         val_fraction: more than 0 and less than 1.
         seed: picks the val split, and nothing else.
@@ -87,7 +89,7 @@ def open_contents(
     images: ImageOptions | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Contents:
-    """The data set of ``source``, to be packed; an image folder is not decoded yet.
+    """The data set of ``source``, to be packed; image files and records are not decoded yet.
 
     For the arguments see ``load_dataset``.
 
@@ -100,7 +102,7 @@ def open_contents(
     if source not in KNOWN and path.is_dir() and is_packed(path):
         raise UsageError(f"{source}: packed already", remedy="Pack the data that it was made of.")
     if holds_image_files(source):
-        return FolderContents(open_image_folder(path, replace(images, stream=True), progress=progress))
+        return FolderContents(_open_images(path, replace(images, stream=True), progress))
     raw = _read(source, data_dir, images, progress)
     _check_image_options(raw, images)
     return ArrayContents(_note_unused_range(raw, images.pixel_range))
@@ -117,8 +119,8 @@ def _read(
         return _read_known(KNOWN[source], data_dir)
     if path.is_dir() and is_packed(path):
         return read_packed(path, images, progress=progress)
-    if path.is_dir() and _is_image_folder(path):
-        return read_image_folder(path, images, progress=progress)
+    if path.is_dir() and _holds_encoded_images(path):
+        return _open_images(path, images, progress).read()
     if path.is_dir():
         return _read_folder(path)
     if path.is_file():
@@ -138,13 +140,27 @@ def _read_known(known: KnownDataset, data_dir: Path | None) -> RawDataset:
 
 
 def holds_image_files(source: str) -> bool:
-    """True if ``source`` names a folder of image files, which can be resized and converted."""
+    """True if ``source`` names a folder of image files or records, which can be resized and converted."""
     path = on_disk(os.path.expanduser(source))  # noqa: PTH111 - Path's own fails on "~nobody"
-    return source not in KNOWN and path.is_dir() and _is_image_folder(path)
+    return source not in KNOWN and path.is_dir() and not is_packed(path) and _holds_encoded_images(path)
+
+
+def _holds_encoded_images(folder: Path) -> bool:
+    return holds_records(folder) or _is_image_folder(folder)
+
+
+def _open_images(
+    folder: Path, images: ImageOptions, progress: Callable[[str, int, int | None], None] | None
+) -> OpenedFolder:
+    """A folder of image files or records, whose headers are read."""
+    opened = open_record_folder if holds_records(folder) else open_image_folder
+    return opened(folder, images, progress=progress)
 
 
 def _is_image_folder(folder: Path) -> bool:
     """True if ``folder`` is a tree of images, and not of files in another format."""
+    if prepared_below(folder):
+        return False
     has_format = holds_idx(folder) or any(find_cifar(folder, name) for name in LAYOUTS) or find_pickled(folder)
     return not has_format and is_image_tree(folder)
 
@@ -157,6 +173,11 @@ def _read_folder(folder: Path) -> RawDataset:
             return _read_cifar(place, name)
     if pickled := find_pickled(folder):
         raise refuse_pickled(*pickled)
+    if prepared := prepared_below(folder):
+        raise DataError(
+            f"{folder}: TFDS keeps each version of a data set in a folder of its own",
+            remedy=f"Give one of them: --data {prepared[-1]}",
+        )
     raise DataError(f"{folder}: the folder holds no data set that can be read", remedy=_READABLE)
 
 

@@ -1,4 +1,4 @@
-"""Data sets that can be packed: an image folder, decoded image by image, or one in memory.
+"""Data sets that can be packed: a folder of images, decoded image by image, or one in memory.
 
 Letters: N images.
 """
@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from bncli.config.document import Crop
-from bncli.config.file_names import displayed
 from bncli.data.augment import Augmentation
 from bncli.data.dataset import RawDataset, dataset_sha256
 from bncli.data.decoding import for_each
 from bncli.data.folder import OpenedFolder, clipped_notes
+from bncli.data.image_file import ImagePlace
 from bncli.data.pixel_range import PixelRange
 from bncli.data.sources import Shape
 
@@ -67,7 +66,7 @@ class Contents(Protocol):
 
 @dataclass(frozen=True)
 class FolderContents:
-    """An image folder, whose files are decoded while they are packed."""
+    """A folder of images, files or records, which are decoded while they are packed."""
 
     opened: OpenedFolder
 
@@ -90,7 +89,7 @@ class FolderContents:
     def decode(self, split: str, start: int, stop: int) -> Iterator[Outcome]:
         """Some images of a split, decoded by threads."""
         files, images = self.opened.images.files, self.opened.images
-        paths = files.files.chosen(files.places(split)[start:stop])
+        paths: Sequence[ImagePlace] = files.files.chosen(files.places(split)[start:stop])
         return for_each(images.decoding, paths, split, None)
 
     def notes(self, bad: Sequence[tuple[str, int, str]], clipped: Sequence[tuple[str, int]]) -> tuple[str, ...]:
@@ -100,7 +99,7 @@ class FolderContents:
         pixel_range = self.opened.images.decoding.pixel_range
         return (*self.opened.notes, *clipped_notes(outside, pixel_range), *self.opened.check_bad(named))
 
-    def _path(self, split: str, place: int) -> Path:
+    def _path(self, split: str, place: int) -> ImagePlace:
         files = self.opened.images.files
         return files.files[int(files.places(split)[place])]
 
@@ -108,8 +107,7 @@ class FolderContents:
     def heading(self) -> Heading:
         """All that is not about single images."""
         decoding, tree = self.opened.images.decoding, self.opened.tree
-        name = displayed(tree.root.resolve().name)
-        return Heading(name, tree.class_names, self.opened.augmentation, decoding.pixel_range, decoding.crop)
+        return Heading(tree.name, tree.class_names, self.opened.augmentation, decoding.pixel_range, decoding.crop)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from bncli.config.document import Crop
-from bncli.data.image_file import decode, decode_part, reason_of, resized_part
+from bncli.data.image_file import ImagePlace, decode, decode_part, reason_of, resized_part
 from bncli.data.pixel_range import PixelRange
 from bncli.errors import DataError
 
@@ -65,7 +64,7 @@ class ArraySource:
 
 @dataclass(frozen=True)
 class FileSource:
-    """Image files, decoded when they are read.
+    """Image files or records, decoded when they are read.
 
     Attributes:
         files: one for each image.
@@ -74,7 +73,7 @@ class FileSource:
         crop: the way to the size; None scales each image until it just covers it.
     """
 
-    files: Sequence[Path]
+    files: Sequence[ImagePlace]
     shape: Shape
     pixel_range: PixelRange | None = None
     crop: Crop | None = None
@@ -94,7 +93,7 @@ class FileSource:
         """A random part of one image file, resized to [H, W, C]."""
         return self._read(index, lambda path: decode_part(path, self.shape, self.pixel_range, bits, min_area))
 
-    def _read(self, index: int, decoded: Callable[[Path], np.ndarray]) -> np.ndarray:
+    def _read(self, index: int, decoded: Callable[[ImagePlace], np.ndarray]) -> np.ndarray:
         path = self.files[index]
         try:
             return decoded(path)
