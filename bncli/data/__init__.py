@@ -10,7 +10,8 @@ Read in this order::
     compressed.py     a file that may be gzipped
     image_layout.py   the split folders of an image folder, in the layouts of real downloads
     image_tree.py     its files by split and class (no file is opened)
-    record_folder.py record_layout.py tfds_layout.py record_list.py examples.py    ArrayRecord files of TFDS and others
+    record_folder.py record_layout.py tfds_layout.py    ArrayRecord files of TFDS and others
+    record_list.py record_sizes.py examples.py    their records
     packed.py packable.py packing.py array_record.py    packed images: reading them, what can be packed, writing them
     known.py places.py fetch.py    the data sets known by name: the table, their places, the download
     splits.py         the examples that are set aside

@@ -28,9 +28,11 @@ from bncli.data.folder_listing import Listing, listing_of
 from bncli.data.header_cache import Headers
 from bncli.data.image_file import ImageInfo, read_header, reason_of
 from bncli.data.image_tree import BadImage, ImageTree
+from bncli.data.packed import DATASET, INDEX
 from bncli.data.pixel_cache import content_key
 from bncli.data.record_layout import Fields, RecordLayout, plain_layout, record_files
 from bncli.data.record_list import Record, RecordList
+from bncli.data.record_sizes import require_room
 from bncli.data.tfds_layout import is_prepared, tfds_layout
 from bncli.errors import DataError
 
@@ -111,6 +113,8 @@ def _fields_of(layout: RecordLayout) -> Fields:
     file = next((path for path in files if layout.counts[path]), None)
     if file is None:
         raise DataError(f"{files[0]}: no record, and none in the other files of train", remedy=_REMEDY)
+    if file.with_suffix(INDEX).is_file():
+        raise DataError(f"{layout.root}: packed images without their {DATASET}", remedy="Restore it, or pack again.")
     record = Record(file, 0, "")
     try:
         example = record.example()
@@ -130,7 +134,7 @@ def _present(record: Record, example: Example, names: Sequence[str], what: str) 
 
 @dataclass(frozen=True)
 class _Entries:
-    """What the records say beside their pixels.
+    """The labels of records, and the headers of their images.
 
     Attributes:
         labels: int32 [N]; 0 for a record that cannot be used.
@@ -198,6 +202,8 @@ def _read_entries(fields: Fields, records: RecordList, progress: Progress | None
         except Exception as error:  # of bad bytes, Pillow raises whatever its parser raises first
             return label, reason_of(error)
 
+    for path in records.files:
+        require_room(path)
     labels, infos, reasons = np.zeros(len(records), np.int32), list[ImageInfo | None](), dict[int, str]()
     for place, found in enumerate(for_each(entry, records, "reading records", progress)):
         label, info = (0, found) if isinstance(found, str) else found
