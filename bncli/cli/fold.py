@@ -46,7 +46,7 @@ def fold(
     ] = False,
     unroll: Annotated[
         bool,
-        typer.Option("--unroll", help="Write each iteration of a scan in its place, so that BN in its body folds."),
+        typer.Option("--unroll", help="Write each iteration of a scan in its place, so that BN moves between them."),
     ] = False,
     quantize: Annotated[
         QuantizeFormat | None,

@@ -4,12 +4,13 @@ The map of this room, in the order of work:
 
 ========== ==========================================================================================
 trace      graph: a network as a list of operations, traced with `jax.make_jaxpr`;
-           constants: the values that need no input, in float64
+           constants: the values that need no input, in float64; bodies: the bodies of scans
 affine     y = x·scale + shift, the only thing that is ever moved
 primitives the operations the folder knows, one family a file: values, identities, reasons
 search     statistics: which variables are running statistics; chains: the runs of operations that are
            one affine; propagate: one affine through the network; search: which BN goes which way
-rewrite    edits: what a fold changes; materialize: the new arrays; program: how to run with them
+rewrite    edits: what a fold changes; versions: the edits of all iterations of a loop; materialize: the new
+           arrays; program: how to run with them
 report     rows: the outcome for each BN layer; reasons: the sentences in it
 fold       the public function; folded: what it returns; checks: networks that must not be folded
 verify     two networks compared; proof: the comparison that every fold brings along

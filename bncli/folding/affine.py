@@ -83,7 +83,7 @@ class Affine:
         return varying(self.scale) | varying(self.shift)
 
 
-def varying(array: Array) -> frozenset[int]:
+def varying(array: np.ndarray) -> frozenset[int]:
     """The axes along which the array is not constant."""
     return frozenset(axis for axis, size in enumerate(array.shape) if size > 1)
 

@@ -84,6 +84,8 @@ def check_inference_mode(network: EditedGraph) -> None:
     Raises:
         FoldError: the message names the first such layer.
     """
+    for bodies in network.inside.values():
+        check_inference_mode(bodies[0])
     pooled = _pooled_over_the_batch(network)
     by_example = {value for node in network.live for value in node.inputs} - network.graph.known - pooled
     normalising = _layers_that_meet(network, network.live, by_example)
@@ -144,11 +146,14 @@ def check_complete(network: EditedGraph, program: Program, report: FoldReport) -
 def _multiply_adds(network: EditedGraph, program: Program) -> set[str]:
     """The BN layers with a multiply-add of their own, by the path of its variables."""
     kept = [add for index, (_, add) in program.chains.items() if network.chains[index].norms]
-    return {"/".join(term.path[1:-1]) for add in kept for term in add.terms}
+    inside = (_multiply_adds(network.inside[index][0], loop.body) for index, loop in program.loops.items())
+    return {"/".join(term.path[1:-1]) for add in kept for term in add.terms}.union(*inside)
 
 
 def _read_directly(network: EditedGraph, program: Program) -> set[str]:
     """The BN layers whose statistics meet the data in another operation."""
-    nodes = [network.graph.nodes[index] for index in program.steps if index not in program.chains]
+    others = (*program.chains, *program.loops)
+    nodes = [network.graph.nodes[index] for index in program.steps if index not in others]
     dynamic = {value for node in nodes for value in node.inputs} - network.graph.known
-    return _layers_that_meet(network, nodes, dynamic)
+    inside = (_read_directly(network.inside[index][0], loop.body) for index, loop in program.loops.items())
+    return _layers_that_meet(network, nodes, dynamic).union(*inside)

@@ -18,6 +18,7 @@ from bncli.folding.rewrite.materialize import materialize
 from bncli.folding.search.search import search_plan
 from bncli.folding.search.statistics import Asked, find_statistics
 from bncli.folding.trace.arguments import concrete, described, is_batched, resized
+from bncli.folding.trace.bodies import bodies_within, differing_axes, find_bodies
 from bncli.folding.trace.constants import Constants
 from bncli.folding.trace.graph import ApplyFn, Graph, Pytree, trace
 
@@ -55,12 +56,14 @@ def fold(
     shapes, inputs = described(variables, "variable"), described(example, "input")
     graph = trace(apply_fn, shapes, inputs)
     constants = Constants(graph, arrays)
-    found = find_statistics(statistics, variables, graph, constants.provenance)
+    other = _other_size(graph, apply_fn, shapes, inputs)
+    bodies = find_bodies(graph, other, constants)
+    inside = [(body.graph, body.constants[0].provenance) for body in bodies_within(bodies)]
+    found = find_statistics(statistics, variables, graph, constants.provenance, inside=inside)
     check_statistics(arrays, found)
-    network = EditedGraph(graph, constants, batch_axes(graph, apply_fn, shapes, inputs), found)
+    network = EditedGraph(graph, constants, differing_axes(graph, other), found, bodies=bodies)
     check_inference_mode(network)
-    names = {name for norms in network.norms.values() for name in norms}
-    plan = search_plan(network, {name for name in names if _selected(name, include, exclude)})
+    plan = search_plan(network, {name for name in network.layers if _selected(name, include, exclude)})
     report = report_on(plan, found.way)
     if not report.norms and not isinstance(getattr(apply_fn, "__self__", None), Folded):
         check_recognised(arrays, found)
@@ -102,19 +105,19 @@ def batch_axes(graph: Graph, apply_fn: ApplyFn, shapes: Pytree, example: Pytree)
 
     A network that runs at one batch size only has no batch axes: all that differs by example is fixed in it.
     """
+    return differing_axes(graph, _other_size(graph, apply_fn, shapes, example))
+
+
+def _other_size(graph: Graph, apply_fn: ApplyFn, shapes: Pytree, example: Pytree) -> Graph | None:
+    """The trace for one more example; None if the network does not run, or runs other operations."""
     inputs = [x for x in jax.tree_util.tree_leaves(example) if x.shape]
     if not is_batched(inputs):
-        return [frozenset()] * len(graph.avals)
+        return None
     try:
         other = trace(apply_fn, shapes, resized(example, inputs[0].shape[0] + 1))
     except Exception:  # raised by the network itself, so it may be of any type
-        return [frozenset()] * len(graph.avals)
-    if other.structure != graph.structure:
-        return [frozenset()] * len(graph.avals)
-    return [
-        frozenset(axis for axis, sizes in enumerate(zip(mine.shape, theirs.shape, strict=True)) if sizes[0] != sizes[1])
-        for mine, theirs in zip(graph.avals, other.avals, strict=True)
-    ]
+        return None
+    return other if other.structure == graph.structure else None
 
 
 def _selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:

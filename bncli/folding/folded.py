@@ -10,7 +10,7 @@ import jax
 
 from bncli.errors import FoldError
 from bncli.folding.report.rows import FoldReport
-from bncli.folding.rewrite.program import Program, run
+from bncli.folding.rewrite.program import Program, fits, run
 from bncli.folding.trace.arguments import as_text, described, like_example
 from bncli.folding.trace.graph import ApplyFn, Constant, Path, Pytree, Structure, leaf_path, trace
 
@@ -56,7 +56,8 @@ class Folded:
         if given is None:
             raise self._refusal(found, "may compute other numbers")
         graph = trace(self.original, self.shapes, given)
-        if graph.structure != self.structure or graph.numbers(self.numbers) != self.numbers:
+        same = graph.structure == self.structure and graph.numbers(self.numbers) == self.numbers
+        if not same or not fits(self.program, graph):
             raise self._refusal(found, "runs other operations")
         return run(self.program, graph, dict(flatten(variables)), x)
 

@@ -53,8 +53,8 @@ def fold(
             or as a tree like the variables with a `bncli.folding.Role`, True, False or None for each. By default those
             under a key `batch_stats`; if there is none, those that the function uses as a mean and a variance.
         verify: compare both networks on a few random examples; the result is `report.verification`.
-        unroll: write each iteration of a `scan` in its place, so that BN layers in its body fold; the folded network
-            is longer by as much.
+        unroll: write each iteration of a `scan` in its place, so that BN moves from one to the next; the folded network
+            is longer by as much. The body of a scan folds without it.
         named: `variables`, `params`, `state` and `example` by name.
 
     Raises:

@@ -59,7 +59,7 @@ class FoldOptions:
         prune_dead: True to remove the channels that pass nothing on.
         quantize: True to write the ONNX export in 8-bit integers too.
         min_accuracy: the least validation accuracy of the quantized network; None for none.
-        unroll: True to write each iteration of a scan in its place, so that BN layers in its body fold.
+        unroll: True to write each iteration of a scan in its place, so that BN moves from one to the next.
     """
 
     include: tuple[str, ...] = ("*",)

@@ -414,7 +414,8 @@ def test_calls_are_seen_through(wrap):
     check_fold(apply, variables, X, folded=["bn"])
 
 
-def test_a_loop_is_left_as_it_is():
+def test_a_loop_of_too_many_different_iterations_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr("bncli.folding.trace.bodies.MAX_ITERATIONS", 1)
     variables = make(a=(3, 3, 3, 3), bn=3)
     stacked = jax.tree_util.tree_map(lambda array: np.stack([array, array * 0.5]), variables)
 
@@ -443,9 +444,6 @@ CONTROL_FLOW = {
     ),
     "it is inside a loop (while), whose body is left as it is": (
         lambda v, x, block: lax.while_loop(lambda y: y.max() > 1e3, lambda y: block(v, y), x)
-    ),
-    "it is inside a loop (scan), whose body is left as it is": (
-        lambda v, x, block: lax.fori_loop(0, 2, lambda _, y: block(v, y), x)
     ),
 }
 
@@ -476,8 +474,8 @@ def test_bn_in_front_of_control_flow_is_kept(operation, reason):
     assert reason in result.report.norms[0].reason
 
 
-def test_modules_under_remat_fold_and_under_scan_are_kept():
-    """Flax's own spellings: `nn.remat` is seen through, `nn.scan` is a loop."""
+def test_modules_under_remat_and_under_scan_fold():
+    """Flax's own spellings: `nn.remat` is seen through, the body of `nn.scan` is folded in each iteration."""
 
     class Block(nn.Module):
         @nn.compact
@@ -495,10 +493,8 @@ def test_modules_under_remat_fold_and_under_scan_are_kept():
 
     model = Net()
     variables = model.init(jax.random.key(0), jnp.asarray(X, jnp.float32))
-    result = check_fold(
-        model.apply, variables, X, folded=["first/BatchNorm_0"], kept=["rest/BatchNorm_0"], tolerance=1e-5
-    )
-    assert result.report.norms[1].reason == "it is inside a loop (scan), whose body is left as it is"
+    result = check_fold(model.apply, variables, X, folded=["first/BatchNorm_0", "rest/BatchNorm_0"], tolerance=1e-5)
+    assert [row.into for row in result.report.norms] == [("first/Conv_0",), ("rest/Conv_0",)]
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

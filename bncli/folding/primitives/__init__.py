@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bncli.folding.primitives import calls, conv, dot, elementwise, joins, layout, nonlinear, pool
+from bncli.folding.primitives import calls, conv, dot, elementwise, gather, joins, layout, nonlinear, pool
 from bncli.folding.primitives.primitive import Primitive
 
 __all__ = ["PRIMITIVES", "UNKNOWN", "primitive_of"]
@@ -25,6 +25,7 @@ RECORDS = (
     elementwise.NEG,
     elementwise.SELECT,
     elementwise.SUB,
+    gather.GATHER,
     joins.CONCATENATE,
     joins.PAD,
     joins.SPLIT,
@@ -50,7 +51,6 @@ RECORDS = (
     nonlinear.ERFC,
     nonlinear.EXP,
     nonlinear.EXPM1,
-    nonlinear.GATHER,
     nonlinear.INTEGER_POW,
     nonlinear.LOG,
     nonlinear.LOG1P,

@@ -24,6 +24,7 @@ Shape: TypeAlias = tuple[int, ...]
 IGNORABLE: Mapping[str, str] = {
     "accuracy": "the rounding of a function; the folded network calls it with the same parameter",
     "context_mesh": "the devices, not the numbers",
+    "indices_are_sorted": "a promise about the positions, not the positions",
     "layout": "the order in memory, not the numbers",
     "name": "a label for `jax.checkpoint`",
     "new_dtype": "the dtype of the output, which every rule reads from the output itself",
@@ -32,6 +33,7 @@ IGNORABLE: Mapping[str, str] = {
     "preferred_element_type": "the dtype of the output, which every rule reads from the output itself",
     "sharding": "the devices that hold the output, not its numbers",
     "unconstrained_dims": "the devices, not the numbers",
+    "unique_indices": "a promise about the positions, not the positions",
     "weak_type": "the promotion of dtypes in later operations, which the trace already shows",
 }
 

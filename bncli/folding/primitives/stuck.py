@@ -45,6 +45,8 @@ class Cause(Enum):
     BARRIER_CONSTANT = auto()
     BROADCAST_AXIS = auto()
     COARSE_ROUNDING = auto()
+    INDEXED = auto()
+    INDEXED_AXIS = auto()
     MERGED_WITH_BATCH = auto()
     PADDED_WITH_COMPUTED = auto()
     PADDED_WITH_INFINITY = auto()

@@ -61,7 +61,7 @@ def _kind(network: EditedGraph, index: int) -> str:
 def output_of(network: EditedGraph, value: int) -> str:
     """A value by its producer: a block if nothing inside that block reads it."""
     if value not in network.producers:
-        return "the network's input"
+        return f"the {network.whole}'s input"
     index = network.producers[value]
     place = network.place(index)
     reading = [f"{network.place(reader)}/" for reader, _ in network.readers.get(value, [])]

@@ -29,12 +29,14 @@ SENTENCES: Mapping[Cause, str] = {
     Cause.DIFFERS_BY_EXAMPLE: "its numbers would differ by example",
     Cause.DIVISION_BY_ZERO: "it divides by a value whose scale is zero",
     Cause.GATE: "a product of two values that depend on the input stands in the way (a gate, a GELU)",
+    Cause.INDEXED: "an indexing (gather) stands in the way",
+    Cause.INDEXED_AXIS: "it differs along an axis that is indexed at positions computed from the input",
     Cause.INTEGERS: "it is converted to integers",
     Cause.INTEGER_WEIGHT: "its weight is stored in integers",
     Cause.MAXIMUM_OF_TWO: "a maximum of two values stands in the way",
     Cause.MERGED_WITH_BATCH: "a reshape merges its channels with the batch",
-    Cause.NETWORK_INPUT: "there is only the network's input",
-    Cause.NETWORK_OUTPUT: "{value} is {also}an output of the network",
+    Cause.NETWORK_INPUT: "there is only the {whole}'s input",
+    Cause.NETWORK_OUTPUT: "{value} is {also}an output of the {whole}",
     Cause.NOT_FINITE: "its numbers are not finite there",
     Cause.NOT_SELECTED: "it was not selected",
     Cause.NO_RULE: "{operation} {stands}",
@@ -116,6 +118,7 @@ class _Obstacle:
             readers=listed(names_of(self.network, self.stuck.readers)),
             stands=self.stands(),
             value=self.value(),
+            whole=self.network.whole,
         )
 
     def operand(self) -> str:

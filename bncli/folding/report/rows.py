@@ -83,7 +83,10 @@ def merged(rows: Sequence[NormReport]) -> NormReport:
 def _rows(plan: Plan) -> Iterable[NormReport]:
     """One row for each use of a BN layer, in the order in which data meets them."""
     left = _left(plan)
-    for index in sorted({*plan.ways, *plan.stuck}):
+    for index in sorted({*plan.ways, *plan.stuck, *plan.inside}):
+        if index in plan.inside:
+            yield from _rows_inside(plan.inside[index])
+            continue
         for name in plan.network.chains[index].norms:
             if index in plan.ways:
                 into = _destinations(plan, index)
@@ -93,6 +96,14 @@ def _rows(plan: Plan) -> Iterable[NormReport]:
                 yield NormReport(name, "kept", None, (), reason(plan.network, index, plan.stuck[index]))
             else:
                 yield _beside(plan, index, name)
+
+
+def _rows_inside(plans: Sequence[Plan]) -> Iterable[NormReport]:
+    """One row for each BN in the body of a loop: folded if it is folded in all iterations."""
+    rows: dict[str, list[NormReport]] = {}
+    for row in (row for plan in plans for row in report_on(plan).norms):
+        rows.setdefault(row.name, []).append(row)
+    return [merged(same) for same in rows.values()]
 
 
 def _beside(plan: Plan, index: int, name: str) -> NormReport:
@@ -136,5 +147,6 @@ def _described(affine: Affine) -> str:
 def _unreachable(plan: Plan) -> Iterable[NormReport]:
     """Rows for statistics that an operation other than a multiply-add reads."""
     network = plan.network
-    for node, name in statistics_readers(network.live, network.constants, list(network.chains.values()), network.names):
+    nodes = [node for node in network.live if node.index not in network.inside]
+    for node, name in statistics_readers(nodes, network.constants, list(network.chains.values()), network.names):
         yield NormReport(name, "kept", None, (), statistics_reason(network, node.index))

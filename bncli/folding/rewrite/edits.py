@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 
@@ -13,8 +13,9 @@ from bncli.folding.primitives.stuck import Cause, Slot, Stuck
 from bncli.folding.search.chains import Chain, find_chains, find_links
 from bncli.folding.search.norms import module_name, name_norms
 from bncli.folding.search.statistics import Statistics
+from bncli.folding.trace.bodies import Body, bodies_within, find_bodies
 from bncli.folding.trace.constants import Constants, is_coarse, is_float
-from bncli.folding.trace.graph import Graph, Node
+from bncli.folding.trace.graph import Graph, Node, Path
 
 
 @dataclass
@@ -53,9 +54,12 @@ class EditedGraph:
         constants: its constant values.
         batch: value -> the axes whose length is the batch size.
         statistics: the running statistics among the variables.
+        bodies: scan -> its body, for those that may be folded inside.
+        names: as below, for the body of a scan; by default they are made from the statistics.
 
     Attributes:
         names: statistic -> the BN layer that it belongs to.
+        inside: scan -> its body for each set of constant values that it has, for those that read statistics.
         chains: operation -> the chain that ends there.
         norms: chain -> the BN layers in it, in order; only those not folded yet.
         sites: operation -> the node as a fold sees it, each chain being one node.
@@ -64,14 +68,23 @@ class EditedGraph:
     """
 
     def __init__(
-        self, graph: Graph, constants: Constants, batch: Sequence[frozenset[int]], statistics: Statistics
+        self,
+        graph: Graph,
+        constants: Constants,
+        batch: Sequence[frozenset[int]],
+        statistics: Statistics,
+        *,
+        bodies: Mapping[int, Body] | None = None,
+        names: Mapping[Path, str] | None = None,
     ) -> None:
         self.graph = graph
         self.constants = constants
         self.batch = batch
         self.live = graph.live()
         links = find_links(graph, self.live, constants, batch)
-        self.names = name_norms(statistics, links)
+        self.is_body = names is not None
+        self.bodies = bodies or {}
+        self.names = name_norms(statistics, [*links, *_links_inside(self.bodies)]) if names is None else names
         found = find_chains(graph, self.live, links, self.names)
         self.chains = {chain.nodes[-1]: chain for chain in found}
         self.norms = {index: chain.norms for index, chain in self.chains.items() if chain.norms}
@@ -83,6 +96,25 @@ class EditedGraph:
                 self.readers.setdefault(value, []).append((index, operand))
         self.edits = Edits()
         self.owners: dict[int | Slot, str] = {}
+        every = ((index, _networks(body, statistics, self.names)) for index, body in self.bodies.items())
+        self.inside = {index: networks for index, networks in every if networks}
+
+    @property
+    def whole(self) -> str:
+        """The word for it as a whole."""
+        return "loop" if self.is_body else "network"
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """The BN layers that are multiply-adds, in the loops too."""
+        inside = (networks[0].layers for networks in self.inside.values())
+        return frozenset(name for names in self.norms.values() for name in names).union(*inside)
+
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """Its chains and loops, in which the iterations of a loop must be alike to be folded together."""
+        chains = (chain.nodes for chain in self.chains.values())
+        return (*chains, *((index, networks[0].structure) for index, networks in self.inside.items()))
 
     def unedited(self) -> EditedGraph:
         """The same network, before any fold."""
@@ -194,6 +226,35 @@ class EditedGraph:
             self.edits.biases[value] = self.affine(index).after(self.edits.biases[value])
             self.edits.chains[index] = Affine.identity(self.affine(index).rank)
             self.edits.moved.add(value)
+
+
+def _networks(body: Body, statistics: Statistics, names: Mapping[Path, str]) -> tuple[EditedGraph, ...]:
+    """The body of a scan for each of its sets of constant values; none if it reads no statistics, or if they differ."""
+    sources = frozenset[Path]().union(*(body.constants[0].provenance[operand] for operand in body.leaves))
+    if sources.isdisjoint(statistics.paths):
+        return ()
+    networks = tuple(
+        EditedGraph(
+            body.graph,
+            constants,
+            body.batch,
+            statistics,
+            bodies=find_bodies(body.graph, body.other, constants),
+            names=names,
+        )
+        for constants in body.constants
+    )
+    alike = all(network.structure == networks[0].structure for network in networks)
+    return networks if alike else ()
+
+
+def _links_inside(bodies: Mapping[int, Body]) -> Iterator[Chain]:
+    """The multiplies and adds in the bodies of scans. Their values have numbers of their own, below zero."""
+    start = 0
+    for body in bodies_within(bodies):
+        start -= len(body.graph.avals)
+        for link in find_links(body.graph, body.graph.live(), body.constants[0], body.batch):
+            yield replace(link, source=start + link.source, output=start + link.output)
 
 
 def _sites(live: Sequence[Node], chains: dict[int, Chain]) -> list[tuple[int, Node]]:

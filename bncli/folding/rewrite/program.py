@@ -11,9 +11,20 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from bncli.folding.primitives.stuck import Slot
-from bncli.folding.trace.graph import Constant, DType, Graph, Node, Path, Pytree
+from bncli.folding.trace.graph import (
+    Constant,
+    DType,
+    Graph,
+    Node,
+    Path,
+    Pytree,
+    Structure,
+    body_of,
+    scan_operands,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,40 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """A scan with a folded body.
+
+    Args:
+        leaves: operand of the scan -> the variable that it is in the body.
+        reads: the operands that the folded body reads.
+        outputs: the outputs of the scan that are read, by position.
+        rows: variable of the body -> the array with a row for each iteration; `shared`: the array that all share.
+        body: the program of an iteration.
+        structure: the operations of its trace, and `numbers`: the constants that went into folded numbers. Another
+            batch size must not change either.
+    """
+
+    leaves: Mapping[int, Path]
+    reads: frozenset[int]
+    outputs: tuple[int, ...]
+    rows: Mapping[Path, Weight]
+    shared: Mapping[Path, Weight]
+    body: Program
+    structure: Structure
+    numbers: Mapping[int, bytes]
+
+    def trace(self, node: Node) -> Graph:
+        """The body of the scan."""
+        return body_of(node, self.leaves, self.outputs)
+
+    def fits(self, node: Node) -> bool:
+        """True if the scan runs the operations that were folded, with the numbers that were folded."""
+        graph = self.trace(node)
+        same = graph.structure == self.structure and graph.numbers(self.numbers) == self.numbers
+        return same and fits(self.body, graph)
+
+
+@dataclass(frozen=True)
 class Program:
     """The steps of a folded network, in the numbers of its trace.
 
@@ -66,6 +111,7 @@ class Program:
         weights: (operation, operand) -> the variable that replaces it.
         behind: value -> the multiply-adds to apply before anything reads it.
         ahead: (operation, operand) -> the multiply-add to apply to the operand.
+        loops: scan -> its folded body.
         spent: the trace's constants that went into folded numbers and that no step reads any more.
         rewritten: output of each run of operations with BN in it -> the BN layers.
         moved: the values whose numbers are others than in the original network.
@@ -76,9 +122,15 @@ class Program:
     weights: Mapping[Slot, Weight] = field(default_factory=dict)
     behind: Mapping[int, tuple[MultiplyAdd, ...]] = field(default_factory=dict)
     ahead: Mapping[Slot, MultiplyAdd] = field(default_factory=dict)
+    loops: Mapping[int, Loop] = field(default_factory=dict)
     spent: frozenset[int] = frozenset()
     rewritten: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     moved: frozenset[int] = frozenset()
+
+
+def fits(program: Program, graph: Graph) -> bool:
+    """True if the loops of the trace, whose operations are the program's, also run the operations that were folded."""
+    return all(loop.fits(graph.nodes[index]) for index, loop in program.loops.items())
 
 
 def run(program: Program, graph: Graph, arrays: Mapping[Path, Constant], x: Pytree) -> Pytree:
@@ -109,11 +161,47 @@ class _Run:
         """Run all steps, bound as JAX would bind them."""
         for index in self.program.steps:
             node = self.graph.nodes[index]
-            step: Callable[[Node], Sequence[Constant]] = self.chain if index in self.program.chains else self.operation
-            for value, array in zip(node.outputs, step(node), strict=True):
+            for value, array in zip(self.made(node), self.step(node)(node), strict=True):
                 self.values[value] = self.finished(value, array)
         leaves = [self.values[value] for value in self.graph.outputs]
         return jax.tree_util.tree_unflatten(self.graph.out_tree, leaves)
+
+    def step(self, node: Node) -> Callable[[Node], Sequence[Constant]]:
+        """The way to run an operation."""
+        if node.index in self.program.chains:
+            return self.chain
+        return self.loop if node.index in self.program.loops else self.operation
+
+    def made(self, node: Node) -> Sequence[int]:
+        """The outputs that running the operation gives: all, but for a loop those that are read."""
+        loop = self.program.loops.get(node.index)
+        return node.outputs if loop is None else [node.outputs[position] for position in loop.outputs]
+
+    def loop(self, node: Node) -> Sequence[Constant]:
+        """The outputs of a scan, from its folded body."""
+        loop = self.program.loops[node.index]
+        graph, (shared, carry, rows) = loop.trace(node), scan_operands(node)
+        given = {position: self.operand(node, position) for position in loop.reads}
+        same = {path: self.weight(weight) for path, weight in loop.shared.items()}
+
+        def iteration(
+            carried: list[Constant], row: tuple[dict[int, Constant], dict[Path, Constant]]
+        ) -> tuple[list[Constant], list[Constant]]:
+            here = {**{p: given[p] for p in shared if p in given}, **dict(zip(carry, carried, strict=True)), **row[0]}
+            arrays = {path: here[p] for p, path in loop.leaves.items() if p in here} | same | row[1]
+            made: list[Constant] = run(loop.body, graph, arrays, [here[value] for value in graph.inputs])
+            return made[: len(carry)], made[len(carry) :]
+
+        by_row = {path: self.weight(weight) for path, weight in loop.rows.items()}
+        last, stacked = lax.scan(
+            iteration,
+            [given[position] for position in carry],
+            ({position: given[position] for position in rows if position in given}, by_row),
+            length=node.params["length"],
+            reverse=node.params["reverse"],
+            unroll=node.params["unroll"],
+        )
+        return [*last, *stacked]
 
     def chain(self, node: Node) -> Sequence[Constant]:
         """The output of a chain, from its source and its rest."""

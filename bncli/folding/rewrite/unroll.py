@@ -1,7 +1,7 @@
 """A network without loops and branches: the iterations of each scan in its place, and both branches of each cond.
 
-A BN layer in the body of a scan has other statistics in each iteration. So it folds only where each iteration has
-weights of its own.
+The body of a scan is folded as it is (`trace/bodies`), but no BN moves from one iteration to the next. Where one
+should, each iteration must be written in its place.
 """
 
 from __future__ import annotations

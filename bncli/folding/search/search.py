@@ -60,12 +60,14 @@ class Plan:
         ways: folded chain -> its way.
         stuck: kept chain -> the reason.
         keepers: kept chain -> the BN layer under whose name it is kept. The others in the chain are merged into it.
+        inside: scan -> the plan of its body for each set of constant values that it has.
     """
 
     network: EditedGraph
     ways: dict[int, Way] = field(default_factory=dict)
     stuck: dict[int, Stuck | Impasse] = field(default_factory=dict)
     keepers: dict[int, str] = field(default_factory=dict)
+    inside: dict[int, tuple[Plan, ...]] = field(default_factory=dict)
 
     @property
     def cost(self) -> tuple[int, int]:
@@ -101,7 +103,10 @@ def search_plan(network: EditedGraph, selected: Set[str]) -> Plan:
         plans.append(_carried_out(network.unedited(), sorted(chains, reverse=reverse), tiers))
         if plans[-1].cost == (0, 0):
             break
-    return _with_unselected(min(plans, key=lambda plan: plan.cost), selected)
+    best = _with_unselected(min(plans, key=lambda plan: plan.cost), selected)
+    for index, bodies in network.inside.items():
+        best.inside[index] = tuple(search_plan(body, selected) for body in bodies)
+    return best
 
 
 def _carried_out(network: EditedGraph, chains: Sequence[int], tiers: Sequence[Tier]) -> Plan:

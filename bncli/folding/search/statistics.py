@@ -6,7 +6,7 @@ which are multiplied by that. No name is needed, but a network without ε, or wi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Literal, TypeAlias
@@ -76,23 +76,34 @@ class Statistics:
         return None
 
 
-def find_statistics(asked: Asked, variables: Pytree, graph: Graph, provenance: Provenance) -> Statistics:
+def find_statistics(
+    asked: Asked,
+    variables: Pytree,
+    graph: Graph,
+    provenance: Provenance,
+    *,
+    inside: Sequence[tuple[Graph, Provenance]] = (),
+) -> Statistics:
     """The statistics that the caller names; else those under `batch_stats`; else those found by structure.
+
+    Args:
+        inside: the bodies of the network's loops, each with the variables behind its values.
 
     Raises:
         FoldError: the caller's tree does not fit the variables, or the caller names none of them.
     """
     paths = [leaf_path(path) for path, _ in jax.tree_util.tree_flatten_with_path(variables)[0]]
+    traces = [(graph, provenance), *inside]
     if asked is not None:
         roles = _asked_roles(asked, variables, paths)
         chosen = frozenset(roles)
-        pairs = [pair for pair in find_pairs(graph, provenance) if {pair.mean, pair.var} <= chosen]
+        pairs = [pair for pair in _pairs_in(traces) if {pair.mean, pair.var} <= chosen]
         given = {path: role for path, role in roles.items() if role is not None}
         return Statistics("as given", chosen, given, tuple(pairs), _prefix(chosen, paths))
     named = frozenset(path for path in paths if STATISTICS in path)
     if named:
         return Statistics("by name", named)
-    pairs = find_pairs(graph, provenance)
+    pairs = _pairs_in(traces)
     found = frozenset(path for pair in pairs for path in (pair.mean, pair.var))
     return Statistics("by structure", found, {}, tuple(pairs), _prefix(found, paths))
 
@@ -144,6 +155,11 @@ def common(pair: Pair) -> Path:
     """The elements that both paths start with."""
     together = zip(pair.mean[:-1], pair.var[:-1], strict=False)
     return tuple(mine for mine, _ in takewhile(lambda both: both[0] == both[1], together))
+
+
+def _pairs_in(traces: Sequence[tuple[Graph, Provenance]]) -> list[Pair]:
+    """The layers found by structure in all traces; one layer may be in several."""
+    return list(dict.fromkeys(pair for graph, provenance in traces for pair in find_pairs(graph, provenance)))
 
 
 def find_pairs(graph: Graph, provenance: Provenance) -> list[Pair]:

@@ -47,18 +47,20 @@ class Constants:
     Args:
         graph: the traced network.
         arrays: variable path -> its array.
+        sources: leaf -> the variables it was computed from; by default each is a variable itself.
 
     Attributes:
         provenance: constant value -> the variables it was computed from.
     """
 
-    def __init__(self, graph: Graph, arrays: Mapping[Path, Constant]) -> None:
+    def __init__(self, graph: Graph, arrays: Mapping[Path, Constant], *, sources: Provenance | None = None) -> None:
         self._graph = graph
+        self._arrays = arrays
         self._producers = graph.producers
         self._values: dict[int, Constant] = {}
-        self._sources = {value: arrays[path] for value, path in graph.leaves.items()} | dict(graph.constants)
         self._computable = _computable(graph)
-        self.provenance: Provenance = _provenance(graph)
+        itself = {value: frozenset((path,)) for value, path in graph.leaves.items()}
+        self.provenance: Provenance = _provenance(graph, itself if sources is None else sources)
 
     def __contains__(self, value: int) -> bool:
         return value in self._computable
@@ -79,7 +81,9 @@ class Constants:
 
     def _read(self, value: int) -> Constant:
         if value not in self._values:
-            self._values[value] = _widened(self._sources[value])
+            constant = self._graph.constants.get(value)
+            source = self._arrays[self._graph.leaves[value]] if constant is None else constant
+            self._values[value] = _widened(source)
         return self._values[value]
 
     def _missing(self, value: int) -> list[Node]:
@@ -125,8 +129,8 @@ def _is_symbolic(graph: Graph, value: int) -> bool:
     return any(jax.export.is_symbolic_dim(size) for size in graph.avals[value].shape)
 
 
-def _provenance(graph: Graph) -> dict[int, frozenset[Path]]:
-    paths: dict[int, frozenset[Path]] = {value: frozenset((path,)) for value, path in graph.leaves.items()}
+def _provenance(graph: Graph, sources: Provenance) -> dict[int, frozenset[Path]]:
+    paths = dict(sources)
     for node in graph.nodes:
         if graph.known.issuperset(node.outputs):
             union = frozenset[Path]().union(*(paths.get(value, frozenset()) for value in node.inputs))

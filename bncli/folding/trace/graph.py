@@ -162,6 +162,28 @@ def trace(apply_fn: ApplyFn, variables: Pytree, x: Pytree, *, unroll: bool = Fal
     return builder.finish(named, outputs, jax.tree_util.tree_structure(out_shape))
 
 
+def body_of(node: Node, leaves: Mapping[int, Path], outputs: Sequence[int]) -> Graph:
+    """The body of a scan as a network. Its first values are the operands of the scan, in order.
+
+    Args:
+        leaves: operand -> the variable that it is in the body; the other operands are inputs.
+        outputs: the outputs of the scan that are read, by position.
+    """
+    jaxpr, constants = _open(node.params["jaxpr"])
+    builder = _Builder(unroll=False)
+    operands = [builder.value(var.aval) for var in jaxpr.invars]
+    builder.leaves.update(leaves)
+    made = builder.inline(jaxpr, constants, operands, _Place(node.scope, node.call))
+    inputs = {operand: (str(operand),) for operand in operands if operand not in leaves}
+    wanted = [made[position] for position in outputs]
+    return builder.finish(inputs, wanted, jax.tree_util.tree_structure(wanted))
+
+
+def scan_operands(node: Node) -> list[list[int]]:
+    """The positions of a scan's operands: what all iterations share, the initial carry, what has a row for each."""
+    return _scan_operands(node.params, range(len(node.inputs)))
+
+
 def leaf_path(key_path: Sequence[object]) -> Path:
     """A pytree key path as plain names: `('params', 'Conv_0', 'kernel')`; a tree that is one array has one as well."""
     return _names(key_path) or ("variables",)

@@ -132,13 +132,14 @@ def read() -> dict[tuple[str, str], Row]:
 
 
 def operations() -> Iterator[tuple[Graph, Node, dict[int, np.ndarray]]]:
-    """Every operation of the programs on floats, with all values of its program."""
+    """Every operation of the programs on floats, positions in a table apart, with all values of its program."""
     for function in CORPUS.values():
         graph = trace(lambda v, x, function=function: function(x), {}, X)
         values = {**dict.fromkeys(graph.inputs, X), **graph.constants}
         for node in graph.nodes:
             values.update(zip(node.outputs, node.bind([values[value] for value in node.inputs]), strict=True))
-            touched = [graph.avals[value].dtype for value in (*node.inputs, *node.outputs)]
+            given = [value for value in node.inputs if value not in graph.known or node.name != "gather"]
+            touched = [graph.avals[value].dtype for value in (*given, *node.outputs)]
             if all(jnp.issubdtype(dtype, jnp.floating) for dtype in touched):
                 yield graph, node, values
 

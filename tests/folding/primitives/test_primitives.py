@@ -50,6 +50,7 @@ CORPUS = {
     "functions": lambda x: jnp.exp(x) + jnp.expm1(x) + jnp.log(x) + jnp.log1p(x) + jnp.tanh(x) + jax.nn.sigmoid(x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False) + lax.erf(x),
     "gradient": jax.grad(lambda x: (x * x + x).sum()),
+    "indexing beyond the end": lambda x: jnp.take(x, np.array([0, 9]), axis=1, mode="fill"),
     "joins": lambda x: jnp.concatenate([x, 2 * x], 1),
     "loops": lambda x: (
         lax.fori_loop(0, 3, lambda i, c: c + 1, x) + lax.while_loop(lambda c: c.sum() < 1, lambda c: c + 1, x)
