@@ -634,3 +634,38 @@ def test_a_symbolic_batch_beside_a_constant_as_long_as_the_batch():
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), folded.variables)
     program = jax.export.export(jax.jit(folded.apply))(shapes, folded.example)
     np.testing.assert_allclose(program.call(folded.variables, x), apply(variables, x), rtol=1e-4, atol=1e-4)
+
+
+def symbolic_image(channels=3) -> jax.ShapeDtypeStruct:
+    """Images of any number and size."""
+    return jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b, h, w"), channels), jnp.float32)
+
+
+def test_any_image_size_where_the_network_only_divides_by_it():
+    """A mean over H·W divides by a number that is a symbol: scales pass it, and a shift stays behind it."""
+    variables = jax.tree_util.tree_map(
+        lambda array: jnp.asarray(array, jnp.float32), make(a=(3, 3, 3, 4), bn=4, b=(1, 1, 4, 5), bn2=5)
+    )
+
+    def apply(v, x):
+        y = conv(v, "b", relu(norm(v, "bn", conv(v, "a", x))))
+        return relu(norm(v, "bn2", y.mean((1, 2))))
+
+    image = symbolic_image()
+    folded = fold(apply, variables, image)
+    assert [(row.status, row.into, row.left) for row in folded.report.norms] == [
+        ("folded", ("a",), None),
+        ("folded", ("b",), "a shift"),
+    ]
+    shapes = jax.eval_shape(lambda: folded.variables)
+    program = jax.export.export(jax.jit(folded.apply))(shapes, image)
+    for size in ((1, 5, 3), (3, 2, 4)):
+        x = jnp.asarray(inputs(*size, 3), jnp.float32)
+        expected = np.asarray(apply(variables, x))
+        np.testing.assert_allclose(program.call(folded.variables, x), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_bias_map_of_any_image_size_is_kept_with_the_reason():
+    variables = jax.tree_util.tree_map(lambda array: jnp.asarray(array, jnp.float32), make(bn=3, a=(3, 3, 3, 4)))
+    folded = fold(lambda v, x: conv(v, "a", norm(v, "bn", relu(x))), variables, symbolic_image())
+    assert "its numbers would depend on a size that is a symbol" in folded.report.norms[0].reason

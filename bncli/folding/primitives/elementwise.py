@@ -44,7 +44,9 @@ def _sum_forward(op: Op, operands: Affines, sign: float) -> Move | Stuck:
 
 
 def mul_backward(op: Op, outputs: Affines) -> Move | Stuck:
-    """(a·b)·s = (a·s)·b; there is no place for a shift."""
+    """(a·b)·s = (a·s)·b; there is no place for a shift, unless b is a symbolic size: then it is left behind."""
+    if len(op.sized) == 1:
+        return _scaled(op, 1 - op.sized[0], outputs[0])
     wide = next((i for i in op.dynamic if op.shapes[i] == op.shape), None)
     return GATE if wide is None or not outputs[0].is_scale else Move(passed={wide: outputs[0]})
 
@@ -53,12 +55,14 @@ def mul_forward(op: Op, operands: Affines) -> Move | Stuck:
     """(a·s)·(b·u) = (a·b)·(s·u); a shift would have to be multiplied by the other factor."""
     first, second = (_operand(op, operands, index) for index in (0, 1))
     if not (first.is_scale and second.is_scale):
-        return GATE
+        return Stuck(Cause.SYMBOLIC_SIZE) if op.sized else GATE
     return Move(passed={0: Affine.of_scale(first.scale * second.scale)})
 
 
 def div_backward(op: Op, outputs: Affines) -> Move | Stuck:
-    """(a/b)·s = (a·s)/b; there is no place for a shift."""
+    """(a/b)·s = (a·s)/b; there is no place for a shift, unless b is a symbolic size: then it is left behind."""
+    if op.sized == (1,):
+        return _scaled(op, 0, outputs[0])
     is_wide = op.dynamic[0] == 0 and op.shapes[0] == op.shape
     return Move(passed={0: outputs[0]}) if is_wide and outputs[0].is_scale else GATE
 
@@ -67,10 +71,18 @@ def div_forward(op: Op, operands: Affines) -> Move | Stuck:
     """(a·s)/(b·u) = (a/b)·(s/u) for u ≠ 0; a shift would have to be divided by b."""
     first, second = (_operand(op, operands, index) for index in (0, 1))
     if not (first.is_scale and second.is_scale):
-        return GATE
+        return Stuck(Cause.SYMBOLIC_SIZE) if op.sized else GATE
     if not second.scale.all():
         return Stuck(Cause.DIVISION_BY_ZERO)
     return Move(passed={0: Affine.of_scale(first.scale * (1.0 / second.scale))})
+
+
+def _scaled(op: Op, operand: int, affine: Affine) -> Move | Stuck:
+    """The move of the scale to one operand, the shift left behind."""
+    if op.shapes[operand] != op.shape:
+        return GATE
+    left = {} if affine.is_scale else {0: Affine.of_shift(affine.shift)}
+    return Move(passed={operand: Affine.of_scale(affine.scale)}, left=left)
 
 
 def select_backward(op: Op, outputs: Affines) -> Move | Stuck:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 from math import prod
 
+import jax.export
 import numpy as np
 
 from bncli.folding.affine import Affine, Array, compact, spread, varying
@@ -72,12 +73,15 @@ def _flip(sign: Array) -> dict[int, Affine]:
 
 
 def reduce_sum_backward(op: Op, outputs: Affines) -> Move | Stuck:
-    """(Σ x)·s + t = Σ (x·s + t/n), n the number of summands."""
+    """(Σ x)·s + t = Σ (x·s + t/n), n the number of summands; t is left behind if n is a symbol."""
     axes = reduced_axes(op)
     if op.batch[0] & axes:
         return OVER_BATCH
-    count = prod(op.shapes[0][axis] for axis in axes)
-    return Move(passed={0: _expand(Affine(outputs[0].scale, outputs[0].shift / count), op, True, reduced_axes)})
+    count, affine = prod(op.shapes[0][axis] for axis in axes), outputs[0]
+    if jax.export.is_symbolic_dim(count):
+        left = {} if affine.is_scale else {0: Affine.of_shift(affine.shift)}
+        return Move(passed={0: _expand(Affine.of_scale(affine.scale), op, True, reduced_axes)}, left=left)
+    return Move(passed={0: _expand(Affine(affine.scale, affine.shift / count), op, True, reduced_axes)})
 
 
 def reduce_sum_forward(op: Op, operands: Affines) -> Move | Stuck:
@@ -87,7 +91,8 @@ def reduce_sum_forward(op: Op, operands: Affines) -> Move | Stuck:
         return OVER_BATCH
     if varying(affine.scale) & axes:
         return POSITIONAL_SCALE
-    total = spread(affine.shift, op.shapes[0], axes).sum(axis=tuple(axes))
+    shift = affine.shift if affine.is_scale else spread(affine.shift, op.shapes[0], axes)
+    total = shift.sum(axis=tuple(axes))
     return Move(passed={0: Affine(affine.scale.squeeze(tuple(axes)), compact(total))})
 
 

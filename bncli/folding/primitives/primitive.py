@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import jax.export
 import numpy as np
 
 from bncli.folding.affine import Affine, Array
@@ -64,7 +65,8 @@ class Op:
         shapes: the operands' shapes; `shape`: the first output's.
         out_shapes: every output's shape.
         batch: operand -> the axes whose length is the batch size; `out_batch`: the first output's.
-        dynamic: the operands that depend on the network's input.
+        dynamic: the operands whose numbers depend on the network's input; `sized`: those of them that depend on its
+            shape only, so that a symbol is all that is known.
         known: operand -> its constant array in float64, evaluated on the call.
     """
 
@@ -75,6 +77,12 @@ class Op:
     out_batch: frozenset[int]
     dynamic: tuple[int, ...]
     known: Callable[[int], Array]
+    sized: tuple[int, ...] = ()
+
+    @property
+    def has_symbols(self) -> bool:
+        """True if a size is a symbol."""
+        return any(jax.export.is_symbolic_dim(size) for shape in (*self.shapes, *self.out_shapes) for size in shape)
 
     @property
     def shape(self) -> Shape:

@@ -62,6 +62,7 @@ class Cause(Enum):
     NETWORK_OUTPUT = auto()
     NOT_FINITE = auto()
     OTHER_READERS = auto()
+    SYMBOLIC_SIZE = auto()
     # the user's choice
     NOT_SELECTED = auto()
 

@@ -53,6 +53,7 @@ SENTENCES: Mapping[Cause, str] = {
     Cause.SCALE_BY_POSITION: "its scale differs by position, and a convolution's kernel does not",
     Cause.SCALE_IN_WINDOW: "its scale differs within a pooling window",
     Cause.SHIFT_IN_WINDOW: "its shift differs within a max-pool's window",
+    Cause.SYMBOLIC_SIZE: "its numbers would depend on a size that is a symbol",
     Cause.TWO_COMPUTED_FACTORS: "both factors of its matrix product depend on the input",
     Cause.UNKNOWN_PARAMETER: "{operation} has the parameter {parameter}, for which there is no fold rule",
 }

@@ -159,6 +159,7 @@ class EditedGraph:
             out_batch=self.batch[node.outputs[0]],
             dynamic=tuple(i for i, value in enumerate(node.inputs) if value not in self.constants),
             known=lambda operand: self.weight(index, operand),
+            sized=tuple(i for i, v in enumerate(node.inputs) if v in self.graph.known and v not in self.constants),
         )
 
     def refusal(self, value: int, affine: Affine) -> Stuck | None:

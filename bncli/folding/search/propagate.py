@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bncli.folding.affine import Affine, varying
-from bncli.folding.primitives.primitive import Affines, Move
+from bncli.folding.primitives.primitive import Affines, Move, Op, Rule
 from bncli.folding.primitives.stuck import Cause, Slot, Stuck
 from bncli.folding.rewrite.edits import EditedGraph, Edits
 from bncli.folding.trace.graph import Node
@@ -236,9 +236,18 @@ def _asked(network: EditedGraph, index: int, affines: Affines, *, backward: bool
     parameter = record.unknown_parameter(network.sites[index].params)
     if parameter is not None:
         return Stuck(Cause.UNKNOWN_PARAMETER, operation=index, parameter=parameter)
-    rule = record.rules.backward if backward else record.rules.forward
-    move = rule(network.op(index), affines)
+    move = _answer(record.rules.backward if backward else record.rules.forward, network.op(index), affines)
     return replace(move, operation=index) if isinstance(move, Stuck) else move
+
+
+def _answer(rule: Rule, op: Op, affines: Affines) -> Move | Stuck:
+    """The rule's answer; Stuck if it needs the number of a size that is a symbol."""
+    try:
+        return rule(op, affines)
+    except Exception:  # raised by NumPy or by the symbol, so it may be of any type
+        if op.has_symbols:
+            return Stuck(Cause.SYMBOLIC_SIZE)
+        raise
 
 
 def _refused_weight(network: EditedGraph, index: int, move: Move) -> Stuck | None:

@@ -21,6 +21,7 @@ from bncli.folding.primitives import primitive_of
 from bncli.folding.primitives.layout import CAST
 from bncli.folding.trace.graph import Constant, DType, Graph, Node, Path
 
+SIZE = "dim_as_value"  # the operation that makes a number of a symbolic size
 Provenance: TypeAlias = Mapping[int, frozenset[Path]]
 _float_info: Callable[[DType], jnp.finfo] = jnp.finfo  # JAX leaves its constructor untyped
 
@@ -116,11 +117,11 @@ class Constants:
 
 
 def _computable(graph: Graph) -> frozenset[int]:
-    """The known values without a symbolic size in themselves or in the values behind them."""
+    """The known values that no symbolic size is in, neither as a length nor as a number."""
     known = {value for value in (*graph.leaves, *graph.constants) if not _is_symbolic(graph, value)}
     for node in graph.nodes:
         is_known = graph.known.issuperset(node.outputs) and known.issuperset(node.inputs)
-        if is_known and not any(_is_symbolic(graph, value) for value in node.outputs):
+        if is_known and node.name != SIZE and not any(_is_symbolic(graph, value) for value in node.outputs):
             known.update(node.outputs)
     return frozenset(known)
 

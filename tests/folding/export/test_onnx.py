@@ -279,6 +279,14 @@ MOVED = {
     "take, clipped": lambda x: jnp.take(TABLE, some(x), axis=0, mode="clip"),
     "take, filled": lambda x: jnp.take(TABLE, some(x), axis=0, mode="fill"),
     "take along another axis": lambda x: jnp.take(TABLE, some(x), axis=1, mode="clip"),
+    "a table of elements": lambda x: x[:, np.array([2, 0, 5])[:, None] - np.array([[0, 0], [0, 1], [2, 3]])],
+    "a table of rows and columns": lambda x: x.reshape(3, 2, 3)[:, np.array([1, 0, 0]), np.array([0, 2, 2])] * 2,
+    "elements at computed positions": lambda x: (
+        jnp.take_along_axis(x, some(x), axis=1, mode="clip"),
+        jnp.take_along_axis(x, some(x), axis=1, mode="fill"),
+        x.reshape(3, 2, 3)[:, jnp.minimum(some(x[0]), 1), jnp.minimum(some(x[1]), 2)],
+    ),
+    "the largest of some": lambda x: jnp.take_along_axis(x * 2, lax.top_k(x, 2)[1], axis=1),
     "the largest": lambda x: lax.top_k(x, 3),
     "a branch": lambda x: lax.cond(x.sum() > 0, lambda y: y * 2, lambda y: y - 1, x),
     "one of three branches": lambda x: lax.switch(
@@ -309,9 +317,9 @@ REFUSED = {
     "a dilated input": (window(lax.max, -jnp.inf, (1, 2, 2, 1), base_dilation=(1, 2, 2, 1)), "its input is dilated"),
     "a dilated window of sums": (window(lax.add, 0.0, (1, 2, 2, 1), window_dilation=(1, 2, 1, 1)), "window is dilated"),
     "a pool of the channels alone": (window(lax.max, -jnp.inf, (2, 2, 2, 2)), "covers the batch or the channels"),
-    "a table": (
-        lambda x: x[:, jnp.array([2, 0]), jnp.array([0, 1])],
-        "cannot export gather to ONNX: it gathers elements",
+    "a table of slices": (
+        lambda x: jax.vmap(lambda start: lax.dynamic_slice_in_dim(x, start, 2, 1))(jnp.array([1, 2])),
+        "cannot export gather to ONNX: it gathers slices by an index table",
     ),
     "interior padding": (
         lambda x: lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))),

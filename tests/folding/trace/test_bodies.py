@@ -181,7 +181,7 @@ def test_a_loop_in_a_loop():
 
 
 def test_around_and_between_loops():
-    """What is in front of the loop folds there; the loop's own folds inside."""
+    """BN in front of the loop folds there; the loop's own folds inside."""
     rows = layers(a=(3, 3, 3, 3), bn=3)
     outer = make(7, stem=(3, 3, 3, 3), stem_bn=3)
 
@@ -260,7 +260,7 @@ def test_nn_scan_with_stacked_variables_along_any_axis(axis):
 
 
 def test_the_body_reads_variables_and_not_the_rest():
-    """What is in the carry, or comes with the input, is an input of the body."""
+    """The carry, and rows that come with the input, are inputs of the body."""
 
     def apply(v, x):
         return lax.scan(lambda y, row: (y * row[0] + row[1] + v["b"], y), jnp.zeros(3), (v["w"], x))[1]
@@ -281,7 +281,7 @@ def test_the_body_reads_variables_and_not_the_rest():
     st.booleans(),
 )
 def test_random_bodies_compute_the_same(steps, length, is_shared):
-    """Whatever is in the body, the folded loop computes what the loop computes."""
+    """The folded loop computes what the loop computes, in whatever order its operations come."""
 
     def block(v, y):
         y = conv(v, "a", y)

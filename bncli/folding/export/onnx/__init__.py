@@ -2,7 +2,7 @@
 
 ========== =================================================================
 builder    the ONNX graph under construction: names, layouts, constants
-elementwise, conv, dot, layout, pool   rules: primitive -> ONNX operators
+elementwise, conv, dot, gather, layout, pool   rules: primitive -> ONNX operators
 ========== =================================================================
 
 Source of the operators: https://onnx.ai/onnx/operators, opset 18.
@@ -17,7 +17,7 @@ import jax
 import onnx
 from onnx import ModelProto, NodeProto, helper
 
-from bncli.folding.export.onnx import conv, dot, elementwise, layout, pool
+from bncli.folding.export.onnx import conv, dot, elementwise, gather, layout, pool
 from bncli.folding.export.onnx.builder import Builder, Shape, is_symbolic, tensor_type
 from bncli.folding.primitives.primitive import IGNORABLE
 from bncli.folding.trace.constants import Constants
@@ -86,7 +86,7 @@ RULES: Mapping[str, Spelling] = {
     "exp": Spelling(elementwise.named("Exp")),
     "expm1": Spelling(elementwise.expm1),
     "floor": Spelling(elementwise.named("Floor")),
-    "gather": Spelling(layout.gather, {"dimension_numbers", "fill_value", "mode", "slice_sizes"}),
+    "gather": Spelling(gather.gather, {"dimension_numbers", "fill_value", "mode", "slice_sizes"}),
     "ge": Spelling(elementwise.named("GreaterOrEqual")),
     "gt": Spelling(elementwise.named("Greater")),
     "integer_pow": Spelling(elementwise.integer_power, {"y"}),

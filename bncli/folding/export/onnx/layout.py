@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
-from jax.lax import GatherScatterMode
 
-from bncli.folding.affine import compact, varying
 from bncli.folding.export.onnx.builder import Builder, Dim, Layout, Shape, is_symbolic
 from bncli.folding.primitives.layout import reshape_order
-from bncli.folding.trace.constants import is_float
 from bncli.folding.trace.graph import Node
 
 TO_THE_END = np.iinfo(np.int64).max
@@ -140,7 +137,7 @@ def slice_(builder: Builder, node: Node) -> None:
     """Cut from start to limit, in strides."""
     starts, limits = node.params["start_indices"], node.params["limit_indices"]
     strides = node.params["strides"] or (1,) * len(starts)
-    name, layout = _sliced(builder, node, starts, limits, strides)
+    name, layout = sliced(builder, node, starts, limits, strides)
     builder.put(node.outputs[0], name, layout)
 
 
@@ -160,112 +157,6 @@ def tile(builder: Builder, node: Node) -> None:
     builder.put(node.outputs[0], builder.emit("Tile", builder.whole(node.inputs[0], layout), repeats), layout)
 
 
-def gather(builder: Builder, node: Node) -> None:
-    """Slices at constant positions: one, as in x[:, 1:] with a symbolic batch size, or several along one axis.
-
-    Positions that the network computes take whole slices along one axis, as ``jnp.take`` does.
-    """
-    numbers, indices = node.params["dimension_numbers"], node.inputs[1]
-    if not builder.is_constant(indices):
-        _taken(builder, node)
-    elif numbers.operand_batching_dims:
-        builder.refuse(node, "it gathers within a batch")
-    else:
-        places = np.broadcast_to(builder.array(indices), builder.shape(indices))
-        write = _one_part if places.ndim == 1 else _grid
-        write(builder, node, places)
-
-
-def _taken(builder: Builder, node: Node) -> None:
-    """The slices of a value along one axis at positions that depend on the input.
-
-    A position out of range is clamped or, where JAX fills, gives NaN.
-    """
-    value, indices = node.inputs
-    axis, batch = _axis_taken(builder, node)
-    size, rank = builder.shape(value)[axis], len(builder.shape(node.outputs[0]))
-    name = builder.whole(value, tuple(range(len(builder.shape(value)))))
-    places = builder.whole(indices, tuple(range(len(builder.shape(indices)))))
-    places = builder.emit("Squeeze", places, builder.integers(-1))
-    first, last = (builder.tensor(np.array(bound, builder.graph.avals[indices].dtype)) for bound in (0, size - 1))
-    inside = builder.emit("Min", builder.emit("Max", places, first), last)
-    taken = builder.emit("Gather", name, inside, axis=axis)
-    if node.params.get("mode") == GatherScatterMode.FILL_OR_DROP:
-        others = builder.integers(*(place for place in range(rank) if place not in batch))
-        is_inside = builder.emit("Unsqueeze", builder.emit("Equal", places, inside), others)
-        taken = builder.emit("Where", is_inside, taken, builder.constant(np.asarray(_filler(node)), node.outputs[0]))
-    builder.put(node.outputs[0], taken, tuple(range(rank)))
-
-
-def _axis_taken(builder: Builder, node: Node) -> tuple[int, tuple[int, ...]]:
-    """The axis of a value that whole slices are taken along, and the axes of the result that the positions make.
-
-    Raises:
-        FoldError: the gather is of another kind.
-    """
-    numbers, shape = node.params["dimension_numbers"], builder.shape(node.inputs[0])
-    axes = tuple(numbers.start_index_map)
-    batch = tuple(a for a in range(len(builder.shape(node.outputs[0]))) if a not in numbers.offset_dims)
-    whole = all(node.params["slice_sizes"][axis] == size for axis, size in enumerate(shape) if axis not in axes)
-    is_take = len(axes) == 1 and whole and tuple(numbers.collapsed_slice_dims) == axes
-    if not is_take or numbers.operand_batching_dims or batch != tuple(range(axes[0], axes[0] + len(batch))):
-        builder.refuse(node, "its indices depend on the input, and it does not take whole slices along one axis")
-    fills = node.params.get("mode") == GatherScatterMode.FILL_OR_DROP
-    has_filler = is_float(builder.graph.avals[node.outputs[0]].dtype) or node.params.get("fill_value") is not None
-    if fills and not has_filler:
-        builder.refuse(node, "its indices depend on the input and may be out of range")
-    return axes[0], batch
-
-
-def _filler(node: Node) -> float:
-    """The number in the place of a slice out of range."""
-    filler = node.params.get("fill_value")
-    return np.nan if filler is None else float(filler)
-
-
-def _one_part(builder: Builder, node: Node, place: np.ndarray) -> None:
-    numbers, shape = node.params["dimension_numbers"], builder.shape(node.inputs[0])
-    collapsed, sizes = tuple(numbers.collapsed_slice_dims), node.params["slice_sizes"]
-    starts = [0] * len(shape)
-    for axis, start in zip(numbers.start_index_map, place, strict=True):
-        starts[axis] = int(start)
-    limits = [s if is_symbolic((s,)) else start + s for start, s in zip(starts, sizes, strict=True)]
-    inside = [is_symbolic((s,)) or 0 <= a <= b <= s for a, b, s in zip(starts, limits, shape, strict=True)]
-    if not all(inside):
-        builder.refuse(node, "its indices are out of range")
-    name, layout = _sliced(builder, node, starts, limits, (1,) * len(shape))
-    remove(builder, node.outputs[0], name, layout, collapsed)
-
-
-def _grid(builder: Builder, node: Node, places: np.ndarray) -> None:
-    """x[:, rows][:, :, columns]: one Gather an axis, its indices a vector along one axis of the table."""
-    numbers, value = node.params["dimension_numbers"], node.inputs[0]
-    axes, shape = tuple(numbers.start_index_map), builder.shape(value)
-    rest = [axis for axis in range(len(shape)) if axis not in axes]
-    if tuple(numbers.collapsed_slice_dims) != axes or any(node.params["slice_sizes"][a] != shape[a] for a in rest):
-        builder.refuse(node, "it gathers slices by an index table")
-    columns = [_along_one_axis(places[..., number]) for number in range(len(axes))]
-    if sorted(along for along, _ in columns) != list(range(places.ndim - 1)):
-        builder.refuse(node, "it gathers elements by an index table of several axes")
-    layout = builder.layout([value])
-    name = builder.whole(value, layout)
-    picked = [axis for axis in range(len(builder.shape(node.outputs[0]))) if axis not in numbers.offset_dims]
-    target = dict(zip(rest, numbers.offset_dims, strict=True))
-    for axis, (along, column) in zip(axes, columns, strict=True):
-        if column.min(initial=0) < 0 or column.max(initial=0) >= shape[axis]:
-            builder.refuse(node, "its indices are out of range")
-        name = builder.emit("Gather", name, builder.tensor(column), axis=layout.index(axis))
-        target[axis] = picked[along]
-    builder.put(node.outputs[0], name, tuple(target[axis] for axis in layout))
-
-
-def _along_one_axis(table: np.ndarray) -> tuple[int, np.ndarray]:
-    """The axis along which a table varies, and its values along it; −1 if it varies along several."""
-    axes = sorted(varying(compact(table)))
-    along = axes[0] if len(axes) == 1 else 0 if not axes and table.ndim == 1 else -1
-    return along, table[tuple(slice(None) if axis == along else 0 for axis in range(table.ndim))]
-
-
 def split(builder: Builder, node: Node) -> None:
     """Cut into parts along one axis."""
     axis, start = node.params["axis"], 0
@@ -273,12 +164,12 @@ def split(builder: Builder, node: Node) -> None:
     for output, size in zip(node.outputs, map(int, node.params["sizes"]), strict=True):
         starts, limits = [0] * len(shape), list(shape)
         starts[axis], limits[axis] = start, start + size
-        name, layout = _sliced(builder, node, starts, limits, (1,) * len(shape))
+        name, layout = sliced(builder, node, starts, limits, (1,) * len(shape))
         builder.put(output, name, layout)
         start += size
 
 
-def _sliced(
+def sliced(
     builder: Builder, node: Node, starts: Sequence[int], limits: Sequence[Dim], strides: Sequence[int]
 ) -> tuple[str, Layout]:
     """Name and layout of the node's first operand, sliced along the axes where the slice is not everything."""
