@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from support.breadth import broad
 
 from bncli.folding import fold, verify
 from folding.nets import NETS, BasicBlock, ResNet, X, trained
+from folding.oracle import check_fold, conv, inputs, make, norm, relu
 
 # Of these, smaller networks have the operations too.
 LARGE = ("resnet50", "resnet18", "densenet", "classic", "inception")
@@ -102,3 +105,55 @@ def work(blocks: int) -> int:
 
 def leaves(tree):
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+# --- images of odd sizes -------------------------------------------------------------------------------------------
+
+WIDTHS = {"c1": (3, 3, 3, 4), "bn1": 4, "c2": (3, 3, 4, 4), "bn2": 4, "bn3": 8, "c3": (3, 3, 8, 4), "bn4": 4}
+
+
+def doubled(x):
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+def missing(x, like):
+    """The rows and columns that x lacks, as zeros."""
+    return jnp.pad(x, ((0, 0), (0, like.shape[1] - x.shape[1]), (0, like.shape[2] - x.shape[2]), (0, 0)))
+
+
+FITTED = {  # halved -> as large as the other way of the U
+    "cropped": lambda y, like: doubled(y)[:, : like.shape[1], : like.shape[2]],
+    "padded": lambda y, like: missing(doubled(y[:, :-1, :-1]), like),
+    "resized": lambda y, like: jax.image.resize(y, (*like.shape[:3], y.shape[3]), "bilinear"),
+    "resized, nearest": lambda y, like: jax.image.resize(y, (*like.shape[:3], y.shape[3]), "nearest"),
+}
+
+
+SIZES = ((7, 5), (5, 6))
+
+
+@pytest.mark.parametrize(("name", "size"), broad(product(FITTED, SIZES), lambda case: case == ("padded", (7, 5))))
+def test_a_unet_of_an_odd_size(name, size):
+    """Its two ways are joined with a BN behind them, which goes into a padded convolution."""
+
+    def apply(v, x):
+        across = relu(norm(v, "bn1", conv(v, "c1", x)))
+        down = relu(norm(v, "bn2", conv(v, "c2", nn.max_pool(across, (2, 2), (2, 2), padding="SAME"))))
+        both = norm(v, "bn3", jnp.concatenate([FITTED[name](down, across), across], axis=-1))
+        return relu(norm(v, "bn4", conv(v, "c3", both)))
+
+    check_fold(apply, make(**WIDTHS), inputs(2, *size, 3), folded=["bn1", "bn2", "bn3", "bn4"], again=False)
+
+
+@pytest.mark.parametrize("height", broad([7, 6], lambda height: height == 7))
+def test_nasnet_halves_an_image_along_two_ways(height):
+    """Every other pixel, and every other one of the image moved by one pixel, with zeros at its end."""
+
+    def apply(v, x):
+        y = norm(v, "bn1", relu(conv(v, "c1", x)))
+        moved = jnp.pad(y, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
+        ways = [conv(v, name, nn.avg_pool(part, (1, 1), (2, 2))) for name, part in (("p1", y), ("p2", moved))]
+        return relu(norm(v, "bn3", jnp.concatenate(ways, axis=-1)))
+
+    variables = make(c1=(3, 3, 3, 4), bn1=4, p1=(1, 1, 4, 4), p2=(1, 1, 4, 4), bn3=8)
+    check_fold(apply, variables, inputs(2, height, 5, 3), folded=["bn1", "bn3"], again=False)

@@ -321,6 +321,10 @@ REFUSED = {
         lambda x: jax.vmap(lambda start: lax.dynamic_slice_in_dim(x, start, 2, 1))(jnp.array([1, 2])),
         "cannot export gather to ONNX: it gathers slices by an index table",
     ),
+    "a size that is a symbol": (
+        lambda x: x / x.shape[0],
+        "cannot export dim_as_value to ONNX: there is no rule for this primitive",
+    ),
     "interior padding": (
         lambda x: lax.pad(x, 0.0, ((0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 0))),
         "between elements",

@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, helper
 from bncli.folding.export.onnx import conv, dot, elementwise, gather, layout, pool
 from bncli.folding.export.onnx.builder import Builder, Shape, is_symbolic, tensor_type
 from bncli.folding.primitives.primitive import IGNORABLE
-from bncli.folding.trace.constants import Constants
+from bncli.folding.trace.constants import SIZE, Constants
 from bncli.folding.trace.graph import ApplyFn, Aval, Graph, Node, Pytree, trace
 
 OPSET = 18  # the first in which all reductions take their axes alike
@@ -182,6 +182,8 @@ def _is_constant(builder: Builder, node: Node) -> bool:
     A broadcast along the batch is constant too: its readers broadcast it.
     """
     if not builder.graph.known.issuperset(node.outputs) or not all(map(builder.is_constant, node.inputs)):
+        return False
+    if node.name == SIZE:
         return False
     if node.name == "broadcast_in_dim":
         return True
