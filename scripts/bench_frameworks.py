@@ -83,6 +83,8 @@ def errors(folded: Folded, subject: Subject) -> dict[str, float]:
     import numpy as np
 
     exact = in_float64(folded, subject)
+    if not 0 < np.abs(exact).max() < np.inf:
+        raise ValueError("the outputs are all zero, or not finite: they show nothing")
     original, ours = np.asarray(jax.jit(subject.call)(subject.example)), np.asarray(folded(subject.example))
 
     def error(a: np.ndarray, b: np.ndarray) -> float:

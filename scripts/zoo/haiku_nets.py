@@ -82,16 +82,21 @@ def published(name: str) -> Forward:
     return lambda x, is_training: getattr(hk.nets, name)(num_classes=CLASSES)(x, is_training)
 
 
+def randomized(name: str, array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A parameter such as training leaves behind: `hk.nets` starts the kernel of its logits at zero."""
+    if name in ("scale", "offset"):
+        return scales(name, array.shape, rng)
+    is_zero_kernel = name == "w" and not array.any()
+    return rng.normal(scale=len(array) ** -0.5, size=array.shape).astype(np.float32) if is_zero_kernel else array
+
+
 def made(forward: Forward, norms: int, kept: tuple[str, ...] = (), size: int = 32) -> Subject:
     """The transformed function, and random params and state."""
     x, rng = images(size), np.random.default_rng(1)
     transformed = hk.transform_with_state(forward)
-    params, state = transformed.init(jax.random.key(0), x, True)
+    params, state = jax.jit(lambda: transformed.init(jax.random.key(0), x, True))()
     params = {
-        module: {
-            name: jnp.asarray(scales(name, array.shape, rng)) if name in ("scale", "offset") else array
-            for name, array in arrays.items()
-        }
+        module: {name: jnp.asarray(randomized(name, np.asarray(array), rng)) for name, array in arrays.items()}
         for module, arrays in params.items()
     }
     state = bncli.recalibrate(transformed, params, state, [x])

@@ -88,10 +88,10 @@ def made(build: Callable[[], keras.Model], norms: int, kept: tuple[str, ...] = (
 
 
 def kept_of_resnet50_v2() -> tuple[str, ...]:
-    """The BN in front of each block, whose input the shortcut reads too, and the one behind all blocks."""
+    """The BN in front of each block and behind the last, which read a sum; the first reads the stem's convolution."""
     blocks = {2: 3, 3: 4, 4: 6, 5: 3}
-    first = (f"conv{stage}_block{number + 1}_preact_bn" for stage, count in blocks.items() for number in range(count))
-    return (*first, "post_bn")
+    names = [f"conv{stage}_block{number + 1}_preact_bn" for stage, count in blocks.items() for number in range(count)]
+    return (*names[1:], "post_bn")
 
 
 NETWORKS: dict[str, Build] = {
