@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+BATCH = 256
 OPEN = """
 import json, resource, sys, time
 start = time.perf_counter()
@@ -201,20 +202,38 @@ def decoding(arguments: argparse.Namespace) -> dict[str, object]:
         pythons["torch"] = (str(arguments.torch_python), DECODE_BY_TORCH)
         answer["torch_versions"] = torch_versions(arguments.torch_python)
     rates: dict[str, list[float]] = {name: [] for name in pythons}
+    seconds: dict[str, list[float]] = {name: [] for name in pythons}
     with tempfile.TemporaryDirectory() as place:
         for number in range(arguments.rounds):
             for name, (python, code) in pythons.items() if number % 2 == 0 else reversed(pythons.items()):
                 script = Path(place) / f"read_by_{name}.py"  # a `bncli.py` would hide the package
                 script.write_text(code)
-                command = [python, str(script), str(arguments.folder), str(arguments.steps)]
-                environment = {**os.environ, "XDG_CACHE_HOME": f"{place}/cache", "BNCLI_DATA_CACHE": "0"}
-                done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-                rates[name].append(json.loads(done.stdout))
+                command = [python, str(script), str(arguments.folder)]
+                if number == 0:
+                    decoded(command, 1, Path(place))  # the folder is measured
+                _, start = decoded(command, 1, Path(place))
+                rate, used = decoded(command, 1 + arguments.steps, Path(place))
+                rates[name].append(rate)
+                seconds[name].append((used - start) / (arguments.steps * BATCH))
     if "torch" in rates:
         answer["ratio"] = ratio(rates["bncli"], rates["torch"])
+        answer["processor_ratio"] = ratio(seconds["torch"], seconds["bncli"])
     return answer | {
-        name: {"images_per_second": values, "median": statistics.median(values)} for name, values in rates.items()
+        name: {
+            "images_per_second": values,
+            "median": statistics.median(values),
+            "processor_seconds_per_image": seconds[name],
+        }
+        for name, values in rates.items()
     }
+
+
+def decoded(command: list[str], steps: int, place: Path) -> tuple[float, float]:
+    """(images/s of so many batches after the first, processor time of all)."""
+    environment = {**os.environ, "XDG_CACHE_HOME": f"{place}/cache", "BNCLI_DATA_CACHE": "0"}
+    before = processor_seconds()
+    done = subprocess.run([*command, str(steps)], env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout), processor_seconds() - before
 
 
 def torch_versions(python: Path) -> dict[str, str]:
