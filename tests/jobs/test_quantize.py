@@ -88,3 +88,49 @@ def test_images_for_the_ranges_are_spread_over_the_classes():
     found = quantize._spread(10_000, 512)
     assert len(found) == 512
     assert (found[0], found[-1]) == (0, 9_999)
+
+
+@pytest.fixture(scope="module")
+def gelu_like():
+    """Convolution, cube, convolution."""
+    rng = np.random.default_rng(0)
+    arrays = {"k1": rng.normal(size=(4, 3, 1, 1)), "k2": rng.normal(size=(2, 4, 1, 1))}
+    nodes = [
+        helper.make_node("Conv", ["input", "k1"], ["a"], name="first"),
+        helper.make_node("Mul", ["a", "a"], ["b"]),
+        helper.make_node("Mul", ["b", "a"], ["c"]),
+        helper.make_node("Conv", ["c", "k2"], ["output"], name="second"),
+    ]
+    return model_of(nodes, arrays, (3, 4, 4), (2, 4, 4))
+
+
+@pytest.mark.parametrize("way", quantize.WAYS)
+def test_a_way_keeps_in_float32_what_it_says(gelu_like, way):
+    images = np.random.default_rng(1).normal(size=(8, 3, 4, 4)).astype(np.float32)
+    nodes = onnx.load_model_from_string(quantize._quantized(gelu_like, images, way)).graph.node
+    eight_bits = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    kinds = {
+        (node.op_type, node.name if node.op_type == "Conv" else ""): set(node.input) <= eight_bits
+        for node in nodes
+        if node.op_type in ("Conv", "Mul")
+    }
+    assert kinds == {
+        ("Conv", "first"): not way.first_in_float32,
+        ("Conv", "second"): True,
+        ("Mul", ""): not way.layers_only,
+    }
+
+
+def test_the_first_way_that_suffices_is_kept_and_else_the_closest():
+    expected = np.zeros(1000, int)
+    made = []
+
+    def candidates(*agreements):
+        for number, share in enumerate(agreements):
+            made.append(number)
+            predictions = np.where(np.arange(1000) < 1000 * share, 0, 1)
+            yield quantize.Candidate(quantize.WAYS[number], b"", predictions, expected)
+
+    assert quantize.closest(candidates(0.9, 0.996, 1.0)).agreement == 0.996
+    assert made == [0, 1]
+    assert quantize.closest(candidates(0.9, 0.97, 0.97)).way == quantize.WAYS[1]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -55,10 +56,19 @@ def test_the_sides_start_from_the_same_weights_and_see_the_same_batches(data):
     np.testing.assert_array_equal(one["test_accuracy"], other["test_accuracy"])
 
 
-@pytest.mark.slow
-def test_a_bn_that_is_the_identity_supports_no_claim(data, monkeypatch):
-    """The whole way, trainings included, for the experiments that need few of them."""
+@pytest.fixture
+def bn_is_the_identity(monkeypatch):
+    """Programs that were compiled with the real BN are forgotten, and afterwards those without."""
+    jax.clear_caches()
     monkeypatch.setitem(network.NORMS, "batch", network.NORMS["none"])
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("bn_is_the_identity")
+def test_a_bn_that_is_the_identity_supports_no_claim(data):
+    """The whole way, trainings included, for the experiments that need few of them."""
     plan = Plan(seeds=2, quick=True)
     for name in ("learning-rate", "initialization", "noisy-bn", "landscape", "gradients", "eval-batch", "placement"):
         experiment = experiments()[name]

@@ -96,10 +96,8 @@ def _pruned_line(row: PrunedLayers) -> str:
 
 def _quantized_lines(report: QuantizeReport, out: Path | None) -> tuple[str, ...]:
     after = f"[bold]{report.accuracy_int8:.4f}[/]"
-    pairs = counted(report.equalized_pairs, "pair")
-    how = f"with {pairs} of layers equalised" if report.equalized else "without equalising layers"
     return (
-        f"  {_place(report.file, out)}: {report.size / 1e6:.2f} MB, {how}, calibrated on "
+        f"  {_place(report.file, out)}: {report.size / 1e6:.2f} MB, {_way(report)}, calibrated on "
         f"{counted(report.calibration_images, 'training image')}",
         f"    accuracy on {counted(report.num_examples, 'validation image')}: {after}, in float32 "
         f"{report.accuracy_float32:.4f}; the same class for {report.top1_agreement:.1%}",
@@ -109,6 +107,16 @@ def _quantized_lines(report: QuantizeReport, out: Path | None) -> tuple[str, ...
             for row in report.latency_ms
         ),
     )
+
+
+def _way(report: QuantizeReport) -> str:
+    """Words for the way in which a network was quantized."""
+    if report.first_in_float32:
+        return "layers alone, the first in float32"
+    if report.layers_only:
+        return "layers alone, and in float32 what lies between them"
+    pairs = counted(report.equalized_pairs, "pair")
+    return f"with {pairs} of layers equalised" if report.equalized else "without equalising layers"
 
 
 def _output_line(result: FoldResult) -> str:
