@@ -229,6 +229,8 @@ def _quantized(content: bytes, images: np.ndarray, way: Way) -> bytes:
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+    from bncli.folding.export.onnx.equalize import first_layer
+
     with tempfile.TemporaryDirectory(prefix="bncli-") as folder, _quiet():
         source, target = Path(folder) / "model.onnx", Path(folder) / FILE
         source.write_bytes(content)
@@ -243,7 +245,7 @@ def _quantized(content: bytes, images: np.ndarray, way: Way) -> bytes:
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
                 op_types_to_quantize=_LAYERS if way.layers_only else None,
-                nodes_to_exclude=_first_layer(content) if way.first_in_float32 else None,
+                nodes_to_exclude=first_layer(content) if way.first_in_float32 else None,
             )
             return target.read_bytes()
         except Exception as error:  # its exceptions have no common class
@@ -251,14 +253,6 @@ def _quantized(content: bytes, images: np.ndarray, way: Way) -> bytes:
             raise FoldError(
                 f"onnxruntime cannot quantize the exported network: {reason}", remedy="Export without --quantize."
             ) from error
-
-
-def _first_layer(content: bytes) -> list[str]:
-    """The name of the first convolution or dense layer, alone; [] if there is none."""
-    import onnx
-
-    nodes = onnx.load_model_from_string(content).graph.node
-    return [node.name for node in nodes if node.op_type in _LAYERS][:1]
 
 
 @contextmanager

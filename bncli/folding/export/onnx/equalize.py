@@ -55,6 +55,12 @@ def equalized(content: bytes) -> Equalized:
     return Equalized(model.SerializeToString(), len(pairs))
 
 
+def first_layer(content: bytes) -> list[str]:
+    """The name of the first convolution or dense layer of a serialized model, alone; [] if there is none."""
+    nodes = onnx.load_model_from_string(content).graph.node
+    return [node.name for node in nodes if node.op_type in _LAYERS][:1]
+
+
 class _Weights:
     """The constant arrays of a model, in float64 once they are read."""
 
