@@ -73,10 +73,9 @@ def read_config(directory: Path) -> CheckpointConfig:
             )
         text = read_regular(path, limit=MAX_CONFIG).decode()
     except (FileNotFoundError, NotADirectoryError):
-        what = "holds no config.json" if directory.is_dir() else "is not a directory"
-        raise CheckpointError(
-            f"{directory} {what}: not a bncli checkpoint", remedy="Name a directory written by `bncli train`."
-        ) from None
+        is_there = directory.is_dir()
+        what = " holds no config.json: not a bncli checkpoint" if is_there else ": no such file or directory"
+        raise CheckpointError(f"{directory}{what}", remedy="Name a directory written by `bncli train`.") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"cannot read {path}: {reason}", remedy=_COPY) from error
