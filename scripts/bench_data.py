@@ -45,9 +45,9 @@ import json, sys, time
 from pathlib import Path
 from bncli.data import ImageOptions
 from bncli.data.feed import TrainingBatches, TrainingFeed
-from bncli.data.folder import read_image_folder
+from bncli.data.folder import open_image_folder
 if __name__ == "__main__":
-    train = read_image_folder(Path(sys.argv[1]), ImageOptions(stream=True)).train
+    train = open_image_folder(Path(sys.argv[1]), ImageOptions(stream=True)).read().train
     batches = TrainingBatches(train.images.source, train.images.rows, 0, 256, 0)
     feed, steps = TrainingFeed(batches, workers=1), int(sys.argv[2])
     feed.images(0)

@@ -28,7 +28,7 @@ class _Feature(Protocol):
     bytes_list: _Values
     int64_list: _Values
 
-    def WhichOneof(self, group: str) -> str | None: ...  # noqa: N802 - its name
+    def WhichOneof(self, group: str) -> str | None: ...  # noqa: N802 - protobuf's name
 
 
 class _Features(Protocol):
@@ -93,7 +93,7 @@ def _single(example: Example, name: str, kind: str) -> bytes | float | int:
 
 
 class _MessageClass(Protocol):
-    def FromString(self, content: bytes) -> object: ...  # noqa: N802 - its name
+    def FromString(self, content: bytes) -> object: ...  # noqa: N802 - protobuf's name
 
 
 @cache

@@ -75,22 +75,6 @@ class ImageOptions:
             raise ConfigError(f"the number of channels is {self.channels}", remedy="Choose 1 (grey) or 3 (colour).")
 
 
-def read_image_folder(
-    root: Path, options: ImageOptions | None = None, *, progress: Progress | None = None
-) -> RawDataset:
-    """The data set of a folder of images, ``train/CLASS/*`` (with ``val/``, ``test/``) or ``CLASS/*``.
-
-    Args:
-        root: the folder.
-        options: the conversion of the images; None takes the defaults.
-        progress: called with (stage, files done, number of files).
-
-    Raises:
-        DataError: unreadable files, a mix of grey and colour images, or images that do not fit into memory.
-    """
-    return open_image_folder(root, options, progress=progress).read()
-
-
 @dataclass(frozen=True)
 class OpenedFolder:
     """A folder of images whose headers are read, and the way to the images.

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from bncli.inspection.rules.statistics import MIN_MOMENTUM
 
-# field -> its text for a checkpoint at {path}; {step} is the option for another save than the best, with
-# {options}, those that open the checkpoint at all; {keep} is the
-# momentum to use in Flax's convention, {take} 1 − {keep}.
+# field -> its text for a checkpoint at {path}. {options} are those that open the checkpoint; {step} is the option for
+# another save than the best, and they. {keep} is the momentum to use in Flax's convention, {take} 1 − {keep}.
 Phrases = Mapping[str, str]
 
 _ANYWHERE = {

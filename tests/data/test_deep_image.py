@@ -10,7 +10,7 @@ from PIL import Image
 from support.dataset_writers import png_of_16_bit, save_image, tiff_of_16_bit, write_image_folder
 
 from bncli.data import ImageOptions, Preprocessor, load_dataset, load_image
-from bncli.data.folder import read_image_folder
+from bncli.data.folder import open_image_folder
 from bncli.data.image_file import read_deep, read_header
 from bncli.errors import DataError
 
@@ -130,25 +130,25 @@ def write_deep_folder(root, *, high=4096, splits=("train", "test"), offset=0):
 
 def test_a_folder_is_scaled_by_the_range_of_its_training_images(tmp_path):
     write_deep_folder(tmp_path)
-    raw = read_image_folder(tmp_path)
+    raw = open_image_folder(tmp_path).read()
     assert raw.pixel_range == TWELVE_BITS
     np.testing.assert_array_equal(raw.train.images[0], scaled(wide(1)))
     assert any("24 of 24 images" in note and "0 … 4095" in note and "--pixel-range" in note for note in raw.warnings)
-    given = read_image_folder(tmp_path, ImageOptions(pixel_range=(0, 65535)))
+    given = open_image_folder(tmp_path, ImageOptions(pixel_range=(0, 65535))).read()
     assert given.train.images.max() == 16
 
 
 def test_the_range_is_that_of_train_and_clipped_test_images_are_counted(tmp_path):
     write_deep_folder(tmp_path / "d", splits=("train",))
     write_deep_folder(tmp_path / "d", splits=("test",), high=60000)
-    raw = read_image_folder(tmp_path / "d")
+    raw = open_image_folder(tmp_path / "d").read()
     assert raw.pixel_range == TWELVE_BITS
     assert any("outside 0 … 4095" in note and ": 12, such as" in note for note in raw.warnings)
 
 
 def test_an_offset_is_taken_off(tmp_path):
     write_deep_folder(tmp_path, splits=("",), high=2000, offset=30000)
-    raw = read_image_folder(tmp_path)
+    raw = open_image_folder(tmp_path).read()
     assert raw.pixel_range == (30000, 31999)
     assert len(np.unique(raw.train.images)) > 200
 

@@ -11,7 +11,7 @@ from PIL import Image
 from support.dataset_writers import colour_image, grey_image, save_image, write_image_folder
 
 from bncli.data import ImageOptions, load_dataset, load_image
-from bncli.data.folder import read_image_folder
+from bncli.data.folder import open_image_folder
 from bncli.errors import ConfigError, DataError
 
 EXIF_ORIENTATION = 0x0112
@@ -23,7 +23,7 @@ def pixels(image):
 
 def test_a_folder_is_read_pixel_by_pixel_in_order(tmp_path):
     write_image_folder(tmp_path, splits=("train", "val", "test"))
-    raw = read_image_folder(tmp_path)
+    raw = open_image_folder(tmp_path).read()
     for split, first in ((raw.train, 0), (raw.val, 12), (raw.test, 24)):
         assert split.labels.tolist() == [0] * 6 + [1] * 6
         for number, image in enumerate(split.images):
@@ -36,7 +36,7 @@ def test_threads_keep_the_order(tmp_path, monkeypatch):
     monkeypatch.setattr("bncli.data.decoding._FILES_PER_TASK", 1)
     monkeypatch.setattr("bncli.data.decoding.num_cores", lambda: 8)
     write_image_folder(tmp_path, classes=tuple("abcde"), per_class=10)
-    raw = read_image_folder(tmp_path)
+    raw = open_image_folder(tmp_path).read()
     for number, image in enumerate(raw.train.images):
         np.testing.assert_array_equal(image, pixels(colour_image(seed=number)))
 
@@ -52,9 +52,9 @@ def test_a_folder_without_splits_is_split_by_class(tmp_path):
 
 def test_grey_files_give_one_channel(tmp_path):
     write_image_folder(tmp_path, make=grey_image)
-    raw = read_image_folder(tmp_path)
+    raw = open_image_folder(tmp_path).read()
     np.testing.assert_array_equal(raw.train.images[0, ..., 0], pixels(grey_image(seed=0)))
-    coloured = read_image_folder(tmp_path, ImageOptions(channels=3))
+    coloured = open_image_folder(tmp_path, ImageOptions(channels=3)).read()
     np.testing.assert_array_equal(coloured.train.images, np.repeat(raw.train.images, 3, axis=3))
 
 
@@ -64,12 +64,13 @@ def test_grey_and_colour_mixed_needs_a_decision(tmp_path):
     with pytest.raises(
         DataError, match=r"1 images are grey and 23 are in colour: .*dog/3\.png is grey, .*cat/0\.png is not"
     ) as caught:
-        read_image_folder(tmp_path)
+        open_image_folder(tmp_path).read()
     assert "--channels 1" in caught.value.remedy
     assert str(odd) in caught.value.message
-    assert read_image_folder(tmp_path, ImageOptions(channels=1)).train.images.shape == (12, 8, 8, 1)
+    assert open_image_folder(tmp_path, ImageOptions(channels=1)).read().train.images.shape == (12, 8, 8, 1)
     np.testing.assert_array_equal(
-        read_image_folder(tmp_path, ImageOptions(channels=3)).train.images[9], pixels(grey_image().convert("RGB"))
+        open_image_folder(tmp_path, ImageOptions(channels=3)).read().train.images[9],
+        pixels(grey_image().convert("RGB")),
     )
 
 
@@ -87,10 +88,10 @@ def test_the_default_size_is_the_common_one_or_the_median(tmp_path, sizes, expec
     for name in ("cat", "dog"):
         for number, (height, width) in enumerate(sizes * 2):
             save_image(colour_image(height, width), tmp_path / name / f"{number}.png")
-    raw = read_image_folder(tmp_path)
+    raw = open_image_folder(tmp_path).read()
     assert raw.train.images.shape[1:3] == expected
     assert [told in warning and "--image-size" in warning for warning in raw.warnings] == ([True] if told else [])
-    assert read_image_folder(tmp_path, ImageOptions(size=12)).train.images.shape[1:] == (12, 12, 3)
+    assert open_image_folder(tmp_path, ImageOptions(size=12)).read().train.images.shape[1:] == (12, 12, 3)
 
 
 def test_a_resized_image_is_the_centre_of_the_scaled_one(tmp_path):
@@ -115,7 +116,7 @@ def test_one_image_alone_is_the_image_in_the_folder(tmp_path):
     for name in ("cat", "dog"):
         for number, side in enumerate((30, 40, 50)):
             save_image(colour_image(side, 2 * side, seed=number), tmp_path / name / f"{number}.jpg", quality=90)
-    raw = read_image_folder(tmp_path, ImageOptions(size=16, channels=1))
+    raw = open_image_folder(tmp_path, ImageOptions(size=16, channels=1)).read()
     for number in range(3):
         alone = load_image(tmp_path / "cat" / f"{number}.jpg", size=(16, 16), channels=1)
         np.testing.assert_array_equal(raw.train.images[number], alone)
@@ -129,7 +130,7 @@ def test_an_image_lies_as_its_exif_orientation_says(tmp_path):
     turned = np.rot90(pixels(image), k=-1)
     np.testing.assert_array_equal(load_image(path, size=(6, 4), channels=3), turned)
     save_image(colour_image(6, 4), tmp_path / "dog" / "1.png")
-    raw = read_image_folder(tmp_path)
+    raw = open_image_folder(tmp_path).read()
     np.testing.assert_array_equal(raw.train.images[0], turned)
     assert not any("size" in warning for warning in raw.warnings)
 
@@ -194,7 +195,7 @@ def test_every_mode_of_every_kind_can_be_read(tmp_path, suffix, mode):
 def test_grey_is_told_from_colour_in_every_mode(tmp_path, make, is_grey):
     for name in ("cat", "dog"):
         save_image(make(), tmp_path / name / "1.png")
-    assert read_image_folder(tmp_path).train.images.shape[3] == (1 if is_grey else 3)
+    assert open_image_folder(tmp_path).read().train.images.shape[3] == (1 if is_grey else 3)
 
 
 def damage_folder(root):
@@ -217,7 +218,7 @@ def damage_folder(root):
 def test_all_unreadable_files_are_named_before_training(tmp_path):
     bad = damage_folder(tmp_path)
     with pytest.raises(DataError) as caught:
-        read_image_folder(tmp_path, ImageOptions(channels=3))
+        open_image_folder(tmp_path, ImageOptions(channels=3)).read()
     lines = caught.value.message.splitlines()
     assert lines[0] == "8 of 31 files are not readable images:"
     for name in bad:
@@ -228,7 +229,7 @@ def test_all_unreadable_files_are_named_before_training(tmp_path):
 
 def test_unreadable_files_are_left_out_on_demand(tmp_path):
     damage_folder(tmp_path)
-    raw = read_image_folder(tmp_path, ImageOptions(channels=3, bad_images="skip"))
+    raw = open_image_folder(tmp_path, ImageOptions(channels=3, bad_images="skip")).read()
     assert (len(raw.train), len(raw.test)) == (12, 11)
     assert "left out 8 of 31 files" in raw.warnings[-1]
     assert all(name in raw.warnings[-1] for name in ("7.jpg", "notes.txt", "vector.png"))
@@ -244,7 +245,7 @@ def test_a_folder_of_nothing_readable_is_refused_even_then(tmp_path):
         (tmp_path / name / "1.png").write_bytes(b"no")
     for bad_images in ("error", "skip"):
         with pytest.raises(DataError, match="2 of 2 files are not readable images"):
-            read_image_folder(tmp_path, ImageOptions(bad_images=bad_images))
+            open_image_folder(tmp_path, ImageOptions(bad_images=bad_images)).read()
 
 
 def test_a_class_that_skipping_empties_is_refused(tmp_path):
@@ -260,7 +261,7 @@ def test_a_long_list_is_cut(tmp_path):
     for number in range(120):
         (tmp_path / "dog" / f"bad{number}.png").write_bytes(b"no")
     with pytest.raises(DataError, match="… and 20 more"):
-        read_image_folder(tmp_path)
+        open_image_folder(tmp_path).read()
 
 
 @pytest.mark.parametrize("limit", [10 * 10 - 1, (10 * 10 - 1) // 2])
@@ -270,7 +271,7 @@ def test_a_decompression_bomb_is_refused_by_name(tmp_path, monkeypatch, limit):
     bomb = save_image(colour_image(10, 10), tmp_path / "dog" / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(DataError, match=r"bomb\.png: .*100 pixels"):
-        read_image_folder(tmp_path, ImageOptions(size=4))
+        open_image_folder(tmp_path, ImageOptions(size=4)).read()
     with pytest.raises(DataError, match=r"bomb\.png: .*100 pixels"):
         load_image(bomb, size=(4, 4), channels=3)
 
@@ -299,7 +300,7 @@ def test_only_regular_files_are_opened(tmp_path):
     (tmp_path / "d" / "dog" / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "d" / "dog" / "link.png").symlink_to(tmp_path / "d" / "cat" / "0.png")
     with pytest.raises(DataError) as caught:
-        read_image_folder(tmp_path / "d")
+        open_image_folder(tmp_path / "d").read()
     assert "2 of 15 files are not readable images" in caught.value.message
     for name in ("pipe.png", "zero.png"):
         assert f"{name}: not a regular file" in caught.value.message
@@ -309,9 +310,9 @@ def test_only_regular_files_are_opened(tmp_path):
 
 def test_what_does_not_fit_into_memory_is_streamed(tmp_path, monkeypatch):
     write_image_folder(tmp_path)
-    kept = read_image_folder(tmp_path)
+    kept = open_image_folder(tmp_path).read()
     monkeypatch.setattr("bncli.process.memory.available_memory", lambda: (256 << 20) + 5000)
-    streamed = read_image_folder(tmp_path)
+    streamed = open_image_folder(tmp_path).read()
     assert any("do not fit into memory" in note and "streamed" in note for note in streamed.warnings)
     assert streamed.train.is_streamed
     assert not kept.train.is_streamed
@@ -324,7 +325,7 @@ def test_what_is_to_be_kept_and_does_not_fit_is_refused_before_decoding(tmp_path
     with pytest.raises(
         DataError, match=r"24 images of 8x8x3: 5\.8 KiB of memory needed, 256\.0 MiB available"
     ) as caught:
-        read_image_folder(tmp_path, ImageOptions(stream=False))
+        open_image_folder(tmp_path, ImageOptions(stream=False)).read()
     assert "--image-size" in caught.value.remedy
 
 
@@ -333,7 +334,7 @@ def test_frames_behind_the_first_are_counted(tmp_path, suffix):
     write_image_folder(tmp_path, splits=("",))
     first, second = colour_image(), colour_image(seed=1)
     path = save_image(first, tmp_path / "dog" / f"two.{suffix}", save_all=True, append_images=[second])
-    raw = read_image_folder(tmp_path)
+    raw = open_image_folder(tmp_path).read()
     assert any("frames or pages" in note and f"1 of 13, such as {path}" in note for note in raw.warnings)
     if suffix in ("png", "tif"):
         np.testing.assert_array_equal(raw.train.images[-1], pixels(first))
@@ -343,7 +344,7 @@ def test_a_file_with_one_frame_is_not_named(tmp_path):
     for name in ("cat", "dog"):
         for suffix in ("gif", "tif", "webp", "png", "jpg"):
             save_image(colour_image(), tmp_path / name / f"one.{suffix}")
-    assert read_image_folder(tmp_path).warnings == ()
+    assert open_image_folder(tmp_path).read().warnings == ()
 
 
 def test_progress_is_reported_to_the_end(tmp_path, monkeypatch):
@@ -362,7 +363,7 @@ def test_progress_is_reported_to_the_end(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("options", "message"), [({"size": 0}, "image size is 0"), ({"channels": 2}, "is 2")])
 def test_options_out_of_range_are_refused(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
-        read_image_folder(tmp_path, ImageOptions(**options))
+        open_image_folder(tmp_path, ImageOptions(**options)).read()
 
 
 def test_a_file_that_is_no_image_is_refused_alone(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from support.dataset_writers import colour_image, save_image, write_image_folder
 
 from bncli.data import ImageOptions, cache_files, folder_listing, load_dataset, pixel_cache
-from bncli.data.folder import read_image_folder
+from bncli.data.folder import open_image_folder
 from bncli.data.pixel_cache import data_cache
 from bncli.process.cache import user_cache
 
@@ -69,10 +69,10 @@ def test_streamed_and_kept_images_are_the_same(folder):
 
 
 def test_a_changed_file_is_read_again_and_only_its_header(folder, decoded):
-    before = read_image_folder(folder)
+    before = open_image_folder(folder).read()
     save_image(colour_image(seed=99), folder / "train" / "cat" / "0.png")
     time.sleep(0.02)
-    after = read_image_folder(folder)
+    after = open_image_folder(folder).read()
     assert decoded["headers"][24:] == ["0.png"]
     assert before.sha256 != after.sha256
     np.testing.assert_array_equal(after.train.images[0], np.asarray(colour_image(seed=99)))
@@ -80,9 +80,9 @@ def test_a_changed_file_is_read_again_and_only_its_header(folder, decoded):
 
 @pytest.mark.parametrize("options", [{"size": 4}, {"channels": 1}])
 def test_other_options_have_other_images(folder, options):
-    read_image_folder(folder)
+    open_image_folder(folder).read()
     cached, shape = (
-        read_image_folder(folder, ImageOptions(**options)),
+        open_image_folder(folder, ImageOptions(**options)).read(),
         (options.get("size", 8), options.get("channels", 3)),
     )
     assert (cached.train.images.shape[1], cached.train.images.shape[3]) == shape
@@ -149,29 +149,29 @@ def test_an_unreadable_file_is_reported_each_time(folder):
     path.write_bytes(path.read_bytes()[:80])  # the header is whole
     time.sleep(0.02)
     for stream in (False, True, True):
-        raw = read_image_folder(folder, ImageOptions(stream=stream, bad_images="skip"))
+        raw = open_image_folder(folder, ImageOptions(stream=stream, bad_images="skip")).read()
         assert any("left out 1 of 24" in note for note in raw.warnings)
         assert len(raw.train) == 11
         assert os.fspath(raw.train.files[0]).endswith("1.png")
 
 
 def test_a_file_rewritten_with_its_size_and_times_is_noticed(folder):
-    before = read_image_folder(folder)
+    before = open_image_folder(folder).read()
     path = folder / "train" / "cat" / "0.png"
     old = path.stat()
     path.write_bytes((folder / "train" / "cat" / "1.png").read_bytes().ljust(old.st_size, b"\0")[: old.st_size])
     os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
     assert path.stat().st_mtime_ns == old.st_mtime_ns
     time.sleep(0.02)
-    after = read_image_folder(folder, ImageOptions(bad_images="skip"))
+    after = open_image_folder(folder, ImageOptions(bad_images="skip")).read()
     assert after.sha256 != before.sha256
 
 
 def test_files_that_come_and_go_are_noticed_and_the_others_are_not_opened_again(folder, decoded):
-    read_image_folder(folder)
+    open_image_folder(folder).read()
     (folder / "train" / "cat" / "0.png").unlink()
     save_image(colour_image(seed=7), folder / "train" / "cat" / "00.png")
     time.sleep(0.02)
-    after = read_image_folder(folder)
+    after = open_image_folder(folder).read()
     assert decoded["headers"][24:] == ["00.png"]
     np.testing.assert_array_equal(after.train.images[0], np.asarray(colour_image(seed=7)))

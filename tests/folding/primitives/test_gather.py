@@ -58,7 +58,9 @@ def test_positions_computed_from_the_input():
 
 
 def test_a_number_in_the_place_of_an_element_is_in_the_way():
-    take = lambda x: jnp.take(x, np.array([0, 9]), axis=1, mode="fill", fill_value=7.0)  # noqa: E731
+    def take(x):
+        return jnp.take(x, np.array([0, 9]), axis=1, mode="fill", fill_value=7.0)
+
     check_backward(take, reason="an indexing (gather) stands in the way")
     check_forward(take, reason="an indexing (gather) stands in the way")
 
@@ -123,7 +125,8 @@ def test_a_slice_is_an_indexing_where_the_batch_size_is_a_symbol(name):
 @settings(max_examples=8, derandomize=True, deadline=None, database=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.lists(st.integers(0, 3), min_size=1, max_size=3))
 def test_any_table(rows, columns):
-    function = lambda x: x[:, np.array(rows)][:, :, np.array(columns)][..., ::-1]  # noqa: E731
+    def function(x):
+        return x[:, np.array(rows)][:, :, np.array(columns)][..., ::-1]
 
     def apply(v, x):
         y = norm(v, "bn", function(conv(v, "a", x)))

@@ -299,7 +299,10 @@ def test_random_bodies_compute_the_same(steps, length, is_shared):
     shapes = {"a": (1, 1, 3, 3), "last": 3} | {f"bn{n}": 3 for n, step in enumerate(steps) if step == "norm"}
     if is_shared:
         variables = make(0, **shapes)
-        apply = lambda v, x: lax.fori_loop(0, length, lambda _, y: jnp.tanh(block(v, y)), x)  # noqa: E731
+
+        def apply(v, x):
+            return lax.fori_loop(0, length, lambda _, y: jnp.tanh(block(v, y)), x)
+
     else:
         variables, apply = layers(length, **shapes), repeated(lambda v, y: jnp.tanh(block(v, y)))
     check_fold(apply, variables, X, kept=None, again=False)

@@ -181,9 +181,8 @@ def _is_constant(builder: Builder, node: Node) -> bool:
 
     A broadcast along the batch is constant too: its readers broadcast it.
     """
-    if not builder.graph.known.issuperset(node.outputs) or not all(map(builder.is_constant, node.inputs)):
-        return False
-    if node.name == SIZE:
+    is_known = builder.graph.known.issuperset(node.outputs) and all(map(builder.is_constant, node.inputs))
+    if not is_known or node.name == SIZE:
         return False
     if node.name == "broadcast_in_dim":
         return True
