@@ -10,6 +10,7 @@ import errno
 import hashlib
 import io
 import os
+import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -56,7 +57,8 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A number of the process is not enough: its threads, and processes of other hosts, may write the same file.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

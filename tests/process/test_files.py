@@ -4,6 +4,7 @@ import ast
 import errno
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,4 +109,14 @@ def test_a_file_that_cannot_be_written_whole_is_as_it_was(tmp_path, full_disk):
     with full_disk(), pytest.raises(OSError, match="File too large"):
         write_whole(path, bytes(300_000))
     assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_that_write_the_same_file_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "table"
+    contents = [bytes([number]) * 200_000 for number in range(8)]
+    with ThreadPoolExecutor(len(contents)) as pool:
+        for _ in range(20):
+            list(pool.map(lambda content: write_whole(path, content), contents))
+            assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
