@@ -39,8 +39,22 @@ dataset = load_dataset(sys.argv[1], images=ImageOptions(stream=sys.argv[2] == "s
 seconds = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 """
-# Each prints the images/s of its one worker.
-DECODE = """
+# What both readers begin with. The processor time is that of the process and its worker, from the first batch on: their
+# start would take longer than the reading.
+PROCESSOR_SECONDS = """
+import multiprocessing, os
+
+def processor_seconds():
+    ticks = 0
+    for process in (os.getpid(), *(child.pid for child in multiprocessing.active_children())):
+        with open(f"/proc/{process}/stat") as file:
+            ticks += sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+"""
+# Each prints (images/s, processor seconds an image) of its one worker.
+DECODE = (
+    PROCESSOR_SECONDS
+    + """
 import json, sys, time
 from pathlib import Path
 from bncli.data import ImageOptions
@@ -51,13 +65,17 @@ if __name__ == "__main__":
     batches = TrainingBatches(train.images.source, train.images.rows, 0, 256, 0)
     feed, steps = TrainingFeed(batches, workers=1), int(sys.argv[2])
     feed.images(0)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), processor_seconds()
     for step in range(1, steps + 1):
         feed.images(step)
-    print(json.dumps(steps * 256 / (time.perf_counter() - start)))
+    seconds, used = time.perf_counter() - start, processor_seconds() - used
+    print(json.dumps([steps * 256 / seconds, used / (steps * 256)]))
     feed.close()
 """
-DECODE_BY_TORCH = """
+)
+DECODE_BY_TORCH = (
+    PROCESSOR_SECONDS
+    + """
 import json, sys, time
 import numpy as np
 import torch
@@ -75,14 +93,16 @@ class Files(torch.utils.data.Dataset):
 
 if __name__ == "__main__":
     files, steps = Files(sys.argv[1]), int(sys.argv[2])
-    sampler = torch.utils.data.RandomSampler(files, num_samples=256 * (steps + 1))
+    sampler = torch.utils.data.RandomSampler(files, num_samples=256 * (steps + 10))
     loader = iter(torch.utils.data.DataLoader(files, batch_size=256, sampler=sampler, num_workers=1))
     next(loader)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), processor_seconds()
     for _ in range(steps):
         next(loader)
-    print(json.dumps(steps * 256 / (time.perf_counter() - start)))
+    seconds, used = time.perf_counter() - start, processor_seconds() - used
+    print(json.dumps([steps * 256 / seconds, used / (steps * 256)]))
 """
+)
 
 
 def main() -> None:
@@ -211,10 +231,9 @@ def decoding(arguments: argparse.Namespace) -> dict[str, object]:
                 command = [python, str(script), str(arguments.folder)]
                 if number == 0:
                     decoded(command, 1, Path(place))  # the folder is measured
-                _, start = decoded(command, 1, Path(place))
-                rate, used = decoded(command, 1 + arguments.steps, Path(place))
+                rate, used = decoded(command, arguments.steps, Path(place))
                 rates[name].append(rate)
-                seconds[name].append((used - start) / (arguments.steps * BATCH))
+                seconds[name].append(used)
     if "torch" in rates:
         answer["ratio"] = ratio(rates["bncli"], rates["torch"])
         answer["processor_ratio"] = ratio(seconds["torch"], seconds["bncli"])
@@ -229,11 +248,11 @@ def decoding(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def decoded(command: list[str], steps: int, place: Path) -> tuple[float, float]:
-    """(images/s of so many batches after the first, processor time of all)."""
+    """(images/s, processor seconds an image) of so many batches after the first."""
     environment = {**os.environ, "XDG_CACHE_HOME": f"{place}/cache", "BNCLI_DATA_CACHE": "0"}
-    before = processor_seconds()
     done = subprocess.run([*command, str(steps)], env=environment, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout), processor_seconds() - before
+    rate, used = json.loads(done.stdout)
+    return rate, used
 
 
 def torch_versions(python: Path) -> dict[str, str]:

@@ -9,8 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import compile_time
+from support.dataset_writers import example_bytes, labelled_images, write_image_folder, write_tfds
 from support.framework_nets import write_net
 from support.zygote import Zygote
+
+from bncli.data.load import open_contents
+from bncli.data.packing import pack
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "torture_resume.py"
 
@@ -46,6 +51,36 @@ def test_a_killed_training_of_another_framework_ends_in_the_same_bytes(script, f
         zygote.close()
     assert tally.differences == [], lines
     assert tally.kills == 5
+
+
+@pytest.fixture(params=["packed", "tfds"])
+def records(request, tmp_path):
+    images = write_image_folder(tmp_path / "images", splits=("train", "val", "test"), per_class=20)
+    if request.param == "packed":
+        pack(open_contents(str(images)), tmp_path / "packed")
+        return tmp_path / "packed"
+    splits = {"train": "train", "validation": "val", "test": "test"}
+    records = {
+        name: [example_bytes(image=content, label=label, id=b"x") for content, label in labelled_images(images, split)]
+        for name, split in splits.items()
+    }
+    return write_tfds(tmp_path / "made" / "1.0.0", records)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_killed_training_that_streams_records_ends_in_the_same_bytes(script, records, workers, tmp_path):
+    options = ["--data", str(records), "--stream", "--workers", str(workers), "--model", "mlp", "--epochs", "40"]
+    options += ["--batch-size", "8", "--save-every", "3"]
+
+    def start(out, resume, more, env):
+        return script.Command(options, out, resume, more, compile_time.children() | env)
+
+    lines = []
+    tally = script.torture(start, tmp_path, kills=5, seed=2, show=lines.append)
+    assert tally.differences == [], lines
+    assert tally.kills == 5
+    assert any("saves [" in line and "saves []" not in line for line in lines), lines  # some went on from a save
 
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")

@@ -18,7 +18,7 @@ import numpy as np
 from bncli.config.document import Crop
 from bncli.data.augment import Augmentation
 from bncli.data.file_list import FileList
-from bncli.data.lazy_images import Images, LazyImages
+from bncli.data.lazy_images import MOST_ROWS, Images, LazyImages, channel_sums
 from bncli.data.pixel_range import PixelRange
 from bncli.data.splits import stratified_sample, take_out
 from bncli.errors import DataError
@@ -248,22 +248,22 @@ def pixel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def _totals(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sums of all pixels and of their squares, int64 [C] each."""
-    total = np.zeros(images.shape[3], np.int64)
-    squares = np.zeros_like(total)
-    for pixels in _pixel_chunks(images):
-        wide = pixels.astype(np.uint32)
-        total += wide.sum(axis=0, dtype=np.int64)
-        squares += (wide * wide).sum(axis=0, dtype=np.int64)
+    """The sums of all pixels and of their squares, uint64 [C] each."""
+    channels = images.shape[3]
+    total, squares = np.zeros((2, channels), np.uint64)
+    for rows in _row_chunks(images):
+        for sums, part in zip((total, squares), channel_sums(rows, channels), strict=True):
+            sums += part
     return total, squares
 
 
-def _pixel_chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    """The pixels in chunks of bounded size, each [pixels, C]."""
+def _row_chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """The images in chunks of bounded size, each [images, H * W * C]."""
     image_bytes = max(1, images[0].nbytes)
-    step = max(1, _CHUNK_BYTES // image_bytes)
+    step = min(MOST_ROWS, max(1, _CHUNK_BYTES // image_bytes))
     for start in range(0, len(images), step):
-        yield images[start : start + step].reshape(-1, images.shape[3])
+        chunk = images[start : start + step]
+        yield chunk.reshape(len(chunk), -1)
 
 
 def _present_splits(raw: RawDataset) -> Iterator[tuple[str, Split]]:

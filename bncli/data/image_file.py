@@ -34,7 +34,8 @@ from bncli.process.files import open_regular
 PILLOW = PIL.__version__
 # Only these formats are tried. Pillow has fifty, and one of them (EPS) starts an interpreter.
 _HAS_AVIF = find_spec("PIL.AvifImagePlugin") is not None
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(("AVIF",) if _HAS_AVIF else ()))
+# The usual ones come first: they are tried in turn, for every image.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", *(("AVIF",) if _HAS_AVIF else ()))
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -194,11 +195,10 @@ def _opened(path: ImagePlace) -> Iterator[ImageFile.ImageFile]:
             few bytes can honestly hold.
     """
     with _stream(path) as file, Image.open(file, formats=_FORMATS) as image:
-        pixels, num_bytes = image.width * image.height, _size(file)
-        limit = Image.MAX_IMAGE_PIXELS
+        pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
         if limit is not None and pixels > limit:
             raise ValueError(f"{pixels:,} pixels, more than the limit of {limit:,}")
-        if pixels > _LARGE and pixels > num_bytes * _MAX_PIXELS_PER_BYTE:
+        if pixels > _LARGE and pixels > (num_bytes := _size(file)) * _MAX_PIXELS_PER_BYTE:
             raise ValueError(f"{pixels:,} pixels in {num_bytes:,} bytes: it may be a decompression bomb")
         yield image
 

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as npst
 
 from bncli.data import Augmentation, Split
 from bncli.data.dataset import RawDataset, build_dataset, dataset_sha256, numbered_classes, pixel_statistics
+from bncli.data.lazy_images import LazyImages
 from bncli.errors import DataError
 
 
@@ -104,8 +105,10 @@ def test_the_std_of_a_constant_channel_is_not_zero():
     assert std == (1 / 255,)
 
 
-def test_pixel_statistics_do_not_overflow():
-    mean, std = pixel_statistics(np.full((600, 100, 100, 1), 255, np.uint8))
+@pytest.mark.parametrize("shape", [(600, 100, 100, 1), (70_000, 1, 1, 1), (1, 70_000, 1, 1)])
+@pytest.mark.parametrize("way", [np.asarray, LazyImages.of_array])
+def test_pixel_statistics_do_not_overflow(shape, way):
+    mean, std = pixel_statistics(way(np.full(shape, 255, np.uint8)))
     assert (mean, std) == ((1.0,), (1 / 255,))
 
 
