@@ -55,7 +55,7 @@ def _make_micro(accumulation: Accumulation, network: Network, normalize: Normali
             logits, batch_stats = network.train_logits(
                 {"params": params, "batch_stats": batch_stats},
                 normalize(micro.images),
-                mask=micro.mask,
+                mask=_mask_of_bn(micro.mask),
                 dropout_key=jax.random.fold_in(inputs.dropout_key, micro.number),
             )
             return counted_sum(losses(logits, micro.labels), micro.mask) / total, (logits, batch_stats)
@@ -64,7 +64,7 @@ def _make_micro(accumulation: Accumulation, network: Network, normalize: Normali
             sums, stats = carry
             (value, (logits, new)), grads = jax.value_and_grad(loss, has_aux=True)(params, stats, micro)
             # A micro-batch of padding alone has no statistics.
-            new = stats if micro.mask is None else _where(jnp.any(micro.mask), new, stats)
+            new = new if micro.mask is None else _where(jnp.any(micro.mask), new, stats)
             return (jax.tree.map(jnp.add, sums, (value, grads)), new), logits
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
@@ -74,6 +74,11 @@ def _make_micro(accumulation: Accumulation, network: Network, normalize: Normali
         return (value, (micro_batches.joined(logits), new)), grads
 
     return loss_and_grads
+
+
+def _mask_of_bn(mask: jax.Array | None) -> jax.Array | None:
+    """The mask of a micro-batch, bool [B]. In one of padding alone all count: the mean of nothing would be NaN."""
+    return None if mask is None else mask | ~jnp.any(mask)
 
 
 def _where(condition: jax.Array, new: Tree, old: Tree) -> Tree:

@@ -59,14 +59,14 @@ def split(dataset):
     return DeviceSplit(jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels))
 
 
-def steps(settings, split, *, number=10, mask=None):
-    """The state after some steps on batches of 16."""
+def steps(settings, split, *, number=10, mask=None, size=16):
+    """The state after some steps on batches."""
     step = jax.jit(make_train_step(settings))
     state = create_train_state(
         settings.network, settings.make_optimizer(), image_shape=SHAPE, seed_key=jax.random.key(0)
     )
     for i in range(number):
-        indices = jnp.arange(4 * i, 4 * i + 16, dtype=jnp.int32)
+        indices = jnp.arange(4 * i, 4 * i + size, dtype=jnp.int32)
         state, _ = step(state, split, 0, indices, mask, settings.hyperparameters.at(i))
     return state
 
@@ -115,6 +115,15 @@ def test_the_approximation_is_exact_without_bn_alone(split, bn, is_same):
     micro = Accumulation(steps=2, bn="micro", unrolled=False)
     whole, parts = (steps(settings_of(network, parts), split, number=2) for parts in (None, micro))
     assert (largest_difference(whole.params, parts.params) < 1e-6) is is_same
+
+
+def test_a_micro_batch_of_padding_alone_changes_nothing(split):
+    network = as_network(Residual())
+    padded, alone = (Accumulation(steps=number, bn="micro", unrolled=False) for number in (4, 2))
+    some = steps(settings_of(network, padded), split, number=2, mask=jnp.arange(16) < 8)
+    only = steps(settings_of(network, alone), split, number=2, size=8)
+    for one, other in ((some.params, only.params), (some.batch_stats, only.batch_stats)):
+        assert largest_difference(one, other) < 1e-6
 
 
 class Shared(nn.Module):
