@@ -23,6 +23,8 @@ from bncli.process.files import read_regular
 # The answers of file systems whose locks are missing or out of order, such as NFS without its lock service.
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EIO, errno.ENOSYS)
 _MAX_OWNER = 1 << 16
+# A network file system shows a new file to another machine within so long.
+SEEN_WITHIN_SECONDS = 60.0
 
 
 @contextmanager
@@ -30,11 +32,27 @@ def locked_for_all(out: Path) -> Iterator[None]:
     """Reserve ``out`` for all processes of a run, by process 0.
 
     Raises:
-        CheckpointError: as in ``locked``.
+        CheckpointError: as in ``locked``, or this process sees another folder there than process 0.
     """
     with ExitStack() as stack:
         distributed.by_first(lambda: stack.enter_context(locked(out)), CheckpointError)
+        _check_same_folder(out)
         yield
+
+
+def _check_same_folder(out: Path) -> None:
+    """Raise CheckpointError unless the lock that process 0 has taken is seen here."""
+    if distributed.is_alone():
+        return
+    owner = distributed.text_from_first(_owner_text(out))
+    end = time.monotonic() + SEEN_WITHIN_SECONDS
+    while owner and _owner_text(out) != owner:
+        if time.monotonic() > end:
+            raise CheckpointError(
+                f"--out {out} is not the folder that process 0 writes",
+                remedy="Name a folder that all machines see, the same in all processes.",
+            )
+        time.sleep(0.2)
 
 
 @contextmanager
@@ -95,7 +113,7 @@ def _go_on_without_lock(out: Path) -> None:
 def _owner_runs(out: Path) -> bool:
     """True if the process that wrote its name into the directory is another one of this machine, and still runs."""
     try:
-        owner = json.loads(read_regular(out / LOCK_OWNER, limit=_MAX_OWNER))
+        owner = json.loads(_owner_text(out))
         pid, is_here = int(owner["pid"]), owner["host"] == socket.gethostname()
         if not is_here or pid in (0, os.getpid()):
             return False
@@ -107,6 +125,14 @@ def _owner_runs(out: Path) -> bool:
     return True
 
 
+def _owner_text(out: Path) -> str:
+    """What the process that has the lock has written of itself; "" if it could not."""
+    try:
+        return read_regular(out / LOCK_OWNER, limit=_MAX_OWNER).decode()
+    except (OSError, ValueError):
+        return ""
+
+
 def _this_process() -> dict[str, str | int | float]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
 
@@ -114,7 +140,7 @@ def _this_process() -> dict[str, str | int | float]:
 def _owner(out: Path) -> str:
     """A description of the process that has the lock."""
     try:
-        owner = json.loads(read_regular(out / LOCK_OWNER, limit=_MAX_OWNER))
+        owner = json.loads(_owner_text(out))
         age = max(0.0, time.time() - float(owner["since"]))
         return f"process {int(owner['pid'])} on {str(owner['host'])[:100]!r}, for {_duration(age)},"
     except (OSError, ValueError, TypeError, KeyError):

@@ -71,7 +71,7 @@ def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
         if cluster is None:
             command(**values)
             return
-        with as_member(cluster, debug=bool(values.get("debug"))):
+        with as_member(cluster, command=_name(command), debug=bool(values.get("debug"))):
             command(**values)
 
     added = [
@@ -80,6 +80,11 @@ def with_cluster(command: Callable[..., None]) -> Callable[..., None]:
     ]
     vars(run)["__signature__"] = own.replace(parameters=[*own.parameters.values(), *added])
     return run
+
+
+def _name(command: Callable[..., None]) -> str:
+    """The word of a command on the command line; the function of ``eval`` has another name than Python's own."""
+    return command.__name__.replace("evaluate", "eval").replace("_", "-")
 
 
 def cluster_of(
@@ -119,10 +124,10 @@ def _cluster(
 
 
 @contextmanager
-def as_member(cluster: distributed.Cluster, *, debug: bool) -> Iterator[None]:
+def as_member(cluster: distributed.Cluster, *, command: str, debug: bool) -> Iterator[None]:
     """Run a command as one of several processes; if one of them fails, all end."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # what JAX says of a lost process, bncli says better
-    with _own_stdout(), distributed.member_of(cluster, _end_after_loss) as member:
+    with _own_stdout(), distributed.member_of(cluster, _end_after_loss, command=command) as member:
         try:
             yield
         except (typer.Exit, typer.BadParameter):

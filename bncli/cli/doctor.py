@@ -42,7 +42,7 @@ def doctor(
     if named is None and distributed and any(name in os.environ for name in _ENVIRONMENTS):
         named = cluster.cluster_of(distributed="auto", coordinator=None, num_processes=None, process_id=None)
     if named is not None:
-        with cluster.as_member(named, debug=debug):
+        with cluster.as_member(named, command="doctor", debug=debug):
             _doctor(with_collectives=True, as_json=as_json, quiet=quiet)
     elif distributed:
         _doctor_in_two(as_json=as_json, quiet=quiet)

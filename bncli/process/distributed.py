@@ -53,6 +53,7 @@ class Member:
     Attributes:
         cluster: the processes, as far as the user has named them.
         on_loss: called on a thread when another process has ended before its work was done.
+        command: what this process runs.
         index: of this process, from 0; None before ``join`` if JAX is to detect it.
         count: number of processes; likewise.
         liveness: tells of the end of the others; None before ``watch``.
@@ -60,6 +61,7 @@ class Member:
 
     cluster: Cluster
     on_loss: Callable[[Loss], None]
+    command: str = ""
     index: int | None = None
     count: int | None = None
     liveness: Liveness | None = field(default=None, repr=False)
@@ -77,7 +79,11 @@ class Member:
             _initialize(self.cluster)
 
     def watch(self) -> None:
-        """Connect the processes, once, so that each hears of the end of another."""
+        """Connect the processes, once, so that each hears of the end of another.
+
+        Raises:
+            RuntimeCheckError: they cannot be connected, or run different commands.
+        """
         import jax
 
         self.index, self.count = jax.process_index(), jax.process_count()
@@ -86,6 +92,7 @@ class Member:
             address = _broadcast(server.address if server is not None else "")
             self.liveness = server or Liveness.peer(self.index, address, self.on_loss)
             self.liveness.start()
+            _check_command(self.liveness.exchange(self.command))
 
     @property
     def loss(self) -> Loss | None:
@@ -109,18 +116,29 @@ def current() -> Member | None:
 
 
 @contextmanager
-def member_of(cluster: Cluster, on_loss: Callable[[Loss], None]) -> Iterator[Member]:
+def member_of(cluster: Cluster, on_loss: Callable[[Loss], None], *, command: str) -> Iterator[Member]:
     """Let ``configure`` join the cluster.
 
     Args:
         cluster: the processes.
         on_loss: called on a thread when another process has ended before its work was done.
+        command: what this process runs.
     """
-    _PROCESS.member = member = Member(cluster, on_loss, cluster.process_id, cluster.num_processes)
+    _PROCESS.member = member = Member(cluster, on_loss, command, cluster.process_id, cluster.num_processes)
     try:
         yield member
     finally:
         _PROCESS.member = None
+
+
+def _check_command(commands: list[str]) -> None:
+    """Raise RuntimeCheckError unless all processes run the same command."""
+    for index, command in enumerate(commands):
+        if command != commands[0]:
+            raise RuntimeCheckError(
+                f"process 0 runs bncli {commands[0]}, and process {index} bncli {command}",
+                remedy="Give all processes the same command.",
+            )
 
 
 def _initialize(cluster: Cluster) -> None:

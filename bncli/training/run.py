@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from bncli import checkpoint
 from bncli.config.document import CheckpointConfig, DatasetRecord, WeightsRecord
+from bncli.config.options import options
 from bncli.config.settings import RunConfig, TrainingConfig
 from bncli.data import Dataset, Preprocessor, epoch_order, steps_per_epoch
 from bncli.data.configured import augmentation_of
@@ -56,6 +56,8 @@ from bncli.training.tuning import tuning_of
 from bncli.training.watch import Guess, Watch
 from bncli.training.whitening import whitened_state
 from bncli.weights import Fitted, Pretrained, fitted
+
+_PLACES = ("data.source", "data.data_dir")  # they may differ between machines
 
 
 def create_trainer(
@@ -139,11 +141,11 @@ def _fitted(pretrained: Pretrained | None, settings: StepSettings, dataset: Data
 
 def _facts(config: RunConfig, dataset: Dataset) -> dict[str, str]:
     """The facts that must be the same in all processes, for ``distributed.check_same``."""
-    settings = replace(config, data=replace(config.data, data_dir=None, source=""))  # places, which may differ
+    settings = {option: getattr(getattr(config, option.section), option.field) for option in options()}
     facts = {name: version for name, version in versions().items() if name in ("bncli", "flax", "jax", "jaxlib")}
     return {
         **{f"version of {name}": version for name, version in facts.items()},
-        "settings": repr(settings),
+        **{f"--{option.flag}": repr(value) for option, value in settings.items() if option.key not in _PLACES},
         "code of the model": model_file_sha256(config.model.name) or "",
         "data": dataset.sha256,
     }

@@ -5,11 +5,15 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from bncli import checkpoint
+from bncli.checkpoint import locking
 from bncli.errors import BncliWarning, CheckpointError
+from bncli.process import distributed
+from bncli.process.distributed import Cluster, Member
 
 HOLD = """
 import sys, time
@@ -50,6 +54,26 @@ def test_who_has_it_may_not_be_known(tmp_path):
         (tmp_path / ".lock.json").write_text(owner)
         with pytest.raises(CheckpointError, match="in use: another process"), checkpoint.locked(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("sees_it", [True, False])
+def test_another_process_must_see_the_folder_of_process_0(tmp_path, monkeypatch, sees_it):
+    class Line:
+        def __init__(self):
+            self.said = ["", "the owner"]  # process 0 has the lock, and has written so
+
+        def exchange(self, text):
+            return [self.said.pop(0), text]
+
+    member = Member(Cluster(), lambda loss: None, "train", 1, 2, Line())
+    monkeypatch.setattr(distributed._PROCESS, "member", member)
+    monkeypatch.setattr(locking, "SEEN_WITHIN_SECONDS", 0.1)
+    (tmp_path / ".lock.json").write_text("the owner" if sees_it else "the owner of before")
+    expected = (
+        nullcontext() if sees_it else pytest.raises(CheckpointError, match="not the folder that process 0 writes")
+    )
+    with expected, checkpoint.locked_for_all(tmp_path):
+        assert sees_it
 
 
 def test_hours_are_told_as_hours(holder, tmp_path):

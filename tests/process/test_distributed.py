@@ -75,7 +75,7 @@ def second(monkeypatch):
     """This process as the second of two."""
 
     def be(*said):
-        member = Member(Cluster(), lambda loss: None, 1, 2, Line(*said))
+        member = Member(Cluster(), lambda loss: None, "train", 1, 2, Line(*said))
         monkeypatch.setattr(distributed._PROCESS, "member", member)
 
     return be
@@ -102,3 +102,9 @@ def test_processes_with_other_data_are_refused(second):
     second(texts[0])
     with pytest.raises(RuntimeCheckError, match="process 1 and process 0 do not have the same data"):
         distributed.check_same({**facts, "data": "other"})
+
+
+def test_another_command_is_named():
+    distributed._check_command(["train", "train"])
+    with pytest.raises(RuntimeCheckError, match="process 0 runs bncli train, and process 1 bncli eval"):
+        distributed._check_command(["train", "eval"])
