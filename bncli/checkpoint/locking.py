@@ -126,7 +126,7 @@ def _owner_runs(out: Path) -> bool:
 
 
 def _owner_text(out: Path) -> str:
-    """What the process that has the lock has written of itself; "" if it could not."""
+    """The words about itself of the process that has the lock; "" if it could not write them."""
     try:
         return read_regular(out / LOCK_OWNER, limit=_MAX_OWNER).decode()
     except (OSError, ValueError):
