@@ -2,7 +2,8 @@
 """``bncli train --data FOLDER`` with no other option, on many kinds of folders, beside a simple baseline.
 
 The folders are drawn here (shapes, gratings, colours, in several counts and sizes) or made of real images:
-scikit-learn's digits and, with ``--photos FOLDER``, class folders of photographs. The baseline is scikit-learn's
+scikit-learn's digits, Fashion-MNIST where ``bncli data fetch fashion-mnist`` or a system package has put it and, with
+``--photos FOLDER``, class folders of photographs. The baseline is scikit-learn's
 logistic regression on the pixels of the same images, scaled to 12×12. A folder fails if the network ends near chance
 and the baseline does not. Prints a line for each folder and writes ``scripts/results/own_data.json`` after each; the
 next call goes on there.
@@ -131,6 +132,19 @@ def make_digits(root: Path, *, side: int, count: int) -> None:
         image.save(root / str(label) / f"{number:04}.png")
 
 
+def make_fashion(root: Path, *, side: int) -> None:
+    """Write the 60,000 training images of Fashion-MNIST."""
+    from bncli.data import load_dataset
+
+    dataset = load_dataset("fashion-mnist")
+    for split in (dataset.train, dataset.val):
+        for number, (pixels, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            place = root / f"class_{label}"
+            place.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(pixels.squeeze()).resize((side, side), Image.Resampling.BOX)
+            image.save(place / f"{len(split)}-{number:05}.png")
+
+
 def copy_photos(root: Path, photos: Path, *, classes: int, each: int) -> None:
     """Copy photographs of a folder, as they are."""
     for place in sorted(path for path in photos.iterdir() if path.is_dir())[:classes]:
@@ -162,6 +176,7 @@ def cases(photos: Path | None) -> dict[str, Case]:
     found = {name: Case(partial(make_folder, folder)) for name, folder in FOLDERS.items()}
     found["digits-1797-8px"] = Case(partial(make_digits, side=8, count=1797))
     found["digits-300-64px"] = Case(partial(make_digits, side=64, count=300))
+    found["fashion-10-60000-16px"] = Case(partial(make_fashion, side=16))
     if photos is not None:
         five = partial(copy_photos, photos=photos, classes=5, each=200)
         found["photos-5-1000-32px"] = Case(five)

@@ -93,6 +93,14 @@ _FAST = Recipe(
 # Options that make sense for one optimizer or one network only: left out for another one.
 _OF_SGD = ("optimizer.learning_rate", "optimizer.weight_decay")
 _OF_MODEL = ("model.dropout", "model.args", "model.init", "finetune.freeze", "finetune.bias_lr_scale")
+# Left out where images are not changed at random.
+_OF_AUGMENTATION = (
+    "data.color_jitter",
+    "data.mixup",
+    "data.augment_flip",
+    "data.augment_shift",
+    "data.augment_padding",
+)
 # Left out for a network of the user's code, whose BN may be of a class that cannot be frozen.
 _OF_BUILT_IN = ("finetune.freeze_bn",)
 
@@ -102,6 +110,8 @@ _EPOCHS = (20, 100)
 # Number of training images -> batch size of a smaller set. BN needs a batch, and a small set needs steps.
 _BATCH_SIZES = ((500, 16), (5_000, 32))
 _LARGEST_BATCH = 64
+# Tried on 1,000 photographs: docs/results.md, "What was tried on 1,000 photographs".
+_CHANGES_OF_IMAGES = {"data.color_jitter": 0.4, "data.mixup": 0.2}
 # Steps over which running statistics average at BN's default momentum, 0.9.
 _BN_STEPS = 10
 
@@ -132,8 +142,11 @@ def own_data(num_train: int, *, fine_tunes: bool = False) -> Recipe:
         **_bn_momentum(steps_per_epoch=-(-num_train // batch_size)),
     }
     frozen = {"finetune.freeze_bn": "statistics"} if fine_tunes and num_train < _FEW_IMAGES else {}
+    changes = {} if fine_tunes else _CHANGES_OF_IMAGES
     return Recipe(
-        settings={**settings, **frozen}, without_bn={"finetune.freeze_bn": None} if frozen else {}, model="convnet"
+        settings={**settings, **changes, **frozen},
+        without_bn={"finetune.freeze_bn": None} if frozen else {},
+        model="convnet",
     )
 
 
@@ -181,6 +194,7 @@ def recommended(recipe: Recipe, asked: Values) -> Values:
     left_out = (
         *(_OF_SGD if value_of("optimizer.name") != "sgd" else ()),
         *(_OF_MODEL if is_other else ()),
+        *(() if value_of("data.augment") else _OF_AUGMENTATION),
         *(_OF_BUILT_IN if ":" in str(value_of("model.name")) else ()),
         *(option.key for option in asked),
     )

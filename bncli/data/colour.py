@@ -24,7 +24,7 @@ def jitter_colour(images: jax.Array, keys: jax.Array, *, strength: float) -> jax
     """The images with brightness, contrast and saturation changed by random factors, in random order.
 
     Each factor is drawn from [max(0, 1 - strength), 1 + strength], as ``torchvision.transforms.ColorJitter`` does with
-    one strength for all three. A grey image has no saturation.
+    one strength for all three. Only RGB images have a saturation.
 
     Args:
         images: [B, H, W, C], pixels in 0 … 255.
@@ -50,8 +50,9 @@ def _jittered(image: jax.Array, key: jax.Array, strength: float) -> jax.Array:
 
 def _opposite(image: jax.Array, change: jax.Array) -> jax.Array:
     """The image that a factor of 0 leads to: black, the mean grey, or the image without colour."""
-    grey = image @ _LUMA if image.shape[-1] == 3 else image[..., 0]  # [H, W]
-    without_colour = jnp.broadcast_to(grey[..., None], image.shape)
+    is_rgb = image.shape[-1] == 3
+    grey = image @ _LUMA if is_rgb else image.mean(axis=-1)  # [H, W]
+    without_colour = jnp.broadcast_to(grey[..., None], image.shape) if is_rgb else image
     return jnp.select(
         [change == 0, change == 1], [jnp.zeros_like(image), jnp.full_like(image, grey.mean())], without_colour
     )

@@ -77,6 +77,13 @@ def test_settings_of_another_optimizer_or_network_are_left_out():
     assert chosen(recipe, model="cnn") == chosen(recipe)
 
 
+def test_images_that_are_not_to_be_changed_are_not_said_to_be():
+    for recipe in (own_data(100), ANY[FAST]):
+        changes = {"data.color_jitter", "data.mixup", "data.augment_flip", "data.augment_shift"}
+        assert changes & chosen(recipe).keys()
+        assert not changes & chosen(recipe, augment=False).keys()
+
+
 def test_what_the_user_chose_is_left_alone():
     assert "model.name" not in chosen(own_data(100), model="cnn")
     assert "training.epochs" not in chosen(own_data(100), epochs=3)
@@ -111,6 +118,7 @@ def test_fine_tuning_sees_own_data_less_often_and_keeps_the_statistics_of_bn_if_
     assert tuned.settings["training.batch_size"] == fresh.settings["training.batch_size"]
     assert ("finetune.freeze_bn" in tuned.settings) == (num_train < 1_000)
     assert "finetune.freeze_bn" not in fresh.settings
+    assert {"data.color_jitter", "data.mixup"} <= fresh.settings.keys() - tuned.settings.keys()
 
 
 def test_bn_is_frozen_only_where_there_is_one_that_can_be():

@@ -96,6 +96,16 @@ def test_jitter_is_that_of_pillow_in_some_order():
         assert np.abs(result - np.asarray(expected)).max() <= 4  # Pillow rounds after each of three steps
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_where_channels_are_no_colours_none_of_them_is_special(channels):
+    images = np.random.default_rng(0).integers(0, 256, (8, 5, 6, channels), dtype=np.uint8)
+    keys = jax.random.split(jax.random.key(0), 8)
+    changed = np.asarray(jitter_colour(images, keys, strength=0.4))
+    assert not np.allclose(changed, images, atol=5)
+    other_way = np.asarray(jitter_colour(images[..., ::-1], keys, strength=0.4))
+    np.testing.assert_allclose(changed, other_way[..., ::-1], atol=1e-3)
+
+
 def test_erasing_takes_one_rectangle_of_two_to_thirty_three_percent():
     images = np.full((200, 20, 20, 1), 9, np.float32)
     keys = jax.random.split(jax.random.key(0), 200)
