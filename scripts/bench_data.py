@@ -145,7 +145,7 @@ def starts(files: int) -> Iterator[dict[str, object]]:
         write_images(root, files)
         for way in ("kept", "streamed"):
             cache = Path(place) / f"cache-{way}"
-            for state in ("cold", "warm"):
+            for state in ("cold", "warm", "warm", "warm"):
                 yield {"files": files, "way": way, "cache": state, **ask(OPEN, [root, way], cache)}
 
 

@@ -63,7 +63,7 @@ class StoredImage(Protocol):
         """Its bytes."""
 
 
-ImagePlace: TypeAlias = Path | StoredImage
+ImagePlace: TypeAlias = Path | str | StoredImage  # a text is the path of a file
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,9 @@ def _opened(path: ImagePlace) -> Iterator[ImageFile.ImageFile]:
 
 def _stream(path: ImagePlace) -> BinaryIO:
     """The encoded image, to be read."""
-    if not isinstance(path, Path):
+    if not isinstance(path, str | Path):
         return io.BytesIO(path.read())
-    if path.suffix.lower() == ".avif" and not _HAS_AVIF:
+    if not _HAS_AVIF and str(path).lower().endswith(".avif"):
         raise ValueError("the installed Pillow reads no AVIF: install Pillow 11.3 or newer")
     return open_regular(path)
 

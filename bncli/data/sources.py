@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from bncli.config.document import Crop
+from bncli.data.file_list import FileList
 from bncli.data.image_file import ImagePlace, decode, decode_part, reason_of, resized_part
 from bncli.data.pixel_range import PixelRange
 from bncli.errors import DataError
@@ -94,7 +95,7 @@ class FileSource:
         return self._read(index, lambda path: decode_part(path, self.shape, self.pixel_range, bits, min_area))
 
     def _read(self, index: int, decoded: Callable[[ImagePlace], np.ndarray]) -> np.ndarray:
-        path = self.files[index]
+        path = self.files.text(index) if isinstance(self.files, FileList) else self.files[index]
         try:
             return decoded(path)
         except MemoryError:

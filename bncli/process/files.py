@@ -16,13 +16,15 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def open_regular(path: Path) -> io.BufferedReader:
+def open_regular(path: Path | str) -> io.BufferedReader:
     """Open a regular file for reading bytes; a symbolic link to one counts.
+
+    Small images are read ten thousand times a second, for which a text is faster than a ``Path`` made of it.
 
     Raises:
         OSError: the file cannot be opened, or is something else than a regular file.
     """
-    _require_regular(path.stat().st_mode, path)  # opening a device may already have an effect
+    _require_regular(os.stat(path).st_mode, path)  # noqa: PTH116 - faster; opening a device may already have an effect
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         _require_regular(os.fstat(descriptor).st_mode, path)  # it may have been replaced since
@@ -92,7 +94,7 @@ def require_contained(directory: Path) -> None:
             _require_regular((Path(folder) / name).lstat().st_mode, Path(folder) / name, links=True)
 
 
-def _require_regular(mode: int, path: Path, *, links: bool = False) -> None:
+def _require_regular(mode: int, path: Path | str, *, links: bool = False) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode) and not (links and stat.S_ISLNK(mode)):

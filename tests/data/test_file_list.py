@@ -18,6 +18,7 @@ def test_it_holds_the_paths_in_order():
     assert list(FILES) == PATHS
     assert [FILES[0], FILES[-1]] == [PATHS[0], PATHS[-1]]
     assert FILES[1:] == PATHS[1:]
+    assert [FILES.text(index) for index in range(3)] == [str(path) for path in PATHS]
     with pytest.raises(IndexError):
         FILES[3]
 
@@ -34,6 +35,7 @@ def test_folders_with_their_names_are_the_list_of_their_paths(root):
     listed = FileList.in_folders(root, folders)
     paths = [folder / name for folder, names in folders for name in names]
     assert list(listed) == list(FileList.of(root, paths)) == paths
+    assert listed.text(2) == str(paths[2])
     assert listed.names == b"train/cat/1.png\0train/cat/2.png\0" + "b/é.png\0".encode()
     assert listed.chosen(np.array([2, 0])).names == "b/é.png\0train/cat/1.png\0".encode()
 
