@@ -42,8 +42,8 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_bytes_of_an_uninterrup
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("framework", ["nnx", "equinox"])
-def test_a_killed_training_of_another_framework_ends_in_the_same_bytes(script, framework, tmp_path):
+@pytest.mark.parametrize("framework", ["linen", "nnx", "equinox", "haiku"])
+def test_a_killed_training_of_a_network_of_the_users_ends_in_the_same_bytes(script, framework, tmp_path):
     lines, zygote = [], Zygote(model=write_net(tmp_path, framework))
     try:
         tally = script.torture(zygote.start, tmp_path, kills=5, seed=1, show=lines.append)

@@ -264,13 +264,20 @@ def remedy_of(path: Path) -> str:
     return ELSEWHERE.get(path.suffix.lower(), READABLE).format(path=shlex.quote(str(path)), name=repr(str(path)))
 
 
+def _unreadable(path: Path) -> str:
+    """The complaint about a file that is no checkpoint of JAX; `inspect-stats` may still read its layers."""
+    if path.suffix.lower() in ELSEWHERE:
+        return f"{path} holds no network that bncli can run"
+    return f"{path} is no checkpoint that bncli reads"
+
+
 def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
     with open_regular(path) as file:
         start = file.read(2)
         if _is_pickle(start) and ELSEWHERE.get(path.suffix.lower(), _PICKLE) == _PICKLE:
             raise CheckpointError(f"{path} is a pickle, and opening one can run any program", remedy=_PICKLE.format())
         if not start or start[0] not in _MAP_BYTES:
-            raise CheckpointError(f"{path} is no checkpoint that bncli reads", remedy=remedy_of(path))
+            raise CheckpointError(_unreadable(path), remedy=remedy_of(path))
         _refuse_step(path, step)
         _require_memory(path)
         content = start + file.read()
@@ -278,7 +285,7 @@ def _read_msgpack(path: Path, step: str) -> ForeignCheckpoint:
         tree = serialization.msgpack_restore(content)
     except Exception as error:  # the errors of msgpack, NumPy and Flax for other bytes
         if path.suffix.lower() in ELSEWHERE:
-            raise CheckpointError(f"{path} is no checkpoint that bncli reads", remedy=remedy_of(path)) from error
+            raise CheckpointError(_unreadable(path), remedy=remedy_of(path)) from error
         raise CheckpointError(
             f"{path} is damaged, or not a Flax msgpack file: {type(error).__name__}: {str(error)[:300]}",
             remedy=f"Restore it from a copy. {READABLE}",

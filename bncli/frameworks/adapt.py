@@ -17,6 +17,7 @@ from bncli.errors import UsageError
 from bncli.folding.trace.graph import Pytree
 from bncli.frameworks.adapted import Adapted, arguments
 from bncli.frameworks.linen import Variables, as_network
+from bncli.frameworks.network import settings_within
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def adapt_linen(module: nn.Module, variables: Variables) -> Adapted:
         apply_fn=apply_fn,
         variables=plain,
         norms={},
+        norms_on=lambda example: settings_within(apply_fn, plain, example),
         with_statistics=lambda new: plain,
         again=lambda other: adapt_linen(other, plain),
     )

@@ -32,7 +32,8 @@ class Adapted:
         framework: its framework, as the remedies of findings name it.
         apply_fn: ``(variables, x) -> outputs`` in eval mode; it raises FoldError if the network is in train mode.
         variables: {"params": …, "batch_stats": …, "others": …} in nested dicts under the user's own names.
-        norms: BN layer -> its settings.
+        norms: BN layer -> its settings, where the layers themselves tell them.
+        norms_on: example -> the same, where only a call with an example tells them; nothing is computed.
         again: the same for another object of the framework: one without BN.
         updates: BN layer -> the number of updates of its statistics, where the framework counts them.
         excess: BN layer -> the amount by which its variance is too large in eval mode, where that is known.
@@ -50,6 +51,7 @@ class Adapted:
     updates: Mapping[str, int] = field(default_factory=dict)
     excess: Mapping[str, float] = field(default_factory=dict)
     train_mode: tuple[str, ...] = ()
+    norms_on: Callable[[Pytree], Mapping[str, BatchNormSettings]] | None = field(default=None, repr=False)
     module: Callable[[Folded], object] | None = field(default=None, repr=False)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bncli.errors import FoldError
 from bncli.folding.trace.arguments import described
-from bncli.folding.trace.graph import Pytree
+from bncli.folding.trace.graph import ApplyFn, Pytree
 from bncli.frameworks.adapted import (
     BIAS,
     MEAN,
@@ -30,7 +30,7 @@ from bncli.frameworks.adapted import (
     at,
     filed,
 )
-from bncli.frameworks.linen import TRAIN_ARGUMENTS, Variables
+from bncli.frameworks.linen import TRAIN_ARGUMENTS, BatchNormSettings, Variables
 
 Arrays: TypeAlias = Mapping[str, Mapping[str, Array]]
 Transformed: TypeAlias = "hk.Transformed | hk.TransformedWithState"
@@ -63,15 +63,34 @@ def adapt(transformed: Transformed, params: Arrays, state: Arrays) -> Adapted:
 
     arrays = {path: params[module][name] for path, (module, name) in param_paths.items()}
     arrays |= {path: state[module][name] for path, (module, name) in state_paths.items()}
+    variables = filed(arrays)
     return Adapted(
         framework="haiku",
         apply_fn=apply_fn,
-        variables=filed(arrays),
+        variables=variables,
         norms={},
+        norms_on=lambda example: _settings_within(apply_fn, variables, example),
         with_statistics=lambda new: _with_statistics(state, new),
         again=lambda other: adapt(other, params, state),
         updates=_updates(state),
     )
+
+
+def _settings_within(apply_fn: ApplyFn, variables: Variables, example: Pytree) -> dict[str, BatchNormSettings]:
+    """The settings of each BN layer that a function calls, by its module's name."""
+    found: dict[str, BatchNormSettings] = {}
+
+    def look(
+        next_fun: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object], context: hk.MethodContext
+    ) -> object:
+        norm = context.module
+        if isinstance(norm, hk.BatchNorm) and context.method_name == "__call__":
+            found[norm.module_name] = BatchNormSettings(float(norm.eps), float(norm.mean_ema.decay))
+        return next_fun(*args, **kwargs)
+
+    with hk.intercept_methods(look):
+        jax.eval_shape(apply_fn, variables, example)
+    return found
 
 
 def names_of(arrays: Arrays) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -75,8 +76,8 @@ def inspect_stats(  # noqa: PLR0913 - a network of a file is described by severa
         mean: per channel, subtracted from its pixels in [0, 1]; default: 0.
         std: per channel, what is left is divided by it; default: 1.
         data: also measure the network on data. For a checkpoint, a data set, a name, a folder or a file as ``bncli
-            train --data`` takes it, or True for its own. For a network, batches of its inputs [B, ...]. Batches have
-            no labels, so the scores and output gaps of the measurements are NaN.
+            train --data`` takes it, or True for its own. For a network, batches of its inputs [B, ...], which also
+            tell ε and momentum of linen and Haiku. Batches have no labels, so the scores and output gaps are NaN.
 
     Raises:
         CheckpointError: bncli cannot read this format, the file is damaged, or the library for it is not installed.
@@ -95,6 +96,7 @@ def inspect_stats(  # noqa: PLR0913 - a network of a file is described by severa
             "model, model_args, input_shape, mean and std describe the network of a file",
             remedy="Leave them out, or pass the path of a checkpoint.",
         )
+    asked = replace(asked, in_memory=True)
     if isinstance(source, Mapping):
         from bncli.inspection.readers.variables import read_variables
 

@@ -122,6 +122,33 @@ def test_haiku_is_read_with_its_own_names():
     assert report.format == "haiku"
 
 
+def test_on_batches_a_function_of_haiku_tells_its_settings():
+    """ε and the decay rate are in its code only, and a call shows them; layers are in the order of the calls."""
+    hk = pytest.importorskip("haiku", reason="Haiku is not installed")
+
+    class Block(hk.Module):
+        def __call__(self, x, is_training):
+            return hk.BatchNorm(True, True, 0.7, eps=1e-2)(x, is_training)
+
+    def net(x, is_training):
+        x = hk.BatchNorm(True, True, 0.8, eps=1e-4, name="z")(x, is_training)
+        return Block(name="a")(x, is_training)
+
+    transformed = hk.transform_with_state(net)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(64, 3)), jnp.float32)
+    params, state = transformed.init(jax.random.key(0), x, True)
+    (note,) = bncli.inspect_stats(transformed, params, state).notes
+    assert note.endswith("pass epsilon=, or the network with data=[x, …]")
+    report = bncli.inspect_stats(transformed, params, state, data=[x])
+    assert [(layer.name, layer.epsilon, layer.momentum) for layer in report.arrays] == [
+        ("z", 1e-4, 0.8),
+        ("a/batch_norm", 1e-2, 0.7),
+    ]
+    assert report.notes == ()
+    asked = bncli.inspect_stats(transformed, params, state, data=[x], epsilon=1.0)
+    assert asked.notes == ("epsilon 1 is ignored: the network has its own",)
+
+
 def test_what_is_no_network_is_refused():
     with pytest.raises(UsageError, match="cannot read a list"):
         bncli.inspect_stats([1])

@@ -72,9 +72,10 @@ def eval_text(report: EvalReport) -> RenderableType:
 
     result = report.result
     is_telling = len(result.per_class) > TOP_K  # else every label is among the five largest logits
+    step = f" step {report.step}" if report.step else ""  # another program's file does not tell it
     top5 = f"  top-5 {result.top5_accuracy:.4f}" if is_telling else ""
     head = Text.from_markup(
-        f"{marked(str(report.checkpoint))} step {report.step} on {marked(report.dataset)} {report.split}, "
+        f"{marked(str(report.checkpoint))}{step} on {marked(report.dataset)} {report.split}, "
         f"{report.stats} statistics, {result.num_examples:,} images{_TTA_WORDS[report.tta]}\n"
         f"[bold]accuracy {result.accuracy:.4f}[/]{top5}  loss {result.loss:.4f}"
     )

@@ -32,9 +32,12 @@ def run_lines(trainer: Trainer) -> str:
     """Return the model, the device and the data of a run that is about to start, in two lines."""
     import jax
 
+    from bncli.models.custom import is_custom
+
     config, data = trainer.config, trainer.dataset
     num_params = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params))
-    bn = f"BN {config.model.bn_placement}-activation" if trainer.state.batch_stats else "no BN"
+    placed = "BN" if is_custom(config.model.name) else f"BN {config.model.bn_placement}-activation"
+    bn = placed if trainer.state.batch_stats else "no BN"
     if config.model.normalization not in ("batch", "none"):
         bn = norm_words(config.model.normalization)
     device = jax.devices()[0].device_kind

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bncli.frameworks.adapt import Framework, adapted
 from bncli.frameworks.adapted import Adapted
-from bncli.frameworks.network import BatchNormSettings, settings_within
+from bncli.frameworks.network import BatchNormSettings
 from bncli.inspection.readers.contents import Contents, named
 from bncli.inspection.readers.settings import Asked
 from bncli.inspection.readers.variables import read_variables
@@ -27,16 +27,16 @@ def read_network(
     Args:
         given: the arrays, where the network does not hold them.
         asked: ε and momentum for layers whose framework does not tell them.
-        batches: inputs, with which a linen module tells ε and momentum.
+        batches: inputs, with which a linen module or a function of Haiku tells ε and momentum.
 
     Raises:
         CheckpointError: the arrays of a layer do not fit each other.
         FoldError: the network lacks its state.
     """
-    if framework.adapter == "haiku":  # whose state has arrays that only its own convention names
-        return replace(read_variables(dict(given), asked=asked), format="haiku")
     user = adapted(network, framework, given, eval_mode=True)
     settings = user.norms or _settings_on(user, batches)
+    if framework.adapter == "haiku":  # whose state has arrays that only its own convention names
+        return replace(read_variables(dict(given), settings=settings, asked=asked), format="haiku")
     contents = read_variables(user.variables, settings=settings, asked=asked)
     layers = tuple(
         replace(layer, excess=user.excess.get(layer.name, 0.0), updates=user.updates.get(layer.name))
@@ -47,12 +47,12 @@ def read_network(
 
 
 def _settings_on(user: Adapted, batches: Batches | None) -> Mapping[str, BatchNormSettings]:
-    """The settings of the BN layers that linen modules call; empty without batches."""
-    if batches is None:
+    """The settings of the BN layers that a call tells; empty without batches."""
+    if batches is None or user.norms_on is None:
         return {}
     first = first_of(batches)
     with applied_to(first):
-        return settings_within(user.apply_fn, user.variables, first)
+        return user.norms_on(first)
 
 
 def _mode(user: Adapted) -> tuple[str, ...]:

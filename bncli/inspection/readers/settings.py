@@ -20,12 +20,14 @@ class Asked:
         epsilon: for layers whose file does not store it.
         momentum: weight of the old running value, for layers whose file does not store it.
         model: the user's own model, if a checkpoint of bncli cannot find its code or may not run it.
+        in_memory: True if the arrays come from Python and not from a file, so that notes name arguments, not options.
     """
 
     step: str = "best"
     epsilon: float | None = None
     momentum: float | None = None
     model: str | None = None
+    in_memory: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError if a setting is out of range."""
@@ -61,7 +63,8 @@ def _first(*values: float | None) -> float | None:
 def _notes(found: Sequence[Found], asked: Asked) -> Iterator[str]:
     for name in ("epsilon", "momentum"):
         if getattr(asked, name) is not None and all(getattr(layer, name) is not None for layer in found):
-            yield f"{name} {getattr(asked, name):g} is ignored: the checkpoint stores its own"
+            own = "the network has its own" if asked.in_memory else "the checkpoint stores its own"
+            yield f"{name} {getattr(asked, name):g} is ignored: {own}"
     for convention in dict.fromkeys(layer.convention for layer in found):
         layers = [layer for layer in found if layer.convention is convention]
         yield from _assumed(layers, asked)
@@ -84,9 +87,17 @@ def _assumed(layers: Sequence[Found], asked: Asked) -> Iterator[str]:
         of_some = "" if count == len(layers) else f" for {count} of {len(layers)} layers"
         yield (
             f"{' and '.join(defaults[name] for name in names)} assumed{of_some}, {convention.title}'s "
-            f"default{'s' * (len(names) > 1)}, because the file does not store "
-            f"{'them' if len(names) > 1 else 'it'}; override with {' and '.join(f'--{name}' for name in names)}"
+            f"default{'s' * (len(names) > 1)}, {_remedy(names, in_memory=asked.in_memory)}"
         )
+
+
+def _remedy(names: Sequence[str], *, in_memory: bool) -> str:
+    """The reason for an assumption, and the way to state what is true."""
+    them = "them" if len(names) > 1 else "it"
+    if in_memory:
+        stated = " and ".join(f"{name}=" for name in names)
+        return f"because the arrays do not tell {them}; pass {stated}, or the network with data=[x, …]"
+    return f"because the file does not store {them}; override with {' and '.join(f'--{name}' for name in names)}"
 
 
 def non_negative(value: object, what: str) -> float | None:

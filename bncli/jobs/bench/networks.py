@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bncli.checkpoint import Checkpoint, Unsaid, is_unsaid, open_checkpoint, read_config, refuse_unsaid
+from bncli.checkpoint import Checkpoint, Unsaid, is_unsaid, open_checkpoint, read_config, read_foreign, refuse_unsaid
 from bncli.checkpoint.onnx_file import OnnxNetwork
 from bncli.config.choices import Precision
 from bncli.errors import RuntimeCheckError, UsageError
@@ -94,6 +94,7 @@ def common_target(target: Target, networks: Sequence[OpenNetwork]) -> Target:
 def _target(path: Path, unsaid: Unsaid) -> Target:
     if is_unsaid(path):
         if unsaid.image_shape is None:
+            read_foreign(path)  # a file that no description helps is named first
             raise UsageError(
                 f"{path} was not written by bncli, and does not hold the shape of its images",
                 remedy="Add --model file.py:Class and --input-shape H,W,C.",

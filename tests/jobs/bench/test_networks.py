@@ -80,6 +80,13 @@ def test_what_is_no_checkpoint_is_named(trained, tmp_path):
         read_target([trained.out, tmp_path / "missing"])
 
 
+def test_a_file_that_no_description_helps_is_named_before_one_is_asked_for(tmp_path):
+    (tmp_path / "net.keras").write_bytes(b"PK\x03\x04")
+    with pytest.raises(CheckpointError, match="holds no network that bncli can run") as caught:
+        read_target([tmp_path / "net.keras"])
+    assert "bncli.fold(model, example)" in caught.value.remedy
+
+
 @pytest.mark.parametrize("error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")])
 def test_a_batch_too_large_for_the_memory_is_an_error_with_a_remedy(error):
     def call(images):
