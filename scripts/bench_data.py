@@ -37,7 +37,8 @@ start = time.perf_counter()
 from bncli.data import ImageOptions, load_dataset
 dataset = load_dataset(sys.argv[1], images=ImageOptions(stream=sys.argv[2] == "streamed"))
 seconds = time.perf_counter() - start
-print(json.dumps({"seconds": seconds, "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": seconds, "processor_seconds": time.process_time(), "max_rss_mib": rss}))
 """
 # What both readers begin with. The processor time is that of the process and its worker, from the first batch on: their
 # start would take longer than the reading.

@@ -206,8 +206,8 @@ class ModelConfig(Section):
     norm: Annotated[
         Norm | None,
         Setting(
-            "batch, group, layer, none, or ghost:N for BN with the statistics of N examples at a time; by default as "
-            "--bn says.",
+            "batch, group, layer, none, or ghost:N for BN with the statistics of N examples at a time, or of fewer, so "
+            "that all parts of a batch are equal; by default as --bn says.",
             MODEL,
         ),
     ] = None
