@@ -19,8 +19,9 @@ from bncli.training.progress import EpochResult, Notice
 
 # A loss that is so many times that of guessing has exploded.
 EXPLODED = 10
-# Epochs, and at least so many steps, within 2 % of the loss of guessing: the network does not learn.
-STUCK_EPOCHS, STUCK_STEPS, STUCK_SHARE = 3, 50, 0.98
+# Epochs, and at least so many steps, within 2 % of the loss of guessing and 5 % of its accuracy: the network does not
+# learn. Where images are mixed, the loss alone stays high while the accuracy rises.
+STUCK_EPOCHS, STUCK_STEPS, STUCK_SHARE, STUCK_ACCURACY = 3, 50, 0.98, 0.05
 # Epochs in a row with so much of the training accuracy that guessing lacks, and none of it in validation: the network
 # learns by heart.
 HEART_EPOCHS, HEART_SHARE = 3, 0.15
@@ -54,6 +55,10 @@ class Guess:
         counts = np.bincount(train)
         shares = counts[counts > 0] / len(train)
         return cls(float(-(shares * np.log(shares)).sum()), float((val == counts.argmax()).mean()), len(val))
+
+    def between(self, share: float) -> float:
+        """The accuracy at this share of the way from guessing to 1."""
+        return self.accuracy + share * (1 - self.accuracy)
 
     def good_luck(self, epochs: int = 1) -> float:
         """An accuracy that the best of so many epochs reaches by chance once in 40 times.
@@ -127,6 +132,8 @@ class Watch:
             return ""
         if not all(STUCK_SHARE <= row.train_loss / self.guess.loss <= EXPLODED for row in last if self.guess.loss):
             return ""
+        if fmean(row.train_accuracy for row in last) > self.guess.between(STUCK_ACCURACY):
+            return ""
         return (
             f"epochs {last[0].epoch} to {last[-1].epoch}: the training loss, now {last[-1].train_loss:.3g}, is no "
             f"better than that of guessing, {self.guess.loss:.3g}. {self._rate_remedy()}, or the labels do not belong "
@@ -137,7 +144,7 @@ class Watch:
         last = history[-HEART_EPOCHS:]
         if len(last) < HEART_EPOCHS or len(history) * self.steps_per_epoch < STUCK_STEPS or self.has_few_images:
             return ""
-        learnt = self.guess.accuracy + HEART_SHARE * (1 - self.guess.accuracy)
+        learnt = self.guess.between(HEART_SHARE)
         val_accuracy = fmean(row.val_accuracy for row in last)
         if min(row.train_accuracy for row in last) < learnt or val_accuracy > self.guess.good_luck():
             return ""

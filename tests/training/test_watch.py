@@ -92,6 +92,12 @@ def test_three_epochs_of_few_steps_say_nothing():
     assert not told(rows(*[(math.log(5), 1.7)] * 3), steps_per_epoch=10)
 
 
+def test_a_loss_like_guessing_is_not_stuck_while_the_accuracy_rises():
+    losses = [(math.log(5), 1.5)] * 3
+    assert told(rows(*losses, train_accuracy=0.23))
+    assert not told(rows(*losses, train_accuracy=0.25))
+
+
 def test_broken_statistics_are_told_at_the_end_with_what_mends_them():
     history = rows((0.1, 3.0), train_accuracy=1.0, val_accuracy=0.5)
     (message,) = told(history, epochs=1, score_by_batch=by_batch(1.0))
