@@ -20,11 +20,12 @@ from bncli.training.progress import EpochResult, Notice
 # A loss that is so many times that of guessing has exploded.
 EXPLODED = 10
 # Epochs, and at least so many steps, within 2 % of the loss of guessing and 5 % of its accuracy: the network does not
-# learn. Where images are mixed, the loss alone stays high while the accuracy rises.
-STUCK_EPOCHS, STUCK_STEPS, STUCK_SHARE, STUCK_ACCURACY = 3, 50, 0.98, 0.05
-# Epochs in a row with so much of the training accuracy that guessing lacks, and none of it in validation: the network
-# learns by heart.
-HEART_EPOCHS, HEART_SHARE = 3, 0.15
+# learn. Where images are mixed, the loss alone stays high while the accuracy rises, and some good runs begin late: at 100
+# steps, on shapes anywhere in 400 images.
+STUCK_EPOCHS, STUCK_STEPS, STUCK_SHARE, STUCK_ACCURACY = 3, 150, 0.98, 0.05
+# Epochs in a row, and at least so many steps, with so much of the training accuracy that guessing lacks, and none of it
+# in validation: the network learns by heart.
+HEART_EPOCHS, HEART_STEPS, HEART_SHARE = 3, 50, 0.15
 # Validation images below which one of them is worth more than the difference between two epochs.
 FEW_IMAGES = 20
 # Accuracy that batch statistics must gain over running ones to be worth a word.
@@ -142,7 +143,7 @@ class Watch:
 
     def _by_heart(self, history: Sequence[EpochResult]) -> str:
         last = history[-HEART_EPOCHS:]
-        if len(last) < HEART_EPOCHS or len(history) * self.steps_per_epoch < STUCK_STEPS or self.has_few_images:
+        if len(last) < HEART_EPOCHS or len(history) * self.steps_per_epoch < HEART_STEPS or self.has_few_images:
             return ""
         learnt = self.guess.between(HEART_SHARE)
         val_accuracy = fmean(row.val_accuracy for row in last)

@@ -81,21 +81,22 @@ def test_each_sign_is_told_when_it_begins():
     assert told(history[:1])
     assert not told(history)
     stuck = rows(*[(math.log(5), 1.7)] * 4)
-    assert not told(stuck[:2])
-    (message,) = told(stuck[:3])
+    assert not told(stuck[:2], steps_per_epoch=50)
+    (message,) = told(stuck[:3], steps_per_epoch=50)
     assert "epochs 1 to 3: the training loss, now 1.61, is no better than that of guessing, 1.61" in message
-    assert not told(stuck)
-    assert "now 5.5, is no better than that of guessing, 1.61" in told(rows(*[(5.5, 1.7)] * 3))[0]
+    assert not told(stuck, steps_per_epoch=50)
+    (message,) = told(rows(*[(5.5, 1.7)] * 3), steps_per_epoch=50)
+    assert "now 5.5, is no better than that of guessing, 1.61" in message
 
 
 def test_three_epochs_of_few_steps_say_nothing():
-    assert not told(rows(*[(math.log(5), 1.7)] * 3), steps_per_epoch=10)
+    assert not told(rows(*[(math.log(5), 1.7)] * 3), steps_per_epoch=49)
 
 
 def test_a_loss_like_guessing_is_not_stuck_while_the_accuracy_rises():
     losses = [(math.log(5), 1.5)] * 3
-    assert told(rows(*losses, train_accuracy=0.23))
-    assert not told(rows(*losses, train_accuracy=0.25))
+    assert told(rows(*losses, train_accuracy=0.23), steps_per_epoch=50)
+    assert not told(rows(*losses, train_accuracy=0.25), steps_per_epoch=50)
 
 
 def test_broken_statistics_are_told_at_the_end_with_what_mends_them():
