@@ -20,8 +20,7 @@ from bncli.training.progress import EpochResult, Notice
 # A loss that is so many times that of guessing has exploded.
 EXPLODED = 10
 # Epochs, and at least so many steps, within 2 % of the loss of guessing and 5 % of its accuracy: the network does not
-# learn. Where images are mixed, the loss alone stays high while the accuracy rises, and some good runs begin late: at 100
-# steps, on shapes anywhere in 400 images.
+# learn. Where images are mixed, the loss alone stays high while the accuracy rises. Some good runs begin at 100 steps.
 STUCK_EPOCHS, STUCK_STEPS, STUCK_SHARE, STUCK_ACCURACY = 3, 150, 0.98, 0.05
 # Epochs in a row, and at least so many steps, with so much of the training accuracy that guessing lacks, and none of it
 # in validation: the network learns by heart.
