@@ -33,7 +33,7 @@ class FileList(Sequence[Path]):
             places: int64 [N], the names that are chosen.
         """
         self._root, self._names, self._ends, self._places = root, names, ends, places
-        self._below = str(root / "_")[:-1]
+        self._below = str(root / "_")[:-1]  # as a path spells it: "" for the current folder
 
     @classmethod
     def of(cls, root: Path, paths: Iterable[Path]) -> FileList:

@@ -53,7 +53,7 @@ class Member:
     Attributes:
         cluster: the processes, as far as the user has named them.
         on_loss: called on a thread when another process has ended before its work was done.
-        command: what this process runs.
+        command: the command of bncli that this process runs, such as train.
         index: of this process, from 0; None before ``join`` if JAX is to detect it.
         count: number of processes; likewise.
         liveness: tells of the end of the others; None before ``watch``.
@@ -122,7 +122,7 @@ def member_of(cluster: Cluster, on_loss: Callable[[Loss], None], *, command: str
     Args:
         cluster: the processes.
         on_loss: called on a thread when another process has ended before its work was done.
-        command: what this process runs.
+        command: the command of bncli that this process runs, such as train.
     """
     _PROCESS.member = member = Member(cluster, on_loss, command, cluster.process_id, cluster.num_processes)
     try:

@@ -64,7 +64,8 @@ def _make_micro(accumulation: Accumulation, network: Network, normalize: Normali
             sums, stats = carry
             (value, (logits, new)), grads = jax.value_and_grad(loss, has_aux=True)(params, stats, micro)
             # A micro-batch of padding alone has no statistics.
-            new = new if micro.mask is None else _where(jnp.any(micro.mask), new, stats)
+            if micro.mask is not None:
+                new = _where(jnp.any(micro.mask), new, stats)
             return (jax.tree.map(jnp.add, sums, (value, grads)), new), logits
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
