@@ -7,14 +7,14 @@ operations that made those arrays into that transposition. So it recomputes the 
 again and again, element by element, at strides that miss the cache: 330 of a ResNet-20 step's 510 ms. The barriers
 below keep each convolution's input and output gradient in memory once.
 
-With oneDNN on, XLA delegates these convolutions too. Their kernel is as large as an image, and for large arrays XLA's
-own algorithm takes a quarter to a half less time. XLA does not delegate a convolution with a reversed kernel, so large
-ones are reversed here.
+In bfloat16 XLA passes a convolution to oneDNN, which uses a CPU's matrix units, only if it has no dilated array and no
+reversed kernel. So the input gradient is written as such a convolution: 51 → 3 ms for 24→64 channels at 32×32, batch
+128. The weight gradient is in ``weight_gradient.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import TypeAlias
 
@@ -23,24 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# The weight gradient is computed in parts of the batch, each of at least so many bytes, so that a part stays in the
-# second-level cache: 40 → 27 ms for 32→32 channels at 32×32.
-_MIN_PART_BYTES = 1 << 19
-_PARTS = (8, 4, 2)
-# From so many pairs of channels, or bytes, on the kernel is reversed and parts are larger: 133 → 62 ms for 64→64
-# channels at 32×32, 29 → 20 ms for 32→32, 66 → 36 ms for 256→256 at 8×8, batch 128. Smaller ones gain nothing, or lose
-# 2 ms.
-_MIN_REVERSED_PAIRS = 128 * 128 + 1
-_MIN_REVERSED_BYTES = 1 << 25
-_MIN_REVERSED_PART_BYTES = 1 << 22
-_REVERSED_PARTS = (16, 8, 4, 2)
+from bncli.ops.weight_gradient import Conv, Pads, weight_gradient
+
 # XLA and oneDNN compute a convolution with a kernel larger than its image element by element: 10 ms for 128→128
 # channels at 2×2, batch 64, while one matrix product takes 0.5 ms. As a matrix the kernel has H W H' W' blocks.
 _MAX_BLOCKS = 81
 
 Padding: TypeAlias = str | Sequence[tuple[int, int]]
-Pads: TypeAlias = Sequence[tuple[int, int]]  # (low, high) per spatial dimension
-Conv: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]  # (images, kernel) -> outputs
 _NHWC = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 
 
@@ -138,90 +127,37 @@ def _with_cheap_gradient(conv: Conv, pads: Pads | None, strides: Sequence[int]) 
     def backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         images, kernel = saved
         gradient = lax.optimization_barrier(gradient)
-        (to_images,) = jax.vjp(lambda images: conv(images, kernel), images)[1](gradient)
-        if pads is not None and kernel.shape[:2] == (1, 1) and not any(map(any, pads)):
-            return to_images, _weight_gradient_of_pixels(images, gradient, strides)
-        is_reversed = pads is not None and _pays_reversed(images, gradient)
-
-        def to_kernel(images: jax.Array, gradient: jax.Array) -> jax.Array:
-            if pads is not None and is_reversed:
-                images = lax.optimization_barrier(images)
-                return _reversed_weight_gradient(images, gradient, kernel.shape[:2], pads, strides)
-            (to_weights,) = jax.vjp(lambda kernel: conv(images, kernel), kernel)[1](gradient)
-            weights: jax.Array = to_weights
-            return weights
-
-        size = len(images) // _num_parts(images, gradient, is_reversed=is_reversed)
-        parts = [
-            to_kernel(images[start : start + size], gradient[start : start + size])
-            for start in range(0, len(images), size)
-        ]
-        return to_images, sum(parts[1:], start=parts[0])
+        if pads is not None and images.dtype == jnp.bfloat16:
+            to_images = _input_gradient(gradient, kernel, images.shape[1:3], pads, strides)
+        else:
+            (to_images,) = jax.vjp(lambda images: conv(images, kernel), images)[1](gradient)
+        return to_images, weight_gradient(conv, images, gradient, kernel, pads, strides)
 
     call.defvjp(forward, backward)
     return call
 
 
-def _pays_reversed(images: jax.Array, gradient: jax.Array) -> bool:
-    # On several devices the batch is split already, and the shapes do not tell a device's share.
-    if jax.device_count() > 1:
-        return False
-    pairs = images.shape[-1] * gradient.shape[-1]
-    return pairs >= _MIN_REVERSED_PAIRS or _num_bytes(images, gradient) >= _MIN_REVERSED_BYTES
-
-
-def _num_parts(images: jax.Array, gradient: jax.Array, *, is_reversed: bool) -> int:
-    """Number of parts of the batch in which the weight gradient is computed."""
-    if jax.device_count() > 1:  # a part would lie on one of the devices
-        return 1
-    counts, least = (_REVERSED_PARTS, _MIN_REVERSED_PART_BYTES) if is_reversed else (_PARTS, _MIN_PART_BYTES)
-    fitting = (n for n in counts if len(images) % n == 0 and _num_bytes(images, gradient) >= n * least)
-    return next(fitting, 1)
-
-
-def _num_bytes(images: jax.Array, gradient: jax.Array) -> int:
-    return images.size * images.dtype.itemsize + gradient.size * gradient.dtype.itemsize
-
-
-def _weight_gradient_of_pixels(images: jax.Array, gradient: jax.Array, strides: Sequence[int]) -> jax.Array:
-    """The weight gradient of a 1×1 kernel, [1, 1, C, O]: one matrix product, in the memory order of the arrays.
-
-    173 → 19 ms for 256→64 channels at 32×32, batch 128; 27 → 3 ms for 64→128 with a stride of 2.
-    """
-    if any(stride != 1 for stride in strides):
-        images = lax.optimization_barrier(images[:, :: strides[0], :: strides[1]])
-    pixels, gradients = (array.reshape(-1, array.shape[-1]) for array in (images, gradient))
-    product: jax.Array = lax.dot_general(pixels, gradients, (((0,), (0,)), ((), ())))
-    return product[None, None]
-
-
-def _reversed_weight_gradient(
-    images: jax.Array,
-    gradient: jax.Array,
-    kernel_size: Sequence[int],
-    pads: Pads,
-    strides: Sequence[int],
+def _input_gradient(
+    gradient: jax.Array, kernel: jax.Array, size: Sequence[int], pads: Pads, strides: Sequence[int]
 ) -> jax.Array:
-    """The weight gradient [kh, kw, C, O] as a convolution whose kernel is the gradient, its channels in reverse order.
+    """The gradient of the images [B, H, W, C], with (H, W) = ``size``, by a convolution that dilates nothing.
 
-    At a kernel's element i it is Σ over p of image[stride·p + i − low] · gradient[p]: a correlation whose kernel is the
-    gradient, with its elements a stride apart.
+    A stride's zeros are written between the elements of the gradient beforehand, and the kernel is turned around.
     """
-    ends = []
-    for axis, (k, stride, (low, _)) in enumerate(zip(kernel_size, strides, pads, strict=True)):
-        last = stride * (gradient.shape[1 + axis] - 1)
-        ends.append((low, last + k - images.shape[1 + axis] - low))  # high: below the padding if a stride skips pixels
-    cut = [(min(0, low), min(0, high), 0) for low, high in ends]
-    images = lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *cut, (0, 0, 0)))
-    elements = lax.conv_general_dilated(
-        images.transpose(3, 1, 2, 0),  # [C, H, W, B]
-        lax.rev(gradient.transpose(1, 2, 0, 3), (3,)),  # [H', W', B, O]
-        (1, 1),
-        [(max(0, low), max(0, high)) for low, high in ends],
-        rhs_dilation=tuple(strides),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )  # [C, kh, kw, O]
-    return lax.rev(elements, (3,)).transpose(1, 2, 0, 3)
+    turned = lax.optimization_barrier(lax.rev(kernel, (0, 1)).transpose(0, 1, 3, 2))  # [kh, kw, O, C]
+    around = []
+    for axis, (k, stride, (low, _)) in enumerate(zip(kernel.shape[:2], strides, pads, strict=True)):
+        dilated = stride * (gradient.shape[1 + axis] - 1) + 1
+        around.append((k - 1 - low, size[axis] - dilated + low, stride - 1))
+    zero = jnp.zeros((), gradient.dtype)
+    if any(between for *_, between in around):
+        gradient = lax.optimization_barrier(
+            lax.pad(gradient, zero, ((0, 0, 0), *((0, 0, between) for *_, between in around), (0, 0, 0)))
+        )
+    to_images: jax.Array = lax.conv_general_dilated(
+        gradient, turned, (1, 1), [ends[:2] for ends in around], dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return to_images
 
 
 def _kernel_is_larger(images: jax.Array, kernel: jax.Array) -> bool:

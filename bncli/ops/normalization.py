@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from bncli.ops.channel_sums import channel_sums, wide
 from bncli.ops.given import Given, LayerNumbers, Number
 
 
@@ -282,8 +283,7 @@ def group_normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: fl
         epsilon: added to the variance.
         groups: number of groups; divides C.
     """
-    wide = _wide(x)
-    grouped = wide.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)  # [B, positions, groups, C / groups]
+    grouped = wide(x).reshape(x.shape[0], -1, groups, x.shape[-1] // groups)  # [B, positions, groups, C / groups]
     mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
     var = jnp.var(grouped, axis=(1, 3), keepdims=True)
     return ((grouped - mean) * lax.rsqrt(var + epsilon)).reshape(x.shape) * scale + bias
@@ -338,16 +338,19 @@ def _normalize(
 def _forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, weights: jax.Array | None, epsilon: float
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], _Saved]:
-    wide = _wide(x)
     count = _count(x, weights)
-    weighted = wide if weights is None else wide * weights
-    mean = _sum(weighted) / count
+    if weights is None:
+        total, squares = channel_sums(lambda x: (x, x * x), x)
+    else:
+        weights_of_all = jnp.broadcast_to(weights, x.shape)
+        total, squares = channel_sums(lambda x, weights: (x * weights, x * weights * x), x, weights_of_all)
+    mean = total / count
     # Like nn.BatchNorm: E[x²] − E[x]², which rounding can make negative.
-    var = jnp.maximum(0.0, _sum(weighted * wide) / count - mean * mean)
+    var = jnp.maximum(0.0, squares / count - mean * mean)
     rstd = lax.rsqrt(var + epsilon)
     gain = scale * rstd
     saved = _Saved(x, scale, weights, count, mean, var, rstd)
-    return (wide * gain + (bias - mean * gain), mean, var), saved
+    return (wide(x) * gain + (bias - mean * gain), mean, var), saved
 
 
 def _backward(
@@ -355,29 +358,20 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, None]:
     x, scale, weights, num_values, mean, var, rstd = saved
     g, to_mean, to_var = gradients
-    wide = _wide(x)
-    sum_g, sum_gx = _sum(g), _sum(g * wide)
+    sum_g, sum_gx = channel_sums(lambda g, x: (g, g * x), g, x)
     to_scale = (sum_gx - mean * sum_g) * rstd
     gain = scale * rstd
     # Through the variance, unless it was clipped at zero, and through the mean.
     to_var = jnp.where(var > 0, to_var - 0.5 * gain * rstd * to_scale, 0.0)
     p = 2 * to_var / num_values
     q = (to_mean - gain * sum_g) / num_values - p * mean
-    statistics = wide * p + q
+    statistics = wide(x) * p + q
     to_x = g * gain + (statistics if weights is None else statistics * weights)
     to_weights = None if weights is None else jnp.zeros_like(weights)
     return to_x.astype(x.dtype), to_scale.astype(scale.dtype), sum_g.astype(scale.dtype), to_weights, None
 
 
 _normalize.defvjp(_forward, _backward)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _sum(x: jax.Array) -> jax.Array:
-    return jnp.sum(x, axis=tuple(range(x.ndim - 1)))
 
 
 def _count(x: jax.Array, weights: jax.Array | None) -> jax.Array | float:

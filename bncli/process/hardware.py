@@ -39,14 +39,23 @@ def hardware() -> Hardware:
     return Hardware(_cpu_model(), num_cores(), tuple(device.device_kind for device in jax.devices()))
 
 
+def has_bfloat16_units() -> bool:
+    """True if the CPU multiplies matrices in bfloat16 by units of their own (Intel's AMX); False where unknown."""
+    return "amx_bf16" in _cpu_fact("flags").split()
+
+
 def _cpu_model() -> str:
     """The CPU's model as Linux reports it; elsewhere Python's answer, which may be only the architecture."""
+    return _cpu_fact("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_fact(name: str) -> str:
+    """The value that Linux states under this name for the first core; empty elsewhere."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def num_cores() -> int:

@@ -1,10 +1,5 @@
 """Laws of the training convolution: values and gradients are those of ``lax.conv_general_dilated``."""
 
-import os
-import subprocess
-import sys
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,40 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bncli.ops import convolution, train_conv_general_dilated
-
-
-def layers(**settings):
-    return nn.Conv(**settings), nn.Conv(conv_general_dilated=train_conv_general_dilated, **settings)
-
-
-def outcome(layer, variables, x, weights):
-    """(output, gradients of a weighted sum of it for params and input)."""
-
-    def loss(variables, x):
-        y = layer.apply(variables, x)
-        return jnp.sum(y * weights), y
-
-    (_, y), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(variables, x)
-    return y, gradients
-
-
-def assert_like_flax(x_shape, **settings):
-    """In float32 the two forms agree, and the training form is as near to the float64 result as Flax's own."""
-    draw = np.random.default_rng(0)
-    x = draw.normal(size=x_shape).astype(np.float32)
-    flax, ours = layers(**settings)
-    variables = flax.init(jax.random.key(0), x)
-    weights = draw.normal(size=flax.apply(variables, x).shape).astype(np.float32)
-    mine, theirs = outcome(ours, variables, x, weights), outcome(flax, variables, x, weights)
-    with jax.enable_x64(True):
-        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (variables, x, weights))
-        exact = outcome(layers(**settings, param_dtype=jnp.float64)[0], *wide)
-    for got, flax_got, reference in zip(*map(jax.tree.leaves, (mine, theirs, exact)), strict=True):
-        assert got.shape == reference.shape
-        assert got.dtype == flax_got.dtype
-        tolerance = 1e-5 * max(1.0, float(np.abs(reference).max()))
-        np.testing.assert_allclose(got, reference, rtol=0, atol=tolerance)
-        np.testing.assert_allclose(got, flax_got, rtol=0, atol=tolerance)
+from tests.ops.like_flax import assert_like_flax, assert_like_float32
 
 
 @pytest.mark.parametrize(("padding", "strides"), [("SAME", 1), ("VALID", 2), (((2, 1), (0, 3)), 1)])
@@ -107,85 +69,25 @@ def test_an_image_smaller_than_the_kernel_is_one_product():
     assert "conv_general_dilated" not in jaxpr
 
 
-@pytest.mark.parametrize("batch", [16, 7])
-def test_the_weight_gradient_in_parts_is_the_gradient(batch, monkeypatch):
-    monkeypatch.setattr(convolution, "_MIN_PART_BYTES", 1)
-    shape = (batch, 8, 8, 3)
-    parts = {16: 8, 7: 1}[batch]
-    assert convolution._num_parts(jnp.zeros(shape), jnp.zeros((batch, 8, 8, 5)), is_reversed=False) == parts
-    assert_like_flax(shape, features=5, kernel_size=(3, 3))
-
-
-def test_small_arrays_are_not_parted():
-    def parts(shape, **how):
-        return convolution._num_parts(jnp.zeros(shape), jnp.zeros(shape), **how)
-
-    assert parts((8, 4, 4, 2), is_reversed=False) == 1
-    assert parts((128, 32, 32, 16), is_reversed=False) == 8
-    assert parts((8, 4, 4, 256), is_reversed=True) == 1
-    assert parts((128, 8, 8, 256), is_reversed=True) == 4
-    assert parts((128, 32, 32, 64), is_reversed=True) == 16
-
-
 @pytest.mark.sample(2)
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"kernel_size": (3, 3)},
-        {"kernel_size": (3, 2), "padding": "VALID", "strides": (2, 1)},
-        {"kernel_size": (3, 3), "padding": ((3, 0), (0, 4)), "strides": (1, 3)},
-        {"kernel_size": (1, 2), "strides": 3},
-        {"kernel_size": (3, 3), "kernel_dilation": 2},
-        {"kernel_size": (3, 3), "feature_group_count": 2},
-    ],
-    ids=str,
-)
-def test_the_weight_gradient_of_a_reversed_kernel_is_the_gradient(settings, monkeypatch):
-    monkeypatch.setattr(convolution, "_MIN_REVERSED_BYTES", 1)
-    monkeypatch.setattr(convolution, "_MIN_REVERSED_PART_BYTES", 1)
-    assert_like_flax((4, 9, 8, 4), features=6, **settings)
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((2, 1), (0, 3)), ((-1, 0), (1, -1))], ids=str)
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1), (3, 3)])
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (2, 4)])
+def test_in_bfloat16(kernel, strides, padding):
+    assert_like_float32((4, 8, 7, 3), features=5, kernel_size=kernel, strides=strides, padding=padding)
 
 
-def test_the_weight_gradient_of_many_channels_is_the_gradient():
-    assert_like_flax((4, 4, 4, 160), features=160, kernel_size=(3, 3))
+def test_in_bfloat16_no_convolution_has_dilated_arrays_or_a_reversed_kernel():
+    """XLA passes only such ones to oneDNN."""
+    x, kernel = jnp.ones((4, 8, 8, 3), jnp.bfloat16), jnp.ones((3, 3, 3, 5), jnp.bfloat16)
 
+    def gradients(x, kernel):
+        y, vjp = jax.vjp(
+            lambda x, k: train_conv_general_dilated(x, k, (2, 2), "SAME", None, None, convolution._NHWC), x, kernel
+        )
+        return vjp(y)
 
-@pytest.mark.parametrize("strides", [1, 2, (3, 1)])
-@pytest.mark.parametrize("padding", ["SAME", ((0, 0), (1, 2))])
-def test_the_weight_gradient_of_a_kernel_of_one_pixel(strides, padding):
-    assert_like_flax((4, 8, 7, 3), features=5, kernel_size=(1, 1), strides=strides, padding=padding)
-
-
-def test_of_a_kernel_of_one_pixel_the_weight_gradient_is_one_product():
-    layer = nn.Conv(5, (1, 1), strides=2, use_bias=False, conv_general_dilated=train_conv_general_dilated)
-    x = jnp.ones((2, 8, 8, 3))
-    gradient = jax.grad(lambda variables: layer.apply(variables, x).sum())
-    jaxpr = str(jax.make_jaxpr(gradient)(layer.init(jax.random.key(0), x)))
-    assert jaxpr.count("dot_general") == 1
-
-
-PROGRAM = """
-from bncli.process import configure
-from bncli.process import flags
-configure.configure()
-import flax.linen as nn, jax, jax.numpy as jnp
-from bncli.ops import train_conv_general_dilated
-
-options = flags.step_compiler_options(precision="float32", image_shape=(16, 16, 160))
-layer = nn.Conv(160, (3, 3), use_bias=False, conv_general_dilated=train_conv_general_dilated)
-x = jnp.ones((2, 16, 16, 160))
-variables = layer.init(jax.random.key(0), x)
-gradient = jax.jit(jax.grad(lambda variables, x: jnp.square(layer.apply(variables, x)).sum()))
-text = flags.compile_step(gradient, (variables, x), options).as_text()
-print(len(options), text.count("__onednn$convolution"), text.count(" convolution("))
-"""
-
-
-def test_xla_does_not_hand_large_weight_gradients_to_onednn():
-    """What the reversed kernel is for; XLA is free to change its mind, and this says so."""
-    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=True)
-    num_options, by_onednn, by_xla = map(int, done.stdout.split())
-    if not num_options:
-        pytest.skip("not with this jaxlib on this machine")
-    assert (by_onednn, by_xla) == (1, 1)  # the convolution and its weight gradient
+    eqns = jax.make_jaxpr(gradients)(x, kernel).eqns
+    convs = [eqn for eqn in eqns if eqn.primitive is jax.lax.conv_general_dilated_p]
+    assert len(convs) == 3
+    assert all(set(eqn.params["lhs_dilation"]) == {1} for eqn in convs)

@@ -62,15 +62,17 @@ OPTIONS = {"precision": "float32", "image_shape": (32, 32, 3)}
 
 @on_linux_x86
 @pytest.mark.parametrize(
-    ("version", "changed", "given"),
+    ("version", "changed", "has_units", "given"),
     [
-        (TRIED, {}, True),
-        (TRIED, {"image_shape": (8, 8, 1)}, False),  # nothing to win, and a compile cache to lose
-        (TRIED, {"precision": "bfloat16"}, False),
-        ("99.0", {}, False),
+        (TRIED, {}, False, True),
+        (TRIED, {"image_shape": (8, 8, 1)}, True, False),  # nothing to win, and a compile cache to lose
+        (TRIED, {"precision": "bfloat16"}, False, False),
+        (TRIED, {"precision": "bfloat16"}, True, True),
+        ("99.0", {}, True, False),
     ],
 )
-def test_onednn_is_for_images_and_versions_where_it_pays(monkeypatch, version, changed, given):
+def test_onednn_is_for_images_and_versions_where_it_pays(monkeypatch, version, changed, has_units, given):
+    monkeypatch.setattr(flags, "has_bfloat16_units", lambda: has_units)
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     assert flags.step_compiler_options(**OPTIONS | changed) == ({flags._ONEDNN_FLAG: True} if given else {})
