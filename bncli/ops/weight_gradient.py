@@ -6,9 +6,9 @@ each image axis.
 It is a convolution too: of images whose batch are the channels, with the gradient of the outputs as the kernel. The
 batch is cut into parts that stay in the second-level cache.
 
-In float32, oneDNN takes a third to double the time of XLA's own algorithm where such arrays are large. XLA does not
-delegate a convolution with a reversed kernel, so large ones are reversed here. In bfloat16 on a CPU with matrix units
-(AMX), oneDNN is the faster one: 70 → 24 ms for 256→256 channels at 8×8, batch 256.
+In float32, oneDNN takes a third to double the time more than XLA's own algorithm where such arrays are large. XLA does
+not delegate a convolution with a reversed kernel, so large ones are reversed here. In bfloat16 on a CPU with matrix
+units (AMX), oneDNN is many times as fast if its convolution gives the units what they need.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _MIN_REVERSED_PAIRS = 128 * 128 + 1
 _MIN_REVERSED_BYTES = 1 << 25
 _MIN_REVERSED_PART_BYTES = 1 << 22
 _REVERSED_PARTS = (16, 8, 4, 2)
-# In bfloat16 as few parts as have at most so many bytes, of at least so many examples, over which oneDNN's products
-# sum: 81 → 62 ms for 64→256 channels at 16×16 with half of the bytes, 27 → 24 ms for 256→256 at 8×8 with double.
-_MAX_HALF_PART_BYTES = 1 << 21
-_MIN_HALF_PART = 8
+# In bfloat16 as few parts as have at most so many bytes, of at least as many examples as the matrix units sum over at a
+# time: 109, 75, 63 and 48 ms in 1, 2, 4 and 8 parts for 64→256 channels at 15×15, batch 256.
+_MAX_HALF_PART_BYTES = 1 << 20
+_MIN_HALF_PART = 32
 _HALF_PARTS = (1, 2, 4, 8, 16, 32, 64)
 
 Pads: TypeAlias = Sequence[tuple[int, int]]  # (low, high) per spatial dimension
@@ -61,18 +61,23 @@ def weight_gradient(
         weights: jax.Array = to_kernel
         return weights
 
-    def swapped(images: jax.Array, gradient: jax.Array, *, is_reversed: bool = False) -> jax.Array:
-        assert pads is not None
-        return _swapped(images, gradient, kernel.shape[:2], pads, strides, is_reversed=is_reversed)
-
-    if pads is not None and images.dtype == jnp.bfloat16:
-        return _by_parts(swapped, images, gradient, _num_half_parts(images, gradient))
-    if pads is not None and kernel.shape[:2] == (1, 1) and not any(map(any, pads)):
+    if pads is None:
+        return _by_parts(own, images, gradient, _num_parts(images, gradient, is_reversed=False))
+    size = kernel.shape[:2]
+    if images.dtype == jnp.bfloat16:
+        return _by_parts(
+            partial(_by_units, kernel_size=size, pads=pads, strides=strides),
+            images,
+            gradient,
+            _num_half_parts(images, gradient),
+        )
+    if kernel.shape[:2] == (1, 1) and not any(map(any, pads)):
         return _of_pixels(images, gradient, strides)
-    is_reversed = pads is not None and _pays_reversed(images, gradient)
+    is_reversed = _pays_reversed(images, gradient)
     parts = _num_parts(images, gradient, is_reversed=is_reversed)
     if is_reversed:
-        return _by_parts(partial(swapped, is_reversed=True), images, gradient, parts)
+        to_kernel: ToKernel = partial(_reversed, kernel_size=size, pads=pads, strides=strides)
+        return _by_parts(to_kernel, images, gradient, parts)
     return _by_parts(own, images, gradient, parts)
 
 
@@ -130,36 +135,56 @@ def _of_pixels(images: jax.Array, gradient: jax.Array, strides: Sequence[int]) -
     return product[None, None]
 
 
-def _swapped(
-    images: jax.Array,
-    gradient: jax.Array,
-    kernel_size: Sequence[int],
-    pads: Pads,
-    strides: Sequence[int],
-    *,
-    is_reversed: bool,
+def _reversed(
+    images: jax.Array, gradient: jax.Array, kernel_size: Sequence[int], pads: Pads, strides: Sequence[int]
 ) -> jax.Array:
-    """The weight gradient [kh, kw, C, O] as a convolution whose kernel is the gradient.
+    """The weight gradient [kh, kw, C, O] as a convolution with the gradient's channels in reverse order."""
+    images, ends = _cut(lax.optimization_barrier(images), gradient, kernel_size, pads, strides)
+    elements = lax.conv_general_dilated(
+        images.transpose(3, 1, 2, 0),  # [C, H, W, B]
+        lax.rev(gradient.transpose(1, 2, 0, 3), (3,)),  # [H', W', B, O]
+        (1, 1),
+        ends,
+        rhs_dilation=tuple(strides),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # [C, kh, kw, O]
+    return lax.rev(elements, (3,)).transpose(1, 2, 0, 3)
 
-    At a kernel's element i it is Σ over p of image[stride·p + i − low] · gradient[p]: a correlation whose kernel is the
-    gradient, with its elements a stride apart.
+
+def _by_units(
+    images: jax.Array, gradient: jax.Array, kernel_size: Sequence[int], pads: Pads, strides: Sequence[int]
+) -> jax.Array:
+    """The weight gradient [kh, kw, C, O] as a convolution of one image [H, W, C] with three axes and B channels.
+
+    Of its products the rows are the C channels, as many as the matrix units like; with the channels as a batch they are
+    the kw columns of the result: 143 → 48 ms for 64→256 channels at 15×15, batch 256.
+    """
+    images, ends = _cut(images, gradient, kernel_size, pads, strides)
+    # Behind barriers the transpositions are copies, which XLA makes in blocks; fused ones are not.
+    turned, kernel = lax.optimization_barrier((images.transpose(1, 2, 3, 0), gradient.transpose(1, 2, 0, 3)))
+    elements: jax.Array = lax.conv_general_dilated(
+        turned[None],  # [1, H, W, C, B]
+        kernel[:, :, None],  # [H', W', 1, B, O]
+        (1, 1, 1),
+        [*ends, (0, 0)],
+        rhs_dilation=(*strides, 1),
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+    )
+    return elements[0]
+
+
+def _cut(
+    images: jax.Array, gradient: jax.Array, kernel_size: Sequence[int], pads: Pads, strides: Sequence[int]
+) -> tuple[jax.Array, Pads]:
+    """The images without the pixels that the gradient never meets, and the padding of the others.
+
+    At a kernel's element i the weight gradient is Σ over p of image[stride·p + i − low] · gradient[p]: a correlation
+    whose kernel is the gradient, with its elements a stride apart.
     """
     ends = []
     for axis, (k, stride, (low, _)) in enumerate(zip(kernel_size, strides, pads, strict=True)):
         last = stride * (gradient.shape[1 + axis] - 1)
         ends.append((low, last + k - images.shape[1 + axis] - low))  # high: below the padding if a stride skips pixels
     cut = [(min(0, low), min(0, high), 0) for low, high in ends]
-    # Without the barrier XLA would fuse what made the images into their transposition.
-    images = lax.optimization_barrier(images)
     images = lax.pad(images, jnp.zeros((), images.dtype), ((0, 0, 0), *cut, (0, 0, 0)))
-    of_outputs = gradient.transpose(1, 2, 0, 3)  # [H', W', B, O]
-    elements = lax.conv_general_dilated(
-        images.transpose(3, 1, 2, 0),  # [C, H, W, B]
-        lax.rev(of_outputs, (3,)) if is_reversed else of_outputs,
-        (1, 1),
-        [(max(0, low), max(0, high)) for low, high in ends],
-        rhs_dilation=tuple(strides),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )  # [C, kh, kw, O]
-    elements = lax.rev(elements, (3,)) if is_reversed else elements
-    return elements.transpose(1, 2, 0, 3)
+    return images, [(max(0, low), max(0, high)) for low, high in ends]
