@@ -4,8 +4,10 @@ Each operation has the values of its Flax counterpart. Its gradient is computed 
 that was measured to pay. On GPU and TPU, and outside training, the networks run Flax's own operations; but inference on
 a CPU pads images smaller than their kernel beforehand. Read in this order::
 
-    convolution.py    a convolution whose weight gradient is computed in parts of the batch
+    convolution.py    a convolution with cheaper gradients; weight_gradient.py has that of the kernel
+    onednn.py         whether a program asks for oneDNN
     normalization.py  nn.BatchNorm with one reduction and one elementwise pass in its gradient; ghost BN, group norm
+    channel_sums.py   the sums that BN needs, in one pass in bfloat16
     pooling.py        2×2 max-pooling that remembers the places of its maxima
     dropout.py        nn.Dropout with half of the random bits
     small_images.py   inference: convolutions of images smaller than the kernel

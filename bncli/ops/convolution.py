@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bncli.ops.onednn import is_onednn_asked_for
 from bncli.ops.weight_gradient import Conv, Pads, weight_gradient
 
 # XLA and oneDNN compute a convolution with a kernel larger than its image element by element: 10 ms for 128→128
@@ -127,7 +128,7 @@ def _with_cheap_gradient(conv: Conv, pads: Pads | None, strides: Sequence[int]) 
     def backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         images, kernel = saved
         gradient = lax.optimization_barrier(gradient)
-        if pads is not None and images.dtype == jnp.bfloat16:
+        if pads is not None and images.dtype == jnp.bfloat16 and is_onednn_asked_for():
             to_images = _input_gradient(gradient, kernel, images.shape[1:3], pads, strides)
         else:
             (to_images,) = jax.vjp(lambda images: conv(images, kernel), images)[1](gradient)

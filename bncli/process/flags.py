@@ -93,12 +93,15 @@ def compile_step(
     """Compile the jitted ``step`` for ``arguments``; it goes to the compile cache unless ``options`` forbid it."""
     import jax
 
+    from bncli.ops.onednn import onednn
+
     if is_kept(options):
         return step.lower(*arguments).compile(compiler_options=dict(options) or None)
     setting = "jax_persistent_cache_min_compile_time_secs"
     usual = getattr(jax.config, setting)
     jax.config.update(setting, math.inf)  # writing a program that calls oneDNN fails, with a warning
     try:
-        return step.lower(*arguments).compile(compiler_options=dict(options))
+        with onednn(asked_for=options[_ONEDNN_FLAG]):
+            return step.lower(*arguments).compile(compiler_options=dict(options))
     finally:
         jax.config.update(setting, usual)

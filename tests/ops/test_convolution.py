@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bncli.ops import convolution, train_conv_general_dilated
+from bncli.ops.onednn import onednn
 from tests.ops.like_flax import assert_like_flax, assert_like_float32
 
 
@@ -74,7 +75,9 @@ def test_an_image_smaller_than_the_kernel_is_one_product():
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1), (3, 3)])
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (2, 4)])
 def test_in_bfloat16(kernel, strides, padding):
-    assert_like_float32((4, 8, 7, 3), features=5, kernel_size=kernel, strides=strides, padding=padding)
+    for asked_for in (True, False):
+        with onednn(asked_for=asked_for):
+            assert_like_float32((4, 8, 7, 3), features=5, kernel_size=kernel, strides=strides, padding=padding)
 
 
 def test_in_bfloat16_no_convolution_has_dilated_arrays_or_a_reversed_kernel():
@@ -87,7 +90,8 @@ def test_in_bfloat16_no_convolution_has_dilated_arrays_or_a_reversed_kernel():
         )
         return vjp(y)
 
-    eqns = jax.make_jaxpr(gradients)(x, kernel).eqns
+    with onednn(asked_for=True):
+        eqns = jax.make_jaxpr(gradients)(x, kernel).eqns
     convs = [eqn for eqn in eqns if eqn.primitive is jax.lax.conv_general_dilated_p]
     assert len(convs) == 3
     assert all(set(eqn.params["lhs_dilation"]) == {1} for eqn in convs)

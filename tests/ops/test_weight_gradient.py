@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from bncli.ops import train_conv_general_dilated, weight_gradient
+from bncli.ops.onednn import onednn
 from tests.ops.like_flax import assert_like_flax, assert_like_float32
 
 
@@ -101,13 +102,38 @@ def test_xla_does_not_hand_large_weight_gradients_to_onednn():
     ("shape", "parts"),
     [((256, 8, 8, 256), 8), ((256, 8, 8, 1), 1), ((96, 64, 64, 64), 2), ((20, 64, 64, 64), 1), ((77, 64, 64, 64), 1)],
 )
-def test_parts_in_bfloat16(shape, parts):
+def test_parts_for_onednn(shape, parts):
     arrays = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
-    assert weight_gradient._num_half_parts(arrays, arrays) == parts
+    assert weight_gradient._num_parts_by_onednn(arrays, arrays) == parts
 
 
 @pytest.mark.parametrize("batch", [16, 7])
-def test_in_bfloat16_the_weight_gradient_in_parts_is_the_gradient(batch, monkeypatch):
-    monkeypatch.setattr(weight_gradient, "_MAX_HALF_PART_BYTES", 1)
-    monkeypatch.setattr(weight_gradient, "_MIN_HALF_PART", 2)
-    assert_like_float32((batch, 8, 8, 3), features=5, kernel_size=(3, 3), strides=2)
+def test_for_onednn_the_weight_gradient_in_parts_is_the_gradient(batch, monkeypatch):
+    monkeypatch.setattr(weight_gradient, "_MAX_ONEDNN_PART_BYTES", 1)
+    monkeypatch.setattr(weight_gradient, "_MIN_ONEDNN_PART", 2)
+    with onednn(asked_for=True):
+        assert_like_float32((batch, 8, 8, 3), features=5, kernel_size=(3, 3), strides=2)
+        assert_like_flax((batch, 8, 8, 64), features=5, kernel_size=(3, 3))
+        assert_like_flax((batch, 5, 6, 64), features=5, kernel_size=(3, 2), padding=((2, 0), (-1, 1)), strides=(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "axes"),
+    [
+        ((4, 8, 8, 64), jnp.float32, 3),
+        ((4, 9, 8, 64), jnp.float32, 2),  # XLA's own code is faster there
+        ((4, 8, 8, 32), jnp.float32, 2),
+        ((4, 9, 8, 3), jnp.bfloat16, 3),
+    ],
+)
+def test_the_form_for_onednn_is_for_programs_that_ask_for_it(shape, dtype, axes):
+    def forms(*, asked_for):
+        layer = nn.Conv(5, (3, 3), dtype=dtype, use_bias=False, conv_general_dilated=train_conv_general_dilated)
+        x = jnp.ones(shape, dtype)
+        variables = layer.init(jax.random.key(0), x)
+        with onednn(asked_for=asked_for):
+            eqns = jax.make_jaxpr(jax.grad(lambda variables: layer.apply(variables, x).sum()))(variables).eqns
+        return {len(eqn.params["window_strides"]) for eqn in eqns if eqn.primitive is jax.lax.conv_general_dilated_p}
+
+    assert max(forms(asked_for=True)) == axes
+    assert max(forms(asked_for=False)) == 2
