@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from bncli.config.choices import Precision
 from bncli.errors import ModelError
 from bncli.folding.trace.graph import trace
 from bncli.frameworks.calls import LayerCall, NormCall, observing
 from bncli.frameworks.network import Variables
 from bncli.ops import pad_small_images
 from bncli.process import distributed
+from bncli.process.flags import jit_inference
 from bncli.process.mesh import fetch, make_mesh, put_whole
 
 ApplyFn: TypeAlias = Callable[[Variables, jax.Array], object]
@@ -169,7 +171,8 @@ class Observer:
         self.epsilons = epsilons_of(apply_fn, variables, example)
         self.layers = tuple(self.epsilons)
         self.levels = self._find_levels(variables, example)
-        self._moments = distributed.InStep(jax.jit(pad_small_images(self._example_moments)))
+        precision: Precision = "bfloat16" if example.dtype == jnp.bfloat16 else "float32"
+        self._moments = distributed.InStep(jit_inference(pad_small_images(self._example_moments), precision))
 
     def measure(self, variables: Variables, batches: Iterable[tuple[jax.Array, int]]) -> dict[str, Moments]:
         """The moments of each layer's inputs.

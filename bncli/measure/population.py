@@ -251,7 +251,7 @@ def _num_examples(batches: Batches) -> int:
 
 
 def batch_statistics_of(
-    network: Network, image_shape: tuple[int, int, int], variables: Variables, batches: Batches
+    network: Network, images: jax.ShapeDtypeStruct, variables: Variables, batches: Batches
 ) -> Callable[[Variables], Variables]:
     """A function that replaces the statistics in variables by those of ``batches``, measured in one run.
 
@@ -261,7 +261,7 @@ def batch_statistics_of(
 
     Args:
         network: the network of the variables.
-        image_shape: (H, W, C).
+        images: shape and dtype of a batch of two.
         variables: variables of the shapes that the function will get.
         batches: images, and the number of real ones in each batch.
     """
@@ -269,7 +269,7 @@ def batch_statistics_of(
     def by_batch(variables: Variables, images: jax.Array) -> jax.Array:
         return network.logits_by_batch_stats(variables, images, mask=None)
 
-    observer = Observer(by_batch, variables, jax.ShapeDtypeStruct((2, *image_shape), jnp.float32))
+    observer = Observer(by_batch, variables, images)
 
     def measured(variables: Variables) -> Variables:
         if network.frozen.issuperset(observer.layers):

@@ -19,6 +19,7 @@ from bncli.data.feed import images_of
 from bncli.frameworks.linen import Variables
 from bncli.measure.eval_step import EvalStep, ExampleOutcome, LogitsFn, make_eval_step
 from bncli.process import distributed
+from bncli.process.flags import jit_inference
 from bncli.process.mesh import check_batch_size, fetch, fitting_batch_size, make_mesh, own_rows, put_rows, put_whole
 
 # Enough to keep a device busy while the host collects results, few enough to bound memory on a large split.
@@ -86,7 +87,7 @@ def score_network(
     """
     mesh = make_mesh()
     check_batch_size(batch_size, mesh)
-    eval_step = distributed.InStep(jax.jit(make_eval_step(logits_fn, preprocessor)))
+    eval_step = distributed.InStep(jit_inference(make_eval_step(logits_fn, preprocessor), preprocessor.precision))
     placed = put_whole(variables, mesh)
     return score(eval_step, placed, split, class_names=class_names, batch_size=batch_size, mesh=mesh)
 

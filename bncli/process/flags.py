@@ -10,14 +10,19 @@ import importlib.metadata
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bncli.config.choices import Precision
 from bncli.process.hardware import has_bfloat16_units
 
 if TYPE_CHECKING:
     import jax
+
+Arguments = ParamSpec("Arguments")
+Outputs = TypeVar("Outputs")
 
 # XLA aborts the process on an unknown flag, so a flag is only given to versions it was tried on.
 _TRIED_VERSIONS = ("0.10.1", "0.12.0", "0.12.0.1")
@@ -61,14 +66,11 @@ def step_compiler_options(
     """
     import jax
 
-    tried = _is_linux_x86() and importlib.metadata.version("jaxlib") in _ONEDNN_TRIED
     if jax.default_backend() == "gpu":
         return {_DETERMINISTIC_FLAG: True} if deterministic else {}
     has_kernels = precision == "float32" or has_bfloat16_units()
     pays = has_kernels and image_shape[0] * image_shape[1] >= _ONEDNN_MIN_PIXELS
-    if not (tried and pays and jax.default_backend() == "cpu") or _ONEDNN_FLAG in os.environ.get("XLA_FLAGS", ""):
-        return {}
-    return {_ONEDNN_FLAG: True}
+    return {_ONEDNN_FLAG: True} if pays and _is_onednn_tried() else {}
 
 
 def once_compiler_options() -> dict[str, int]:
@@ -91,17 +93,52 @@ def compile_step(
     step: jax.stages.Wrapped, arguments: Sequence[object], options: Mapping[str, bool]
 ) -> jax.stages.Compiled:
     """Compile the jitted ``step`` for ``arguments``; it goes to the compile cache unless ``options`` forbid it."""
-    import jax
-
-    from bncli.ops.onednn import onednn
-
     if is_kept(options):
         return step.lower(*arguments).compile(compiler_options=dict(options) or None)
+    from bncli.ops.onednn import onednn
+
+    with _not_kept(), onednn(asked_for=options[_ONEDNN_FLAG]):
+        return step.lower(*arguments).compile(compiler_options=dict(options))
+
+
+def jit_inference(function: Callable[Arguments, Outputs], precision: Precision) -> Callable[Arguments, Outputs]:
+    """``jax.jit`` of a function that runs a network in eval mode, or reads its layers.
+
+    In bfloat16 it uses the matrix units of a CPU that has them: 818 → 114 ms for 256 images of 32×32 and the network of
+    the recipe `fast`.
+    """
+    import jax
+
+    if precision != "bfloat16" or not (_is_onednn_tried() and has_bfloat16_units()):
+        return jax.jit(function)
+    jitted = jax.jit(function, compiler_options={_ONEDNN_FLAG: True})
+
+    @wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Outputs:
+        with _not_kept():
+            outputs: Outputs = jitted(*args, **kwargs)
+        return outputs
+
+    return call
+
+
+@contextmanager
+def _not_kept() -> Iterator[None]:
+    """While inside, programs do not go to the compile cache: writing one that calls oneDNN fails, with a warning."""
+    import jax
+
     setting = "jax_persistent_cache_min_compile_time_secs"
     usual = getattr(jax.config, setting)
-    jax.config.update(setting, math.inf)  # writing a program that calls oneDNN fails, with a warning
+    jax.config.update(setting, math.inf)
     try:
-        with onednn(asked_for=options[_ONEDNN_FLAG]):
-            return step.lower(*arguments).compile(compiler_options=dict(options))
+        yield
     finally:
         jax.config.update(setting, usual)
+
+
+def _is_onednn_tried() -> bool:
+    """True if this jaxlib's oneDNN was tried, the CPU is the backend, and the user has not decided otherwise."""
+    import jax
+
+    tried = _is_linux_x86() and importlib.metadata.version("jaxlib") in _ONEDNN_TRIED
+    return tried and jax.default_backend() == "cpu" and _ONEDNN_FLAG not in os.environ.get("XLA_FLAGS", "")

@@ -16,6 +16,7 @@ from bncli.frameworks.network import Network, Variables
 from bncli.measure.eval_step import EvalStep, ExampleOutcome, LogitsFn, make_eval_step
 from bncli.measure.score import EvalResult, score
 from bncli.process import distributed
+from bncli.process.flags import jit_inference
 from bncli.process.mesh import put_whole
 from bncli.process.shared_programs import shared
 from bncli.training.observation import LayerObserver, LayerRow
@@ -58,7 +59,7 @@ def jitted_eval_step_by_batch(program: EvalProgram) -> PixelStep:
 
 
 def _jitted(program: EvalProgram, logits_fn: LogitsFn) -> PixelStep:
-    dtype = program.preprocessor.dtype
+    precision, dtype = program.preprocessor.precision, program.preprocessor.dtype
 
     def eval_step(
         pixels: Pixels, variables: Variables, images: jax.Array, labels: jax.Array, mask: jax.Array
@@ -66,7 +67,7 @@ def _jitted(program: EvalProgram, logits_fn: LogitsFn) -> PixelStep:
         step = make_eval_step(logits_fn, lambda images: normalize(images, *pixels, dtype=dtype))
         return step(variables, images, labels, mask)
 
-    jitted: PixelStep = distributed.InStep(jax.jit(eval_step))
+    jitted: PixelStep = distributed.InStep(jit_inference(eval_step, precision))
     return jitted
 
 

@@ -56,9 +56,8 @@ class BatchStatistics:
             ModelError: they cannot be measured, because a BN layer is in a loop.
         """
         if network.frozen not in self._measures:
-            self._measures[network.frozen] = batch_statistics_of(
-                network, self._dataset.image_shape, self._shapes, self._batches
-            )
+            images = jax.ShapeDtypeStruct((2, *self._dataset.image_shape), self._config.run.training.precision)
+            self._measures[network.frozen] = batch_statistics_of(network, images, self._shapes, self._batches)
         return self._measures[network.frozen]
 
     @cached_property

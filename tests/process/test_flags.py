@@ -105,3 +105,14 @@ def test_a_program_by_onednn_computes_the_same_and_does_not_go_to_the_cache(monk
     for mine, plain in zip(*map(jax.tree.leaves, (compiled(x, kernel), jax.jit(gradients)(x, kernel))), strict=True):
         # A sum of thousands is as exact as its terms are large.
         np.testing.assert_allclose(mine, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize(("precision", "has_units"), [("bfloat16", True), ("bfloat16", False), ("float32", True)])
+def test_inference_is_jitted_with_the_kernels_for_its_precision(monkeypatch, precision, has_units):
+    """The values are those of the function, and no setting of JAX is left changed."""
+    monkeypatch.setattr(flags, "has_bfloat16_units", lambda: has_units)
+    setting = jax.config.jax_persistent_cache_min_compile_time_secs
+    function = flags.jit_inference(lambda x, *, scale: scale * x @ x, precision)
+    x = np.eye(3, dtype=np.float32) * 3
+    np.testing.assert_array_equal(function(x, scale=2.0), 2 * x @ x)
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == setting
