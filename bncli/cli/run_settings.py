@@ -70,12 +70,13 @@ def new_run(ctx: typer.Context) -> NewRun:
         ConfigError: the ``--config`` file is malformed.
     """
     from bncli.config.recipes import AUTO, named_recipe, settled
+    from bncli.process.flags import bfloat16_pays
 
     file = _run_file(ctx)
     asked = {**(file.values if file else {}), **_given(ctx)}
     name = ctx.params["recipe"] or (file.recipe if file else None)
     data = str(settled(asked)[by_parameter()["data"]])
-    recipe = named_recipe(name, data=data)
+    recipe = named_recipe(name, data=data, bfloat16_pays=bfloat16_pays())
     return _resolved(asked, recipe, follows_data=name == AUTO or (name is None and is_own_data(data)))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bncli.config.options import Option, by_key, options
 from bncli.config.settings import is_bn
@@ -155,12 +155,13 @@ def _bn_momentum(*, steps_per_epoch: int) -> dict[str, object]:
     return {"model.bn_momentum": round(1 - 1 / max(steps_per_epoch, 2), 2)} if steps_per_epoch < _BN_STEPS else {}
 
 
-def named_recipe(name: str | None, *, data: str) -> Recipe | None:
+def named_recipe(name: str | None, *, data: str, bfloat16_pays: bool = False) -> Recipe | None:
     """The recipe of this name or, if the name is None, that of the data set; None if there is none.
 
     Args:
         name: the recipe, "none", "auto", "fast", or None.
         data: the data set.
+        bfloat16_pays: True if this machine trains faster in bfloat16, which `fast` then takes.
 
     Raises:
         UsageError: there is no such recipe.
@@ -173,7 +174,8 @@ def named_recipe(name: str | None, *, data: str) -> Recipe | None:
             remedy=f"Choose {NONE}, {AUTO}, {FAST} or {', '.join(RECIPES)}.{hint}",
         )
     if name == FAST:
-        return _FAST
+        precision = {"training.precision": "bfloat16"} if bfloat16_pays else {}
+        return replace(_FAST, settings={**_FAST.settings, **precision})
     return RECIPES.get(data if name is None else name)
 
 

@@ -19,6 +19,7 @@ from bncli.data.load import holds_image_files
 from bncli.errors import ConfigError
 from bncli.jobs.loggers.registry import check_installed
 from bncli.jobs.loggers.run_loggers import logging
+from bncli.process.flags import bfloat16_pays
 from bncli.process.phase_clock import PhaseClock
 from bncli.training import run
 from bncli.training.loop import Event
@@ -156,7 +157,7 @@ def _load(settings: RunConfig, loaded: Dataset | None) -> Dataset:
 
 def _recipe(plain: RunConfig, dataset: Dataset) -> Recipe | None:
     if plain.data.source in KNOWN:
-        return named_recipe(None, data=plain.data.source)
+        return named_recipe(None, data=plain.data.source, bfloat16_pays=bfloat16_pays())
     return own_data(len(dataset.train), fine_tunes=plain.model.weights is not None)
 
 

@@ -13,6 +13,8 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from bncli.config.choices import Precision
@@ -39,6 +41,8 @@ _ONEDNN_FLAG = "xla_cpu_experimental_onednn_custom_call"
 _ONEDNN_TRIED = ("0.12.0", "0.12.0.1")
 _ONEDNN_MIN_PIXELS = 256
 _DETERMINISTIC_FLAG = "xla_gpu_deterministic_ops"
+# Files of the first GPU or TPU of a machine.
+_ACCELERATORS = tuple(map(Path, ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0")))
 
 
 def append_xla_flags(jaxlib_version: str, precision: Precision = "float32") -> None:
@@ -136,9 +140,28 @@ def _not_kept() -> Iterator[None]:
         jax.config.update(setting, usual)
 
 
+def bfloat16_pays() -> bool:
+    """True where training in bfloat16 is faster than in float32: with an accelerator, or a CPU's matrix units.
+
+    Told before JAX starts, by the files of the devices and JAX's plugins for them.
+    """
+    return _has_accelerator() or (_has_tried_onednn() and has_bfloat16_units())
+
+
+def _has_accelerator() -> bool:
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return False
+    plugins = (find_spec(name) for name in ("jax_cuda12_plugin", "jax_cuda13_plugin", "libtpu"))
+    return any(plugins) and any(path.exists() for path in _ACCELERATORS)
+
+
 def _is_onednn_tried() -> bool:
-    """True if this jaxlib's oneDNN was tried, the CPU is the backend, and the user has not decided otherwise."""
+    """True if the CPU is the backend, this jaxlib's oneDNN was tried, and the user has not decided otherwise."""
     import jax
 
+    return _has_tried_onednn() and jax.default_backend() == "cpu"
+
+
+def _has_tried_onednn() -> bool:
     tried = _is_linux_x86() and importlib.metadata.version("jaxlib") in _ONEDNN_TRIED
-    return tried and jax.default_backend() == "cpu" and _ONEDNN_FLAG not in os.environ.get("XLA_FLAGS", "")
+    return tried and _ONEDNN_FLAG not in os.environ.get("XLA_FLAGS", "")

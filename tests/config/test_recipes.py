@@ -62,6 +62,13 @@ def test_fast_is_the_same_for_any_data(data):
     assert named_recipe(FAST, data=data) == ANY[FAST]
 
 
+def test_fast_takes_bfloat16_where_that_pays_and_nothing_else_from_the_machine():
+    pays = named_recipe(FAST, data="cifar10", bfloat16_pays=True)
+    assert chosen(pays) == chosen(ANY[FAST]) | {"training.precision": "bfloat16"}
+    assert "training.precision" not in chosen(pays, precision="float32")
+    assert named_recipe("cifar10", data="cifar10", bfloat16_pays=True) == RECIPES["cifar10"]
+
+
 def test_fast_freezes_only_what_its_network_has():
     assert "BatchNorm" in str(chosen(ANY[FAST])["finetune.freeze"])
     for settings in ({"bn": False}, {"norm": "group"}):

@@ -116,3 +116,35 @@ def test_inference_is_jitted_with_the_kernels_for_its_precision(monkeypatch, pre
     x = np.eye(3, dtype=np.float32) * 3
     np.testing.assert_array_equal(function(x, scale=2.0), 2 * x @ x)
     assert jax.config.jax_persistent_cache_min_compile_time_secs == setting
+
+
+@on_linux_x86
+@pytest.mark.parametrize(
+    ("version", "has_units", "flags_before", "pays"),
+    [
+        (TRIED, True, "", True),
+        (TRIED, False, "", False),
+        ("0.10.1", True, "", False),
+        (TRIED, True, flags._ONEDNN_FLAG, False),
+    ],
+)
+def test_bfloat16_pays_with_matrix_units_that_are_used(monkeypatch, version, has_units, flags_before, pays):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    monkeypatch.setattr(flags, "has_bfloat16_units", lambda: has_units)
+    monkeypatch.setattr(flags, "_ACCELERATORS", ())
+    monkeypatch.setenv("XLA_FLAGS", flags_before)
+    assert flags.bfloat16_pays() is pays
+
+
+@pytest.mark.parametrize(
+    ("plugin", "device", "platforms", "pays"),
+    [(1, 1, "", True), (1, 0, "", False), (0, 1, "", False), (1, 1, "cpu", False)],
+)
+def test_bfloat16_pays_on_an_accelerator_that_jax_can_use(monkeypatch, tmp_path, plugin, device, platforms, pays):
+    monkeypatch.setattr(flags, "has_bfloat16_units", lambda: False)
+    monkeypatch.setattr(flags, "find_spec", lambda name: object() if plugin else None)
+    monkeypatch.setattr(flags, "_ACCELERATORS", (tmp_path / "nvidia0",))
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    if device:
+        (tmp_path / "nvidia0").touch()
+    assert flags.bfloat16_pays() is pays

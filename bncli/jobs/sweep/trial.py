@@ -18,6 +18,7 @@ from bncli.data import Dataset
 from bncli.data.configured import load_configured
 from bncli.data.known import KNOWN
 from bncli.jobs.train import pretrained_of, with_weights
+from bncli.process.flags import bfloat16_pays
 from bncli.training import run
 from bncli.training.progress import EpochResult
 from bncli.training.result import TrainResult
@@ -62,7 +63,7 @@ def settings_of(file: SweepFile, tried: Values, datasets: Datasets) -> tuple[Run
     recipe = (
         own_data(len(dataset.train), fine_tunes=plain.model.weights is not None)
         if own
-        else named_recipe(name, data=plain.data.source)
+        else named_recipe(name, data=plain.data.source, bfloat16_pays=bfloat16_pays())
     )
     chosen = {} if recipe is None else recommended(recipe, asked)
     return _validated(settled(asked, chosen)), dataset
