@@ -118,17 +118,31 @@ def synthetic_dataset(case: Case) -> Dataset:
 
 
 def run_config(case: Case, precision: str) -> RunConfig:
-    """One epoch with bncli's own settings."""
-    from bncli.config.settings import ModelConfig, RunConfig, TrainingConfig
+    """One epoch with the settings of the case's recipe, or with bncli's own."""
+    from bncli.config.options import by_key, sections_of
+    from bncli.config.recipes import named_recipe, recommended, settled
+    from bncli.config.settings import RunConfig
     from bncli.config.validation import validated
 
-    training = validated(TrainingConfig, epochs=1, batch_size=case.batch_size, precision=precision)
-    return RunConfig(model=ModelConfig(name=case.model), training=training)
+    asked = {
+        by_key()["model.name"]: case.model,
+        by_key()["training.epochs"]: 1,
+        by_key()["training.batch_size"]: case.batch_size,
+        by_key()["training.precision"]: precision,
+    }
+    found = named_recipe(case.recipe, data=case.like)
+    chosen = {} if found is None else recommended(found, asked)
+    return validated(RunConfig, **sections_of(settled(asked, chosen).items()))
 
 
 def recipe(trainer: Trainer) -> Recipe:
     """The training that the peer must repeat."""
+    from bncli.data.configured import augmentation_of
+    from bncli.models.whitening import WHITEN
+
     config, dataset = trainer.config, trainer.dataset
+    augmentation = augmentation_of(config.data, dataset)
+    frozen = trainer.execution.settings_at(0).held
     return Recipe(
         model=config.model.name,
         image_shape=dataset.image_shape,
@@ -137,14 +151,28 @@ def recipe(trainer: Trainer) -> Recipe:
         dropout=own_dropout(config.model),
         bn_momentum=1 - config.model.bn_momentum,
         bn_epsilon=config.model.bn_epsilon,
+        trains_whitening=not any(path.startswith(f"{WHITEN}/") for path in frozen),
+        trains_bn_scale=not any(path.endswith("/scale") for path in frozen),
         learning_rate=config.optimizer.peak_learning_rate,
+        triangle=triangle(config.optimizer.schedule),
+        bias_lr_scale=config.finetune.bias_lr_scale,
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
-        max_shift=dataset.augmentation.max_shift,
-        pad_mode=dataset.augmentation.pad_mode,
-        horizontal_flip=dataset.augmentation.horizontal_flip,
+        label_smoothing=config.optimizer.label_smoothing,
+        ema_decay=config.training.ema_decay,
+        max_shift=augmentation.max_shift,
+        pad_mode=augmentation.pad_mode,
+        horizontal_flip=augmentation.horizontal_flip,
+        alternating_flip=augmentation.alternates,
         precision=config.training.precision,
     )
+
+
+def triangle(schedule: str) -> tuple[float, float, float] | None:
+    """The shares of the triangular schedule, as ``Recipe`` has them; None for another one."""
+    from bncli.training.optimizer import TRIANGLE_END, TRIANGLE_START, TRIANGLE_TOP
+
+    return (TRIANGLE_START, TRIANGLE_TOP, TRIANGLE_END) if schedule == "triangular" else None
 
 
 def own_dropout(model: ModelConfig) -> float:

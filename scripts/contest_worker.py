@@ -37,8 +37,9 @@ class Case:
         model: bncli's name of the network.
         like: the known data set whose augmentation is taken.
         image_shape: (H, W, C).
-        batch_size: of training.
+        batch_size: of training; that of the recipe, if there is one.
         train_steps: in an epoch, which must not end while it is measured.
+        recipe: of bncli, which trains the network; "none" for bncli's own defaults.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Case:
     image_shape: tuple[int, int, int]
     batch_size: int
     train_steps: int
+    recipe: str = "none"
 
 
 # The train splits are as large as the data sets', and take the memory they take; digits' would be too short.
@@ -59,6 +61,9 @@ CASES = {
         model="resnet18", like="cifar10", image_shape=(32, 32, 3), batch_size=128, train_steps=390
     ),
     "cnn-8x8x1": Case(model="cnn", like="digits", image_shape=(8, 8, 1), batch_size=64, train_steps=4000),
+    "fastnet-32x32x3": Case(
+        model="fastnet", like="cifar10", image_shape=(32, 32, 3), batch_size=256, train_steps=195, recipe="fast"
+    ),
 }
 
 
@@ -67,10 +72,18 @@ class Recipe:
     """The training of a network. bncli states it and the peer follows, so that nothing is written down twice.
 
     Attributes:
-        bn_momentum: weight of the *new* value, PyTorch's convention: 1 − Flax's.
-        weight_decay: of kernels alone.
         num_images: N.
+        bn_momentum: weight of the *new* value, PyTorch's convention: 1 − Flax's.
+        trains_whitening: False if the kernel of a first layer that whitens patches is frozen.
+        trains_bn_scale: False if the scales of BN are frozen.
+        learning_rate: at the peak of the schedule.
+        triangle: (share of the peak at the start, share of the schedule before the peak, share of the peak at the end)
+            of a schedule that rises and falls in lines; None for half a cosine from the peak down.
+        bias_lr_scale: factor of the learning rate of biases.
+        weight_decay: of kernels alone.
+        ema_decay: of a moving average of the trained weights; None for none.
         pad_mode: what moves in where an image is shifted: "zero" or "reflect".
+        alternating_flip: each image is mirrored in every other epoch, not by chance.
     """
 
     model: str
@@ -80,12 +93,19 @@ class Recipe:
     dropout: float
     bn_momentum: float
     bn_epsilon: float
+    trains_whitening: bool
+    trains_bn_scale: bool
     learning_rate: float
+    triangle: tuple[float, float, float] | None
+    bias_lr_scale: float
     momentum: float
     weight_decay: float
+    label_smoothing: float
+    ema_decay: float | None
     max_shift: int
     pad_mode: str
     horizontal_flip: bool
+    alternating_flip: bool
     precision: str
 
 

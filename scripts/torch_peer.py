@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its name everywhere
 from contest_worker import NUM_CLASSES, Program, Recipe, Work, serve, synthetic_images
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
@@ -96,9 +97,37 @@ class ResNet(nn.Module):
         return self.dense(self.dropout(x.mean((2, 3))))
 
 
+class PooledConvNorm(ConvNorm):
+    """A convolution, a maximum over 2×2 positions, and BN: fused, BN comes first, which is the same if scale > 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(F.max_pool2d(self.conv(x), 2))
+
+
+class FastNet(nn.Module):
+    """As bncli's ``fastnet`` for images in colour; the directions of its first layer are random."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        before = 2 * 2 * 2 * channels  # each direction of a 2×2 patch and its negative
+        self.whiten = nn.Conv2d(channels, before, 2, bias=False)
+        layers: list[nn.Module] = []
+        for features in (64, 256, 256):
+            layers += [PooledConvNorm(before, features), nn.GELU("tanh"), ConvNorm(features, features), nn.GELU("tanh")]
+            before = features
+        self.layers = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(before, NUM_CLASSES, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(F.gelu(self.whiten(x), approximate="tanh"))
+        return self.dense(self.dropout(x.amax((2, 3)))) / 9  # bncli's HEAD_DIVISOR
+
+
 # bncli's name -> the network from (H, W, C) and the dropout rate
 NETWORKS: dict[str, Callable[[tuple[int, int, int], float], nn.Module]] = {
     "cnn": CNN,
+    "fastnet": lambda shape, dropout: FastNet(shape[2], dropout),
     "resnet18": lambda shape, dropout: ResNet((2, 2, 2, 2), 64, shape[2], dropout),
     "resnet20": lambda shape, dropout: ResNet((3, 3, 3), 16, shape[2], dropout),
 }
@@ -139,13 +168,12 @@ class Training:
         self.channels_last = spec["channels_last"]
         self.net = build(recipe.model, recipe.image_shape, dropout=recipe.dropout, channels_last=self.channels_last)
         self.net.to(self.device)
-        for module in self.net.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps, module.momentum = recipe.bn_epsilon, recipe.bn_momentum
+        self._set_up_layers()
+        self.trained = [parameter for parameter in self.net.parameters() if parameter.requires_grad]
+        averaged = self.trained if recipe.ema_decay is not None else []
+        self.averages = [parameter.detach().clone() for parameter in averaged]
         self.optimizer = self._optimizer()
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self.optimizer, T_max=recipe.num_images // recipe.batch_size
-        )
+        self.schedule = self._schedule()
         self.images = torch.from_numpy(images).to(self.device)  # uint8 [N, H, W, C]
         self.labels = torch.from_numpy(labels).long().to(self.device)  # [N]
         scaled = [images[..., channel] for channel in range(recipe.image_shape[2])]
@@ -154,7 +182,8 @@ class Training:
         self.loss_sum = torch.zeros((), device=self.device)
         self.num_correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.order = torch.randperm(recipe.num_images, device=self.device)
-        self.position = 0
+        self.position, self.steps = 0, 0
+        self.coins = torch.randint(2, (recipe.num_images,), device=self.device, dtype=torch.bool)  # mirrored at present
         compiled: Callable[[Any], Any] = torch.compile(dynamic=False) if spec["compiled"] else lambda function: function
         self.inputs, self.loss = compiled(self._inputs), compiled(self._loss)
         self.building = time.perf_counter() - start
@@ -165,12 +194,41 @@ class Training:
             torch.set_float32_matmul_precision("high")  # TF32, as XLA does by default
             torch.zeros((), device=self.device)
 
+    def _set_up_layers(self) -> None:
+        """The constants of BN, and what is frozen."""
+        recipe = self.recipe
+        for name, module in self.net.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps, module.momentum = recipe.bn_epsilon, recipe.bn_momentum
+                module.weight.requires_grad_(recipe.trains_bn_scale)
+            if name == "whiten":
+                module.requires_grad_(recipe.trains_whitening)
+
     def _optimizer(self) -> torch.optim.Optimizer:
-        kernels = [parameter for parameter in self.net.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in self.net.parameters() if parameter.ndim == 1]
-        groups = [{"params": kernels, "weight_decay": self.recipe.weight_decay}, {"params": others}]
+        recipe = self.recipe
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # (factor of the learning rate, weight decay) -> its
+        for name, parameter in self.net.named_parameters():
+            if parameter.requires_grad:
+                factor = recipe.bias_lr_scale if name.endswith("bias") else 1.0
+                decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+                groups.setdefault((factor, decay), []).append(parameter)
         return torch.optim.SGD(
-            groups, lr=self.recipe.learning_rate, momentum=self.recipe.momentum, nesterov=True, fused=True
+            [
+                {"params": parameters, "lr": factor * recipe.learning_rate, "weight_decay": decay}
+                for (factor, decay), parameters in groups.items()
+            ],
+            momentum=recipe.momentum,
+            nesterov=True,
+            fused=True,
+        )
+
+    def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
+        steps = self.recipe.num_images // self.recipe.batch_size
+        if self.recipe.triangle is None:
+            return torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=steps)
+        start, top, end = self.recipe.triangle
+        return torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda done: float(np.interp(done / steps, (0, top, 1), (start, 1, end)))
         )
 
     def facts(self) -> dict[str, Any]:
@@ -192,6 +250,7 @@ class Training:
     def _next_indices(self) -> Tensor:
         if self.position == self.recipe.num_images:
             self.order, self.position = torch.randperm(self.recipe.num_images, device=self.device), 0
+            self.coins.logical_not_()
         self.position += self.recipe.batch_size
         return self.order[self.position - self.recipe.batch_size : self.position]
 
@@ -203,17 +262,25 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
+        self._average_weights()
         self.loss_sum += loss.detach() * len(labels)
         self.num_correct += correct
 
+    def _average_weights(self) -> None:
+        """One more step of the moving average, whose decay rises as bncli's does."""
+        if self.recipe.ema_decay is not None:
+            decay = min(self.recipe.ema_decay, (1 + self.steps) / (10 + self.steps))
+            get_ema_multi_avg_fn(decay)(self.averages, self.trained, self.steps)
+            self.steps += 1
+
     def _inputs(self, all_images: Tensor, all_labels: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """A batch: augmented and normalised images [B, C, H, W], labels [B]."""
-        images = self._augmented(all_images[indices]).to(torch.float32)  # [B, H, W, C]
+        images = self._augmented(all_images[indices], indices).to(torch.float32)  # [B, H, W, C]
         images = ((images - self.mean) / self.std).permute(0, 3, 1, 2)
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=memory_format), all_labels[indices]
 
-    def _augmented(self, images: Tensor) -> Tensor:
+    def _augmented(self, images: Tensor, indices: Tensor) -> Tensor:
         """Each image [B, H, W, C] shifted, and flipped, at random: rows and columns of the padded one."""
         recipe, shift = self.recipe, self.recipe.max_shift
         batch, height, width, _ = images.shape
@@ -221,16 +288,23 @@ class Training:
         rows = offsets[:, :1] + torch.arange(height, device=self.device)  # [B, H]
         columns = torch.arange(width, device=self.device).expand(batch, width)  # [B, W]
         if recipe.horizontal_flip:
-            flips = torch.randint(2, (batch, 1), device=self.device, dtype=torch.bool)
+            flips = self._flips(indices)[:, None]  # [B, 1]
             columns = torch.where(flips, width - 1 - columns, columns)
         columns = columns + offsets[:, 1:]
         each = torch.arange(batch, device=self.device)[:, None, None]
         return _padded(images, shift, recipe.pad_mode)[each, rows[:, :, None], columns[:, None, :]]
 
+    def _flips(self, indices: Tensor) -> Tensor:
+        """The images to mirror [B]: those whose turn it is, or by chance."""
+        if self.recipe.alternating_flip:
+            return self.coins[indices]
+        return torch.randint(2, (len(indices),), device=self.device, dtype=torch.bool)
+
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The mean cross-entropy, and how many are right."""
         logits = self.net(images)
-        return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).sum()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        return loss, (logits.detach().argmax(1) == labels).sum()
 
 
 def _padded(images: Tensor, shift: int, mode: str) -> Tensor:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bncli.config.recipes import named_recipe
 from bncli.data import KNOWN
 from bncli.models import MODELS
+from bncli.training import run
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(SCRIPTS)
+    import bench_train
     import contest
     import contest_report
     from contest_worker import CASES
@@ -131,3 +135,32 @@ def test_each_case_names_a_model_and_a_data_set_that_bncli_knows(name):
     case = CASES[name]
     assert case.model in MODELS
     assert case.image_shape == KNOWN[case.like].image_shape
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_is_trained_as_its_recipe_says(name):
+    case = CASES[name]
+    config = bench_train.run_config(case, "bfloat16")
+    recipe = named_recipe(case.recipe, data=case.like)
+    expected = {
+        "model.name": case.model,
+        "training.batch_size": case.batch_size,
+        **(recipe.settings if recipe else {}),
+        "training.epochs": 1,
+        "training.precision": "bfloat16",
+    }
+    found = {key: getattr(getattr(config, section), field) for key in expected for section, field in [key.split(".")]}
+    assert found == expected
+
+
+def test_the_peer_is_told_what_the_recipe_fast_trains(tmp_path):
+    case = replace(CASES["fastnet-32x32x3"], train_steps=1)
+    config = bench_train.run_config(case, "float32")
+    trainer = run.create_trainer(config, bench_train.synthetic_dataset(case), tmp_path)
+    told = bench_train.recipe(trainer)
+    assert not told.trains_whitening
+    assert not told.trains_bn_scale
+    assert told.alternating_flip
+    assert told.bn_momentum == pytest.approx(1 - config.model.bn_momentum)
+    assert told.triangle is not None
+    assert (told.bias_lr_scale, told.ema_decay) == (config.finetune.bias_lr_scale, config.training.ema_decay)
