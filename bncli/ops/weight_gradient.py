@@ -13,6 +13,7 @@ units (AMX), oneDNN is many times as fast if its convolution gives the units wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
@@ -33,12 +34,12 @@ _MIN_REVERSED_PAIRS = 128 * 128 + 1
 _MIN_REVERSED_BYTES = 1 << 25
 _MIN_REVERSED_PART_BYTES = 1 << 22
 _REVERSED_PARTS = (16, 8, 4, 2)
-# For oneDNN as few parts as have at most so many bytes, of at least as many examples as a matrix unit sums over at a
-# time: 109, 75, 63 and 48 ms in 1, 2, 4 and 8 parts for 64→256 channels at 15×15, batch 256, bfloat16.
+# For oneDNN as few parts as have at most so many bytes: 109, 75, 63 and 48 ms in 1, 2, 4 and 8 parts for 64→256
+# channels at 15×15, batch 256, bfloat16. One value of each example of a part fills a register, over which oneDNN sums.
 _MAX_ONEDNN_PART_BYTES = 1 << 21
-_MIN_ONEDNN_PART = 32
-_MAX_ONEDNN_PIXELS = 64
-_MIN_ONEDNN_CHANNELS = 64
+_MIN_REGISTER_BYTES = 64
+_MAX_ONEDNN_VALUES = 1 << 14
+_MIN_ONEDNN_CHANNELS = 16
 _ONEDNN_PARTS = (1, 2, 4, 8, 16, 32, 64)
 
 Pads: TypeAlias = Sequence[tuple[int, int]]  # (low, high) per spatial dimension
@@ -77,7 +78,8 @@ def weight_gradient(
         return _by_parts(own, images, gradient, _num_parts(images, gradient, is_reversed=False))
     window = _Window(kernel.shape[:2], pads, strides)
     is_of_pixels = kernel.shape[:2] == (1, 1) and not any(map(any, pads))
-    if is_onednn_asked_for() and (images.dtype == jnp.bfloat16 or (_pays_by_onednn(images) and not is_of_pixels)):
+    is_half = images.dtype == jnp.bfloat16
+    if is_onednn_asked_for() and _pays_by_onednn(images, strides) and (is_half or not is_of_pixels):
         return _by_parts(partial(_by_onednn, window=window), images, gradient, _num_parts_by_onednn(images, gradient))
     if is_of_pixels:
         return _of_pixels(images, gradient, strides)
@@ -99,12 +101,16 @@ def _by_parts(to_kernel: ToKernel, images: jax.Array, gradient: jax.Array, parts
     return sum(wide[1:], start=wide[0]).astype(dtype)
 
 
-def _pays_by_onednn(images: jax.Array) -> bool:
-    """True for small images of many channels in float32.
+def _pays_by_onednn(images: jax.Array, strides: Sequence[int]) -> bool:
+    """True in bfloat16, and in float32 for images of few values in several channels.
 
-    10.7 → 8.4 ms for 128→128 channels at 8×8 and 32 → 25 ms for 512→512 at 4×4, batch 128; larger images take longer.
+    8.2 → 7.1 ms for 16→16 channels at 32×32, 10.7 → 8.4 for 128→128 at 8×8, and 32 → 25 for 512→512 at 4×4, batch 128.
+    The others take as long or, with a stride or fewer channels, up to a quarter longer.
     """
-    return images.shape[1] * images.shape[2] <= _MAX_ONEDNN_PIXELS and images.shape[-1] >= _MIN_ONEDNN_CHANNELS
+    if images.dtype == jnp.bfloat16:
+        return True
+    values, channels = math.prod(images.shape[1:]), images.shape[-1]
+    return values <= _MAX_ONEDNN_VALUES and channels >= _MIN_ONEDNN_CHANNELS and set(strides) == {1}
 
 
 def _pays_reversed(images: jax.Array, gradient: jax.Array) -> bool:
@@ -128,7 +134,8 @@ def _num_parts_by_onednn(images: jax.Array, gradient: jax.Array) -> int:
     """Number of parts of the batch for oneDNN."""
     if jax.device_count() > 1:
         return 1
-    counts = [n for n in _ONEDNN_PARTS if n == 1 or (len(images) % n == 0 and len(images) >= n * _MIN_ONEDNN_PART)]
+    least = _MIN_REGISTER_BYTES // images.dtype.itemsize
+    counts = [n for n in _ONEDNN_PARTS if n == 1 or (len(images) % n == 0 and len(images) >= n * least)]
     return next((n for n in counts if _num_bytes(images, gradient) <= n * _MAX_ONEDNN_PART_BYTES), counts[-1])
 
 

@@ -99,18 +99,26 @@ def test_xla_does_not_hand_large_weight_gradients_to_onednn():
 
 
 @pytest.mark.parametrize(
-    ("shape", "parts"),
-    [((256, 8, 8, 256), 8), ((256, 8, 8, 1), 1), ((96, 64, 64, 64), 2), ((20, 64, 64, 64), 1), ((77, 64, 64, 64), 1)],
+    ("shape", "dtype", "parts"),
+    [
+        ((256, 8, 8, 256), jnp.bfloat16, 8),
+        ((256, 8, 8, 1), jnp.bfloat16, 1),
+        ((96, 64, 64, 64), jnp.bfloat16, 2),
+        ((20, 64, 64, 64), jnp.bfloat16, 1),
+        ((77, 64, 64, 64), jnp.bfloat16, 1),
+        ((128, 32, 32, 16), jnp.float32, 8),
+        ((128, 4, 4, 512), jnp.float32, 4),
+    ],
 )
-def test_parts_for_onednn(shape, parts):
-    arrays = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+def test_parts_for_onednn(shape, dtype, parts):
+    arrays = jax.ShapeDtypeStruct(shape, dtype)
     assert weight_gradient._num_parts_by_onednn(arrays, arrays) == parts
 
 
 @pytest.mark.parametrize("batch", [16, 7])
 def test_for_onednn_the_weight_gradient_in_parts_is_the_gradient(batch, monkeypatch):
     monkeypatch.setattr(weight_gradient, "_MAX_ONEDNN_PART_BYTES", 1)
-    monkeypatch.setattr(weight_gradient, "_MIN_ONEDNN_PART", 2)
+    monkeypatch.setattr(weight_gradient, "_MIN_REGISTER_BYTES", 4)
     with onednn(asked_for=True):
         assert_like_float32((batch, 8, 8, 3), features=5, kernel_size=(3, 3), strides=2)
         assert_like_flax((batch, 8, 8, 64), features=5, kernel_size=(3, 3))
@@ -120,9 +128,9 @@ def test_for_onednn_the_weight_gradient_in_parts_is_the_gradient(batch, monkeypa
 @pytest.mark.parametrize(
     ("shape", "dtype", "axes"),
     [
-        ((4, 8, 8, 64), jnp.float32, 3),
-        ((4, 9, 8, 64), jnp.float32, 2),  # XLA's own code is faster there
-        ((4, 8, 8, 32), jnp.float32, 2),
+        ((4, 32, 32, 16), jnp.float32, 3),
+        ((4, 33, 32, 16), jnp.float32, 2),  # XLA's own code is faster there
+        ((4, 8, 8, 3), jnp.float32, 2),
         ((4, 9, 8, 3), jnp.bfloat16, 3),
     ],
 )
