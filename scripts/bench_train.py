@@ -130,7 +130,7 @@ def run_config(case: Case, precision: str) -> RunConfig:
         by_key()["training.batch_size"]: case.batch_size,
         by_key()["training.precision"]: precision,
     }
-    found = named_recipe(case.recipe, data=case.like)
+    found = named_recipe(case.recipe, {})
     chosen = {} if found is None else recommended(found, asked)
     return validated(RunConfig, **sections_of(settled(asked, chosen).items()))
 

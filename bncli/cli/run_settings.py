@@ -76,7 +76,7 @@ def new_run(ctx: typer.Context) -> NewRun:
     asked = {**(file.values if file else {}), **_given(ctx)}
     name = ctx.params["recipe"] or (file.recipe if file else None)
     data = str(settled(asked)[by_parameter()["data"]])
-    recipe = named_recipe(name, data=data, bfloat16_pays=bfloat16_pays())
+    recipe = named_recipe(name, asked, bfloat16_pays=bfloat16_pays())
     return _resolved(asked, recipe, follows_data=name == AUTO or (name is None and is_own_data(data)))
 
 

@@ -1,8 +1,8 @@
 """Recipes: the defaults of ``bncli train`` for known data and for the user's own, below every option that is given.
 
-The recipes of Fashion-MNIST and CIFAR-10 were tried with the `cnn`, with BN and without; their accuracies are in
-``scripts/results/recipes.json``. The one of CIFAR-100 is an untested start. ``own_data`` is for folders and files;
-``scripts/bench_own_data.py`` tries it.
+The recipes of Fashion-MNIST and CIFAR-10 were tried with the `cnn`, with BN and without, and ``fast`` with the
+`fastnet`; their accuracies are in ``scripts/results/recipes.json``. CIFAR-100 was not tried. ``own_data`` is for folders
+and files; ``scripts/bench_own_data.py`` tries it.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ _FAST = Recipe(
     },
     model="fastnet",
 )
+# Known data that take it by default, unless another network is chosen.
+_OWN_IS_FAST = ("cifar10", "cifar100")
 # Options that make sense for one optimizer or one network only: left out for another one.
 _OF_SGD = ("optimizer.learning_rate", "optimizer.weight_decay")
 _OF_MODEL = ("model.dropout", "model.args", "model.init", "finetune.freeze", "finetune.bias_lr_scale")
@@ -155,12 +157,12 @@ def _bn_momentum(*, steps_per_epoch: int) -> dict[str, object]:
     return {"model.bn_momentum": round(1 - 1 / max(steps_per_epoch, 2), 2)} if steps_per_epoch < _BN_STEPS else {}
 
 
-def named_recipe(name: str | None, *, data: str, bfloat16_pays: bool = False) -> Recipe | None:
+def named_recipe(name: str | None, asked: Values, *, bfloat16_pays: bool = False) -> Recipe | None:
     """The recipe of this name or, if the name is None, that of the data set; None if there is none.
 
     Args:
         name: the recipe, "none", "auto", "fast", or None.
-        data: the data set.
+        asked: the settings that the user chose, of which the data and the network decide.
         bfloat16_pays: True if this machine trains faster in bfloat16, which `fast` then takes.
 
     Raises:
@@ -173,10 +175,11 @@ def named_recipe(name: str | None, *, data: str, bfloat16_pays: bool = False) ->
             f"--recipe {name}: no such recipe",
             remedy=f"Choose {NONE}, {AUTO}, {FAST} or {', '.join(RECIPES)}.{hint}",
         )
-    if name == FAST:
+    data, model = settled(asked)[by_key()["data.source"]], asked.get(by_key()["model.name"], _FAST.model)
+    if name == FAST or (name is None and data in _OWN_IS_FAST and model == _FAST.model):
         precision = {"training.precision": "bfloat16"} if bfloat16_pays else {}
         return replace(_FAST, settings={**_FAST.settings, **precision})
-    return RECIPES.get(data if name is None else name)
+    return RECIPES.get(str(data) if name is None else name)
 
 
 def recommended(recipe: Recipe, asked: Values) -> Values:

@@ -110,7 +110,7 @@ def _resolved(
         return settings, _load(settings, loaded), _pretrained(settings, out, resume=True)
     chosen, pretrained = with_weights(asked, resizes=False if loaded is not None else None)
     dataset = _load(_settings(chosen, None), loaded)
-    recipe = _recipe(_settings(chosen, None), dataset)
+    recipe = _recipe(chosen, dataset)
     return _settings(chosen, recipe), dataset, pretrained
 
 
@@ -155,9 +155,10 @@ def _load(settings: RunConfig, loaded: Dataset | None) -> Dataset:
     return load_configured(settings.data, seed=settings.training.seed)
 
 
-def _recipe(plain: RunConfig, dataset: Dataset) -> Recipe | None:
+def _recipe(asked: Values, dataset: Dataset) -> Recipe | None:
+    plain = _settings(asked, None)
     if plain.data.source in KNOWN:
-        return named_recipe(None, data=plain.data.source, bfloat16_pays=bfloat16_pays())
+        return named_recipe(None, asked, bfloat16_pays=bfloat16_pays())
     return own_data(len(dataset.train), fine_tunes=plain.model.weights is not None)
 
 

@@ -26,8 +26,8 @@ def test_options_win_over_the_file_and_the_file_over_the_recipe(tmp_path):
     printed = tomllib.loads(succeed("train", "--print-config", "--config", path, "--seed", 6))
     assert printed["training"]["seed"] == 6  # the command line
     assert printed["training"]["batch_size"] == 32  # the file
-    assert printed["optimizer"]["label_smoothing"] == 0.1  # the recipe
-    assert printed["optimizer"]["momentum"] == 0.9  # the default
+    assert printed["optimizer"]["label_smoothing"] == 0.2  # the recipe
+    assert printed["model"]["bn_epsilon"] == 1e-5  # the default
     without = tomllib.loads(succeed("train", "--print-config", "--config", path, "--recipe", "none"))
     assert without["optimizer"]["label_smoothing"] == 0.0
 

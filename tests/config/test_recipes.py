@@ -17,7 +17,7 @@ from bncli.errors import UsageError
 ANY = {
     **RECIPES,
     AUTO: own_data(1000),
-    FAST: named_recipe(FAST, data="digits"),
+    FAST: named_recipe(FAST, {}),
     "fine-tuning": own_data(100, fine_tunes=True),
 }
 
@@ -42,12 +42,22 @@ def test_a_recipe_is_of_settings_that_exist(name, bn):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_data_set_has_the_recipe_of_its_name(name):
     assert name in KNOWN
-    assert named_recipe(None, data=name) == named_recipe(name, data="elsewhere") == RECIPES[name]
+    assert (
+        named_recipe(None, asked(data=name, model="cnn"))
+        == named_recipe(name, asked(data="elsewhere"))
+        == RECIPES[name]
+    )
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_small_photographs_are_trained_by_fast_unless_another_network_is_chosen(name):
+    assert named_recipe(None, asked(data=name)) == named_recipe(None, asked(data=name, model="fastnet")) == ANY[FAST]
+    assert named_recipe(None, asked(data=name, model="resnet20")) == named_recipe(name, {}) == RECIPES[name]
 
 
 def test_other_data_have_none_and_none_can_be_asked_for():
-    assert named_recipe(None, data="digits") is None
-    assert named_recipe(NONE, data="cifar10") is None
+    assert named_recipe(None, asked(data="digits")) is None
+    assert named_recipe(NONE, asked(data="cifar10")) is None
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -59,14 +69,14 @@ def test_without_bn_the_same_is_run_with_clipped_gradients(name):
 
 @pytest.mark.parametrize("data", ["cifar10", "fashion-mnist", "digits", "a folder"])
 def test_fast_is_the_same_for_any_data(data):
-    assert named_recipe(FAST, data=data) == ANY[FAST]
+    assert named_recipe(FAST, asked(data=data)) == ANY[FAST]
 
 
 def test_fast_takes_bfloat16_where_that_pays_and_nothing_else_from_the_machine():
-    pays = named_recipe(FAST, data="cifar10", bfloat16_pays=True)
+    pays = named_recipe(FAST, asked(data="cifar10"), bfloat16_pays=True)
     assert chosen(pays) == chosen(ANY[FAST]) | {"training.precision": "bfloat16"}
     assert "training.precision" not in chosen(pays, precision="float32")
-    assert named_recipe("cifar10", data="cifar10", bfloat16_pays=True) == RECIPES["cifar10"]
+    assert named_recipe("cifar10", {}, bfloat16_pays=True) == RECIPES["cifar10"]
 
 
 def test_fast_freezes_only_what_its_network_has():
@@ -150,5 +160,5 @@ def test_zero_takes_back_what_a_recipe_has(option):
 
 def test_an_unknown_recipe_is_refused_with_the_like():
     with pytest.raises(UsageError, match="no such recipe") as caught:
-        named_recipe("cifar-10", data="cifar10")
+        named_recipe("cifar-10", {})
     assert "Did you mean cifar10?" in caught.value.remedy

@@ -15,7 +15,7 @@ from bncli.training.whitening import whitened_state
 
 # Everything that the recipe sets, by section.
 SECTIONS = {}
-for key, value in named_recipe(FAST, data="").settings.items():
+for key, value in named_recipe(FAST, {}).settings.items():
     SECTIONS.setdefault(key.split(".")[0], {})[key.split(".")[1]] = value
 
 

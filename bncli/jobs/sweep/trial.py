@@ -63,7 +63,7 @@ def settings_of(file: SweepFile, tried: Values, datasets: Datasets) -> tuple[Run
     recipe = (
         own_data(len(dataset.train), fine_tunes=plain.model.weights is not None)
         if own
-        else named_recipe(name, data=plain.data.source, bfloat16_pays=bfloat16_pays())
+        else named_recipe(name, asked, bfloat16_pays=bfloat16_pays())
     )
     chosen = {} if recipe is None else recommended(recipe, asked)
     return _validated(settled(asked, chosen)), dataset
