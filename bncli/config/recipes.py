@@ -1,8 +1,8 @@
 """Recipes: the defaults of ``bncli train`` for known data and for the user's own, below every option that is given.
 
 The recipes of Fashion-MNIST and CIFAR-10 were tried with the `cnn`, with BN and without, and ``fast`` with the
-`fastnet`; their accuracies are in ``scripts/results/recipes.json``. CIFAR-100 was not tried. ``own_data`` is for folders
-and files; ``scripts/bench_own_data.py`` tries it.
+`fastnet`; their accuracies are in ``scripts/results/recipes.json``. CIFAR-100 was not tried. ``own_data`` is for
+folders and files; ``scripts/bench_own_data.py`` tries it.
 """
 
 from __future__ import annotations
