@@ -9,7 +9,8 @@ Letters: B batch size, C channels of one layer, N examples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -146,6 +147,16 @@ class Pool:
         return Moments(self._count, self._mean, self._deviations / self._count)
 
 
+def one_ahead(results: Iterable[T]) -> Iterator[T]:
+    """The same results, each only after the next one is asked for: the device computes while the host reads."""
+    waiting: deque[T] = deque()
+    for result in results:
+        waiting.append(result)
+        if len(waiting) > 1:
+            yield waiting.popleft()
+    yield from waiting
+
+
 class Observer:
     """Runs a network in inference mode and measures the inputs of its BN layers.
 
@@ -182,8 +193,10 @@ class Observer:
             batches: inputs [B, ...], and the number of real examples; the examples after those are padding.
         """
         pools = {name: Pool() for name in self.layers}
-        for x, num_real in batches:
-            for name, calls in fetch(self._moments(variables, x)).items():
+        measured = ((self._moments(variables, x), num_real) for x, num_real in batches)
+        # Several processes must run their programs, whose sums go through all of them, in the same order.
+        for found, num_real in one_ahead(measured) if distributed.is_alone() else measured:
+            for name, calls in fetch(found).items():
                 for (mean, deviations), count in zip(calls, self._values_per_example[name], strict=True):
                     pools[name].add(mean[:num_real], deviations[:num_real], count=count)
         return {name: pool.moments for name, pool in pools.items()}

@@ -9,6 +9,7 @@ Letters: N examples in the split, B batch size, S steps in one dispatch.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -36,8 +37,10 @@ from bncli.training.state import TrainState
 from bncli.training.step_settings import StepSettings
 from bncli.training.steps import StepMetrics, changes
 
-# Steps in one dispatch where a scan over steps is fast (GPU and TPU).
+# Most steps in one dispatch where a scan over steps is fast (GPU and TPU).
 STEPS_PER_SCAN = 32
+# Most bytes of their images: 6 batches of 128 photographs of 224×224. Ctrl-C waits for the dispatch under way.
+BYTES_PER_SCAN = 1 << 27
 _FEWER_IMAGES = "Train on fewer or smaller images, or use a machine with more memory."
 
 # The arguments of a step after the state: (split, epoch int32 [], indices int32 [B] or [S, B], mask bool of the same
@@ -110,7 +113,7 @@ class StepExecution:
         batches = islice(self._batches(epoch), start, None)
         if self._feed is not None:
             return self._fed(batches, epoch * self.steps_per_epoch + start)
-        return grouped(batches, self._steps_per_dispatch)
+        return grouped(batches, self._steps_per_dispatch, start=start)
 
     def run(
         self, state: TrainState, epoch: int, group: Sequence[Batch], *, updates: int
@@ -251,7 +254,10 @@ class StepExecution:
     def _steps_per_dispatch(self) -> int:
         if self._feed is not None:  # many batches of photographs would fill the memory of a device
             return 1
-        return 1 if self.mesh.devices.flat[0].platform == "cpu" else STEPS_PER_SCAN
+        if self.mesh.devices.flat[0].platform == "cpu":
+            return 1
+        batch_bytes = self._batch_size * math.prod(self._split.images.shape[1:])
+        return scan_size(self.steps_per_epoch, most=min(STEPS_PER_SCAN, max(1, BYTES_PER_SCAN // batch_bytes)))
 
     @cached_property
     def _hyperparameters(self) -> Hyperparameters:
@@ -266,7 +272,22 @@ class StepExecution:
         return DeviceSplit(*put_whole((self._split.images, self._split.labels), self.mesh))
 
 
-def grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
-    """The batches in groups of ``size``. A remainder goes one by one, so that there are at most two programs."""
+def scan_size(steps_per_epoch: int, *, most: int) -> int:
+    """The steps of one dispatch, at most ``most``, that cut an epoch into equal pieces.
+
+    If a number in the upper half of ``most`` divides the epoch, all are equal, and one program serves them.
+    Otherwise the last piece is a little smaller. A step by itself would wait for the host.
+    """
+    exact = (size for size in range(most, most // 2, -1) if steps_per_epoch % size == 0)
+    num_pieces = -(-steps_per_epoch // most)
+    return next(exact, -(-steps_per_epoch // num_pieces))
+
+
+def grouped(batches: Iterator[Batch], size: int, *, start: int = 0) -> Iterator[list[Batch]]:
+    """The batches from step ``start`` of an epoch on, cut at the multiples of ``size``.
+
+    Up to the first multiple they go one by one, so that an epoch that is taken up anywhere needs one program more.
+    """
+    yield from ([batch] for batch in islice(batches, -start % size))
     while group := list(islice(batches, size)):
-        yield from [group] if len(group) == size else [[batch] for batch in group]
+        yield group

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bncli.errors import ModelError
-from bncli.measure.moments import Moments, Observer, Pool, drift, record_batch_norms
+from bncli.measure.moments import Moments, Observer, Pool, drift, one_ahead, record_batch_norms
 
 X = np.random.default_rng(0).normal(size=(6, 16, 16, 3)).astype(np.float32)
 
@@ -65,6 +65,15 @@ def test_batch_size_and_padding_do_not_show():
         deviation = np.sqrt(moments.var)
         assert np.abs(parted[name].mean - moments.mean).max() <= 1e-6 * deviation.max()
         np.testing.assert_allclose(parted[name].var, moments.var, rtol=1e-6)
+
+
+def test_the_next_batch_is_under_way_before_the_host_reads_one():
+    order = []
+    under_way = (order.append(f"start {number}") or number for number in range(3))
+    for number in one_ahead(under_way):
+        order.append(f"read {number}")
+    assert order == ["start 0", "start 1", "read 0", "start 2", "read 1", "read 2"]
+    assert list(one_ahead(())) == []
 
 
 def test_levels_part_what_depends_on_what():

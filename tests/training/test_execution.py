@@ -1,6 +1,7 @@
 """Laws of the execution: every batch is given to the step once and in order, however many go in one dispatch."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,17 +14,52 @@ from bncli.data.batches import epoch_batches
 from bncli.errors import BncliWarning
 from bncli.process.compilations import compilations
 from bncli.training import execution, run
-from bncli.training.execution import STEPS_PER_SCAN, StepExecution, grouped
+from bncli.training.execution import StepExecution, grouped, scan_size
 
 
-@given(num_examples=st.integers(1, 400), batch_size=st.integers(1, 8), size=st.sampled_from([1, STEPS_PER_SCAN]))
-def test_groups_hold_every_batch_in_order_and_are_one_or_full(num_examples, batch_size, size):
-    batches = list(epoch_batches(np.arange(num_examples, dtype=np.int32), batch_size))
-    groups = list(grouped(iter(batches), size))
-    assert [id(batch) for group in groups for batch in group] == [id(batch) for batch in batches]
-    assert {len(group) for group in groups} <= {1, size}
-    if size > 1:
-        assert sum(len(group) == 1 and group[0].mask is None for group in groups) < STEPS_PER_SCAN
+@given(num_steps=st.integers(1, 400), most=st.integers(1, 64))
+def test_the_dispatches_of_an_epoch_are_equal_as_far_as_they_can_be(num_steps, most):
+    size = scan_size(num_steps, most=most)
+    pieces = [len(group) for group in grouped(iter(range(num_steps)), size)]
+    assert sum(pieces) == num_steps
+    assert set(pieces[:-1]) <= {size}
+    assert max(pieces) <= most
+    has_divisor = any(num_steps % number == 0 for number in range(most // 2 + 1, most + 1))
+    assert len(set(pieces)) == 1 if has_divisor else len(pieces) == -(-num_steps // most)
+
+
+@given(num_examples=st.integers(1, 400), size=st.integers(1, 9), data=st.data())
+def test_groups_hold_every_batch_in_order_and_end_at_the_same_steps_from_any_start(num_examples, size, data):
+    batches = list(epoch_batches(np.arange(num_examples, dtype=np.int32), 8))
+    start = data.draw(st.integers(0, len(batches)))
+    groups = list(grouped(iter(batches[start:]), size, start=start))
+    assert [id(batch) for group in groups for batch in group] == [id(batch) for batch in batches[start:]]
+    ends = start + np.cumsum([len(group) for group in groups])
+    whole = [(end - len(group), len(group)) for end, group in zip(ends, groups, strict=True) if len(group) > 1]
+    assert all(first % size == 0 for first, _ in whole)
+    assert all(length == size for _, length in whole[:-1])
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "pieces"),
+    [
+        ((45_000, 32, 32, 3), 256, [22] * 8),  # CIFAR-10 with `--recipe fast`
+        ((1_280, 224, 224, 3), 128, [5, 5]),  # photographs
+        ((64, 512, 512, 3), 32, [2]),
+        ((2, 4096, 4096, 3), 1, [2]),
+        ((2, 8192, 8192, 3), 1, [1, 1]),
+    ],
+)
+def test_a_dispatch_on_a_gpu_is_long_but_of_bounded_size(dataset, tmp_path, monkeypatch, images, batch_size, pieces):
+    steps = run.create_trainer(run_config(), dataset, tmp_path, compile_ahead=False).execution
+    split = SimpleNamespace(images=SimpleNamespace(shape=images))
+    gpu = SimpleNamespace(devices=np.array([SimpleNamespace(platform="cuda")]))
+    for name, value in {"_split": split, "_batch_size": batch_size, "mesh": gpu}.items():
+        monkeypatch.setattr(steps, name, value)
+    num_steps = -(-images[0] // batch_size)
+    monkeypatch.setattr(StepExecution, "steps_per_epoch", num_steps)
+    groups = grouped(iter(range(num_steps)), steps._steps_per_dispatch)
+    assert [len(group) for group in groups] == pieces
 
 
 def test_an_epoch_can_be_taken_up_at_any_step(dataset, tmp_path):
