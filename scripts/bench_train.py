@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from contest import Contest, ContestError, Worker, add_options, check_torch, tell, torch_worker
 from contest_report import Outcome, document, print_tables
-from contest_worker import CASES, NUM_CLASSES, Case, Recipe, Work, serve, synthetic_images
+from contest_worker import CASES, LARGE_CASES, NUM_CLASSES, Case, Recipe, Work, serve, synthetic_images
 
 if TYPE_CHECKING:
     from bncli.config.settings import ModelConfig, RunConfig
@@ -40,7 +40,8 @@ TORCH = {
 # A GPU is so much faster than a CPU that its epoch must be longer to not end under way.
 LONGER_ON = {"cpu": 1, "cuda": 12}
 HELD_OUT = 256  # images of the validation and the test split, which are not used
-SHARE_OF_GPU = "0.3"  # for JAX, which takes most of the memory by default; the others are there too
+SHARE_OF_GPU = 0.3  # at least, for JAX, which takes most of the memory by default; the others are there too
+SHARE_OF_ALL = 0.9  # that the workers divide
 
 
 class BncliTraining:
@@ -184,15 +185,16 @@ def own_dropout(model: ModelConfig) -> float:
 
 def measure(name: str, options: argparse.Namespace, caches: Path) -> tuple[Outcome, dict[str, Any]]:
     """One case: what came of it, and hardware and versions."""
-    case = CASES[name]
-    steps = options.train_steps or case.train_steps * LONGER_ON[options.device]
-    case = replace(case, train_steps=steps)
+    case = asked_case(name, options)
     tell(name)
     contest = Contest(rounds=options.rounds, seconds=options.seconds)
+    variants = options.variant or list(TORCH)
     with ExitStack() as stack:
-        bncli = stack.enter_context(bncli_worker(options.device, cache=caches / "user"))
+        bncli = stack.enter_context(bncli_worker(options.device, cache=caches / "user", num_others=len(variants)))
         facts = contest.admit(bncli, {"case": asdict(case), "precision": options.precision})
         for number, (variant, settings) in enumerate(TORCH.items()):
+            if variant not in variants:
+                continue
             peer = stack.enter_context(
                 torch_worker(variant, "train", python=options.torch_python, cache=caches / f"torch-{name}-{number}")
             )
@@ -202,11 +204,22 @@ def measure(name: str, options: argparse.Namespace, caches: Path) -> tuple[Outco
         return outcome, contest.about()
 
 
-def bncli_worker(device: str, *, cache: Path) -> Worker:
+def asked_case(name: str, options: argparse.Namespace) -> Case:
+    """A case as the options change it; with another batch size, an epoch still has as many images."""
+    case = (CASES | LARGE_CASES)[name]
+    steps = options.train_steps or case.train_steps * LONGER_ON[options.device]
+    if options.batch_size is None:
+        return replace(case, train_steps=steps)
+    if options.train_steps is None:
+        steps = max(1, steps * case.batch_size // options.batch_size)
+    return replace(case, train_steps=steps, batch_size=options.batch_size)
+
+
+def bncli_worker(device: str, *, cache: Path, num_others: int) -> Worker:
     """bncli's process, which keeps its compiled programs in the folder ``cache``, where its JAX can keep them."""
     environment = {"JAX_PLATFORMS": device, "XDG_CACHE_HOME": str(cache)}
     if device != "cpu":
-        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = SHARE_OF_GPU
+        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{max(SHARE_OF_GPU, SHARE_OF_ALL / (1 + num_others)):.2f}"
     return Worker("bncli", [sys.executable, __file__, "--worker"], is_peer=False, environment=environment)
 
 
@@ -228,11 +241,13 @@ def main() -> None:
         serve(BncliTraining)
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, seconds=3.0)
+    add_options(parser, seconds=3.0, cases=[*CASES, *LARGE_CASES])
     parser.add_argument("--device", choices=LONGER_ON, default="cpu", help="default: cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="default: float32")
     parser.add_argument("--cold", action="store_true", help="begin with empty compile caches")
     parser.add_argument("--train-steps", type=int, help="in an epoch, which must not end while it is measured")
+    parser.add_argument("--batch-size", type=int, help="default: that of the case")
+    parser.add_argument("--variant", action="append", choices=TORCH, help="of PyTorch; repeatable (default: all)")
     options = parser.parse_args()
     outcomes: list[Outcome] = []
     about: dict[str, Any] = {}

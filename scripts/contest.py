@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -249,10 +249,10 @@ def check_torch(python: str) -> None:
         raise ContestError(f"{python} has no PyTorch: name an interpreter that has by --torch-python")
 
 
-def add_options(parser: argparse.ArgumentParser, *, seconds: float) -> None:
+def add_options(parser: argparse.ArgumentParser, *, seconds: float, cases: Collection[str] = tuple(CASES)) -> None:
     """The options that all contests have; ``seconds`` is the default length of a turn."""
     parser.add_argument(
-        "--case", action="append", choices=CASES, metavar="NAME", help=f"of {', '.join(CASES)}; repeatable"
+        "--case", action="append", choices=cases, metavar="NAME", help=f"of {', '.join(cases)}; repeatable"
     )
     parser.add_argument("--rounds", type=int, default=5, help="that count (default: 5)")
     parser.add_argument("--seconds", type=float, default=seconds, help=f"of a turn, about (default: {seconds:g})")

@@ -129,10 +129,15 @@ def document(outcomes: Sequence[Outcome], about: Mapping[str, Any]) -> dict[str,
     """The JSON document; ``about`` is what else the script says: hardware, versions, settings."""
     return {
         "schema": "bncli.bench/1",
-        "command": " ".join([f"scripts/{Path(sys.argv[0]).name}", *map(_without_place, sys.argv[1:])]),
+        "command": command_line(),
         **about,
         "cases": [_case_json(outcome) for outcome in outcomes],
     }
+
+
+def command_line() -> str:
+    """The call of the script, for its document."""
+    return " ".join([f"scripts/{Path(sys.argv[0]).name}", *map(_without_place, sys.argv[1:])])
 
 
 def _without_place(word: str) -> str:

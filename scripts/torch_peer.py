@@ -76,6 +76,56 @@ class Block(nn.Module):
         return F.relu(y + self.shortcut(x), inplace=True)
 
 
+class Bottleneck(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions and a shortcut; the 3×3 has the stride, and the last has four times the filters."""
+
+    def __init__(self, before: int, features: int, stride: int) -> None:
+        super().__init__()
+        after = features * 4
+        self.first = ConvNorm(before, features, size=1)
+        self.second = ConvNorm(features, features, stride=stride)
+        self.third = ConvNorm(features, after, size=1)
+        same = stride == 1 and before == after
+        self.shortcut = nn.Identity() if same else ConvNorm(before, after, size=1, stride=stride)
+        nn.init.zeros_(self.third.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.first(x), inplace=True)
+        y = self.third(F.relu(self.second(y), inplace=True))
+        return F.relu(y + self.shortcut(x), inplace=True)
+
+
+class PooledStem(nn.Module):
+    """A 7×7 convolution, BN, ReLU and a maximum, which divide the image's sides by four."""
+
+    def __init__(self, channels: int, features: int) -> None:
+        super().__init__()
+        self.first = ConvNorm(channels, features, size=7, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.relu(self.first(x), inplace=True), 3, stride=2, padding=1)
+
+
+class LargeResNet(nn.Module):
+    """As bncli's ResNets of bottlenecks, for photographs."""
+
+    def __init__(self, stages: tuple[int, ...], features: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.stem = PooledStem(channels, features)
+        blocks, before = [], features
+        for stage, num_blocks in enumerate(stages):
+            for index in range(num_blocks):
+                inner = features * 2**stage
+                blocks.append(Bottleneck(before, inner, stride=2 if stage and not index else 1))
+                before = inner * 4
+        self.blocks = nn.Sequential(*blocks)
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(before, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(self.dropout(self.blocks(self.stem(x)).mean((2, 3))))
+
+
 class ResNet(nn.Module):
     """As bncli's ResNets for small images."""
 
@@ -130,6 +180,7 @@ NETWORKS: dict[str, Callable[[tuple[int, int, int], float], nn.Module]] = {
     "fastnet": lambda shape, dropout: FastNet(shape[2], dropout),
     "resnet18": lambda shape, dropout: ResNet((2, 2, 2, 2), 64, shape[2], dropout),
     "resnet20": lambda shape, dropout: ResNet((3, 3, 3), 16, shape[2], dropout),
+    "resnet50": lambda shape, dropout: LargeResNet((3, 4, 6, 3), 64, shape[2], dropout),
 }
 
 
