@@ -89,7 +89,7 @@ print(len(options), text.count("__onednn$convolution"), text.count(" convolution
 
 
 def test_xla_does_not_hand_large_weight_gradients_to_onednn():
-    """What the reversed kernel is for; XLA is free to change its mind, and this says so."""
+    """The reversed kernel is there for this. XLA may change its mind, and then this test fails."""
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=True)
     num_options, by_onednn, by_xla = map(int, done.stdout.split())
