@@ -154,6 +154,7 @@ def recipe(trainer: Trainer) -> Recipe:
         bn_epsilon=config.model.bn_epsilon,
         trains_whitening=not any(path.startswith(f"{WHITEN}/") for path in frozen),
         trains_bn_scale=not any(path.endswith("/scale") for path in frozen),
+        optimizer=config.optimizer.name,
         learning_rate=config.optimizer.peak_learning_rate,
         triangle=triangle(config.optimizer.schedule),
         bias_lr_scale=config.finetune.bias_lr_scale,

@@ -62,7 +62,7 @@ CASES = {
     ),
     "cnn-8x8x1": Case(model="cnn", like="digits", image_shape=(8, 8, 1), batch_size=64, train_steps=4000),
     "fastnet-32x32x3": Case(
-        model="fastnet", like="cifar10", image_shape=(32, 32, 3), batch_size=256, train_steps=195, recipe="fast"
+        model="fastnet", like="cifar10", image_shape=(32, 32, 3), batch_size=1024, train_steps=48, recipe="fast"
     ),
 }
 
@@ -84,6 +84,7 @@ class Recipe:
         bn_momentum: weight of the *new* value, PyTorch's convention: 1 − Flax's.
         trains_whitening: False if the kernel of a first layer that whitens patches is frozen.
         trains_bn_scale: False if the scales of BN are frozen.
+        optimizer: "sgd" with Nesterov momentum, or "muon".
         learning_rate: at the peak of the schedule.
         triangle: (share of the peak at the start, share of the schedule before the peak, share of the peak at the end)
             of a schedule that rises and falls in lines; None for half a cosine from the peak down.
@@ -103,6 +104,7 @@ class Recipe:
     bn_epsilon: float
     trains_whitening: bool
     trains_bn_scale: bool
+    optimizer: str
     learning_rate: float
     triangle: tuple[float, float, float] | None
     bias_lr_scale: float

@@ -69,32 +69,31 @@ _FAST = Recipe(
         "model.init": "dirac",
         "model.bn_momentum": 0.6,
         "training.epochs": 10,
-        "training.batch_size": 256,
-        "training.ema_decay": 0.99,
-        "optimizer.learning_rate": 0.375,
-        "optimizer.momentum": 0.85,
-        "optimizer.weight_decay": 1.3e-3,
+        "training.batch_size": 1024,
+        "training.ema_decay": 0.95,
+        "optimizer.name": "muon",
+        "optimizer.learning_rate": 0.17,
+        "optimizer.momentum": 0.6,
+        "optimizer.weight_decay": 0.08,
         "optimizer.label_smoothing": 0.2,
         "optimizer.schedule": "triangular",
         "data.augment_flip": "alternating",
         "data.augment_shift": 2,
         "data.augment_padding": "reflect",
         "finetune.freeze": ("whiten", "*BatchNorm_*/scale"),
-        "finetune.bias_lr_scale": 64.0,
     },
     without_bn={
         "optimizer.learning_rate": 0.1,
         "optimizer.clip_norm": 1.0,
         "finetune.freeze": ("whiten",),
-        "finetune.bias_lr_scale": 1.0,
     },
     model="fastnet",
 )
 # Known data that take it by default, unless another network is chosen.
 _OWN_IS_FAST = ("cifar10", "cifar100")
 # Options that make sense for one optimizer or one network only: left out for another one.
-_OF_SGD = ("optimizer.learning_rate", "optimizer.weight_decay")
-_OF_MODEL = ("model.dropout", "model.args", "model.init", "finetune.freeze", "finetune.bias_lr_scale")
+_OF_OPTIMIZER = ("optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay")
+_OF_MODEL = ("model.dropout", "model.args", "model.init", "finetune.freeze")
 # Left out where images are not changed at random.
 _OF_AUGMENTATION = (
     "data.color_jitter",
@@ -196,8 +195,9 @@ def recommended(recipe: Recipe, asked: Values) -> Values:
     with_bn = value_of("model.bn") and is_bn(str(value_of("model.norm") or "batch"))
     settings = recipe.settings if with_bn else {**recipe.settings, **recipe.without_bn}
     is_other = by_key()["model.name"] in asked and value_of("model.name") != recipe.model
+    own_optimizer = settings.get("optimizer.name", by_key()["optimizer.name"].default)
     left_out = (
-        *(_OF_SGD if value_of("optimizer.name") != "sgd" else ()),
+        *(_OF_OPTIMIZER if asked.get(by_key()["optimizer.name"], own_optimizer) != own_optimizer else ()),
         *(_OF_MODEL if is_other else ()),
         *(() if value_of("data.augment") else _OF_AUGMENTATION),
         *(_OF_BUILT_IN if ":" in str(value_of("model.name")) else ()),

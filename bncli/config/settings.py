@@ -401,15 +401,25 @@ class DataConfig(Section):
 class OptimizerConfig(Section):
     """The update of the weights."""
 
-    name: Annotated[OptimizerName, Setting("sgd is SGD with Nesterov momentum.", OPTIMIZER, option="optimizer")] = "sgd"
+    name: Annotated[
+        OptimizerName,
+        Setting(
+            "sgd has Nesterov momentum. muon makes the steps of convolutions orthogonal; the rest learns by AdamW at "
+            "a tenth of the rate.",
+            OPTIMIZER,
+            option="optimizer",
+        ),
+    ] = "sgd"
     learning_rate: Annotated[
         PositiveFloat | None,
-        Setting("Peak of the schedule; by default 0.05 for sgd and 0.001 for adamw.", OPTIMIZER),
+        Setting("Peak of the schedule; by default 0.05 for sgd, 0.001 for adamw, 0.02 for muon.", OPTIMIZER),
     ] = None
-    momentum: Annotated[Fraction, Setting("Momentum of sgd.", OPTIMIZER)] = 0.9
+    momentum: Annotated[Fraction, Setting("Momentum of sgd and muon.", OPTIMIZER)] = 0.9
     weight_decay: Annotated[
         NonNegative,
-        Setting("Decay of the kernels: L2 for sgd, decoupled for adamw; biases and BN are left alone.", OPTIMIZER),
+        Setting(
+            "Decay of the kernels: L2 for sgd, decoupled for adamw and muon; biases and BN are left alone.", OPTIMIZER
+        ),
     ] = 5e-4
     decay_all: Annotated[bool, Setting("Decay biases and BN scales too.", OPTIMIZER)] = False
     clip_norm: Annotated[
@@ -431,7 +441,7 @@ class OptimizerConfig(Section):
         """The learning rate at the schedule's peak; the optimizer's default if none is set."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return {"adamw": 1e-3, "sgd": 0.05}[self.name]
+        return {"adamw": 1e-3, "muon": 0.02, "sgd": 0.05}[self.name]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from bncli.frameworks.equinox_layers import (
     prepared,
     recording,
 )
-from bncli.frameworks.network import ImageShape, Network, Variables
+from bncli.frameworks.network import ImageShape, KernelAxes, Network, Variables
 
 Structure: TypeAlias = jax.tree_util.PyTreeDef
 REMEDY = (
@@ -57,6 +57,7 @@ class EquinoxNetwork(Network):
     """
 
     framework: ClassVar[str] = "equinox"
+    kernel_axes: ClassVar[KernelAxes] = KernelAxes(inputs=1, outputs=0)
     construction: Construction
     dtype: np.dtype
 

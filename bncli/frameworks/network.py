@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -48,16 +48,28 @@ class BatchNormSettings:
     momentum: float
 
 
+class KernelAxes(NamedTuple):
+    """The axes of a convolution's kernel that are channels; the others are positions."""
+
+    inputs: int = -2  # of its group
+    outputs: int = -1
+
+
+CHANNELS_LAST = KernelAxes()
+
+
 @dataclass(frozen=True)
 class Network(ABC):
     """A network with the way to call it. Equal networks make equal programs.
 
     Attributes:
         framework: the name of its framework.
+        kernel_axes: where a convolution's kernel has its channels.
         frozen: paths of the BN layers that normalize by their running statistics in train mode too, and keep them.
     """
 
     framework: ClassVar[str] = "linen"
+    kernel_axes: ClassVar[KernelAxes] = CHANNELS_LAST
 
     frozen: frozenset[str] = field(default=frozenset(), kw_only=True)
 

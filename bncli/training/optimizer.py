@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 
 from bncli.config.settings import OptimizerConfig
+from bncli.frameworks.network import CHANNELS_LAST, KernelAxes
 from bncli.ops import Number
 from bncli.training.tuning import Tuning, by_path, without
 
@@ -179,16 +181,22 @@ class UpdateNumbers:
         return lambda step: self.learning_rate
 
 
-def create_optimizer(config: OptimizerConfig, numbers: UpdateNumbers) -> optax.GradientTransformation:
-    """Gradient clipping, then SGD with Nesterov momentum and L2, or AdamW.
+def create_optimizer(
+    config: OptimizerConfig, numbers: UpdateNumbers, kernel_axes: KernelAxes = CHANNELS_LAST
+) -> optax.GradientTransformation:
+    """Gradient clipping, then SGD with Nesterov momentum and L2, or AdamW, or Muon.
 
     Args:
         config: its learning rate, schedule and weight decay play no part.
         numbers: of the present update; they do not change the state.
+        kernel_axes: where the network's convolutions have their channels.
     """
     mask = None if config.decay_all else decayed
     if config.name == "adamw":
         update = optax.adamw(numbers.schedule, weight_decay=numbers.weight_decay, mask=mask)
+    elif config.name == "muon":
+        direction = _direction(config, numbers, kernel_axes)
+        update = optax.chain(direction, optax.scale_by_learning_rate(numbers.schedule))
     else:
         update = optax.chain(
             optax.add_decayed_weights(numbers.weight_decay, mask=mask),
@@ -200,7 +208,12 @@ def create_optimizer(config: OptimizerConfig, numbers: UpdateNumbers) -> optax.G
 
 
 def create_tuned_optimizer(
-    config: OptimizerConfig, numbers: UpdateNumbers, tuning: Tuning, *, released: bool
+    config: OptimizerConfig,
+    numbers: UpdateNumbers,
+    tuning: Tuning,
+    *,
+    released: bool,
+    kernel_axes: KernelAxes = CHANNELS_LAST,
 ) -> optax.GradientTransformation:
     """The optimizer where some arrays are frozen, or learn at a rate of their own.
 
@@ -212,8 +225,9 @@ def create_tuned_optimizer(
         numbers: of the present update.
         tuning: the groups of arrays, and the factors of their learning rates.
         released: True from ``--unfreeze-at`` on.
+        kernel_axes: where the network's convolutions have their channels.
     """
-    direction = _direction(config, numbers)
+    direction = _direction(config, numbers, kernel_axes)
     groups = {"trained": direction, "later": direction if released else _waiting(direction), "frozen": _ABSENT}
     held = tuning.held(released=released)
     return optax.chain(
@@ -229,12 +243,51 @@ PER_CHANNEL = ("b", "bias", "offset", "scale")
 _ABSENT = optax.set_to_zero()
 
 
-def _direction(config: OptimizerConfig, numbers: UpdateNumbers) -> optax.GradientTransformation:
+# Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon): 3 iterations are enough for small images (airbench).
+# Adam moves every value by about its rate, Muon a whole filter by about its own: hence the share of the rate.
+_MUON_ITERATIONS, _ADAM_SHARE, _ADAM_B2 = 3, 0.1, 0.95
+
+
+def _direction(
+    config: OptimizerConfig, numbers: UpdateNumbers, kernel_axes: KernelAxes
+) -> optax.GradientTransformation:
     """The update of ``create_optimizer`` before its learning rate."""
     decay = optax.add_decayed_weights(numbers.weight_decay, mask=None if config.decay_all else decayed)
     if config.name == "adamw":
         return optax.chain(optax.scale_by_adam(), decay)
+    if config.name == "muon":
+        rest = optax.chain(optax.scale_by_adam(b2=_ADAM_B2), decay, optax.scale(_ADAM_SHARE))
+        groups = {"filters": optax.chain(_muon(config.momentum, kernel_axes), decay), "rest": rest}
+        return optax.partition(groups, partial(_muon_groups, kernel_axes=kernel_axes))
     return optax.chain(decay, optax.trace(decay=config.momentum, nesterov=True))
+
+
+def _muon_groups(params: optax.Params, *, kernel_axes: KernelAxes) -> optax.Params:
+    """A pytree like ``params``: "filters" for kernels of convolutions, "rest" for all others.
+
+    The filters of a depthwise convolution see one channel each: that they be orthogonal to each other has no meaning.
+    """
+
+    def group(path: str, leaf: jax.Array) -> str:
+        is_kernel = leaf.ndim > 2 and path.rpartition("/")[2] not in PER_CHANNEL
+        return "filters" if is_kernel and leaf.shape[kernel_axes.inputs] > 1 else "rest"
+
+    groups: optax.Params = by_path(group, params)
+    return groups
+
+
+def _muon(momentum: float, kernel_axes: KernelAxes) -> optax.GradientTransformation:
+    """Momentum whose filters, seen as one matrix [inputs, filters] for each kernel, are made orthogonal, of norm 1."""
+    from optax.contrib import MuonDimensionNumbers, scale_by_muon  # for this optimizer alone: importing it takes time
+
+    def matrices(kernels: optax.Params) -> optax.Params:
+        def matrix(kernel: jax.Array) -> MuonDimensionNumbers:
+            filters = kernel_axes.outputs % kernel.ndim
+            return MuonDimensionNumbers(tuple(axis for axis in range(kernel.ndim) if axis != filters), filters)
+
+        return jax.tree.map(matrix, kernels)
+
+    return scale_by_muon(ns_steps=_MUON_ITERATIONS, beta=momentum, weight_dimension_numbers=matrices)
 
 
 def _waiting(inner: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -19,9 +19,14 @@ from bncli.measure.batches import ImageBatches
 from bncli.measure.population import batch_statistics_of
 from bncli.process.mesh import make_mesh, round_up
 
-# After each epoch, the BN statistics of averaged parameters are taken from so many batches of training images: with
-# 128 images each, 2 % of an epoch's time on CIFAR-10. `--precise-bn` takes more at the end.
-MEASURED_BATCHES = 20
+# After each epoch, the BN statistics of averaged parameters are taken from so many batches of training images, or from
+# fewer if they have so many images: 2 % of an epoch's time on CIFAR-10. `--precise-bn` takes more at the end.
+_MEASURED_BATCHES, _MEASURED_IMAGES = 20, 2560
+
+
+def num_measured_batches(batch_size: int) -> int:
+    """The number of batches that statistics are measured on."""
+    return min(_MEASURED_BATCHES, -(-_MEASURED_IMAGES // batch_size))
 
 
 class BatchStatistics:
@@ -64,5 +69,8 @@ class BatchStatistics:
     def _batches(self) -> ImageBatches:
         size = min(self._config.run.training.batch_size, len(self._dataset.train))
         return ImageBatches.training(
-            self._config, self._dataset, num_batches=MEASURED_BATCHES, batch_size=round_up(size, make_mesh())
+            self._config,
+            self._dataset,
+            num_batches=num_measured_batches(size),
+            batch_size=round_up(size, make_mesh()),
         )

@@ -125,5 +125,7 @@ class StepSettings:
         """The optimizer of one update with these numbers; its initial state depends on none of them."""
         numbers = numbers or UpdateNumbers()
         if self.tuning is None:
-            return create_optimizer(self.optimizer, numbers)
-        return create_tuned_optimizer(self.optimizer, numbers, self.tuning, released=self.released)
+            return create_optimizer(self.optimizer, numbers, self.network.kernel_axes)
+        return create_tuned_optimizer(
+            self.optimizer, numbers, self.tuning, released=self.released, kernel_axes=self.network.kernel_axes
+        )

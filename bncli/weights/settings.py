@@ -13,7 +13,7 @@ WEIGHTS = "model.weights"
 # Decided by the weights alone: with any other value the network would compute something else.
 _BINDING = ("model.name", "model.args", "model.bn", "model.bn_placement", "model.bn_epsilon")
 # Fine-tuning needs a lower rate than a start from random weights; a recipe would set the higher one.
-_LEARNING_RATE = {"sgd": 0.01, "adamw": 1e-4}
+_LEARNING_RATE = {"sgd": 0.01, "adamw": 1e-4, "muon": 0.002}
 
 
 def settings_of(pretrained: Pretrained, asked: Values, *, resizes: bool) -> dict[Option, object]:

@@ -89,6 +89,9 @@ def test_fast_freezes_only_what_its_network_has():
 def test_settings_of_another_optimizer_or_network_are_left_out():
     recipe = RECIPES["cifar10"]
     assert "optimizer.learning_rate" not in chosen(recipe, optimizer="adamw")
+    of_muon = {"optimizer.learning_rate", "optimizer.momentum", "optimizer.weight_decay"}
+    assert of_muon <= chosen(ANY[FAST]).keys() & chosen(ANY[FAST], optimizer="muon").keys()
+    assert not of_muon & chosen(ANY[FAST], optimizer="sgd").keys()
     assert not {"model.dropout", "model.args"} & chosen(recipe, model="resnet20").keys()
     assert {"optimizer.learning_rate", "model.dropout", "model.args"} <= chosen(recipe).keys()
     assert chosen(recipe, model="cnn") == chosen(recipe)

@@ -16,7 +16,7 @@ from bncli.errors import ConfigError
         (lambda: TrainingConfig(save_every="10m"), "save_every: must be steps or seconds, such as 500 or 60s"),
         (lambda: ModelConfig(bn_momentum=float("nan")), "bn_momentum: "),
         (lambda: ModelConfig(bn_epsilon=float("inf")), "bn_epsilon: "),
-        (lambda: OptimizerConfig(name="adam"), "name: Input should be 'sgd' or 'adamw'"),
+        (lambda: OptimizerConfig(name="adam"), "name: Input should be 'sgd', 'adamw' or 'muon'"),
         (lambda: replace(DataConfig(), val_fraction=1.0), "val_fraction: Input should be less than 1"),
     ],
 )

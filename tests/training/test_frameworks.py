@@ -102,6 +102,13 @@ def test_statistics_are_what_each_framework_keeps(runs):
             np.testing.assert_allclose(np.ravel(stats[name]), statistics[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("framework", ALL)
+def test_the_channels_of_a_kernel_are_on_the_axes_that_the_network_names(networks, framework):
+    network, variables = networks[framework]
+    (kernel,) = [leaf for leaf in jax.tree.leaves(variables["params"]) if sorted(leaf.shape) == [1, 3, 3, 4]]
+    assert (kernel.shape[network.kernel_axes.inputs], kernel.shape[network.kernel_axes.outputs]) == (1, 4)
+
+
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("framework", ALL)
 def test_padding_counts_for_nothing(networks, framework):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bncli.config.settings import OptimizerConfig
+from bncli.frameworks.network import CHANNELS_LAST, KernelAxes
 from bncli.training.optimizer import (
     MAX_WARMUP_SHARE,
     TRIANGLE_END,
@@ -135,7 +136,7 @@ def test_a_fixed_length_makes_the_rate_independent_of_the_epochs(schedule):
     assert (rates(schedule, epochs=2)[:60] != rates(schedule, epochs=6)[:60]).any()
 
 
-@pytest.mark.parametrize(("name", "expected"), [("sgd", 0.05), ("adamw", 1e-3)])
+@pytest.mark.parametrize(("name", "expected"), [("sgd", 0.05), ("adamw", 1e-3), ("muon", 0.02)])
 def test_each_optimizer_has_its_own_peak_unless_one_is_given(name, expected):
     assert OptimizerConfig(name=name).peak_learning_rate == expected
     assert OptimizerConfig(name=name, learning_rate=0.5).peak_learning_rate == 0.5
@@ -232,3 +233,80 @@ def test_adamw_is_its_formula(clip_norm):
         first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
         step_size = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
         np.testing.assert_allclose(updates["kernel"], -rate * (step_size + decay * kernel), rtol=1e-4)
+
+
+# Muon.
+
+AXES = [CHANNELS_LAST, KernelAxes(inputs=1, outputs=0)]
+
+
+def muon_update(grads, params, axes, *, steps=1, **changes):
+    config = OptimizerConfig(name="muon", **changes)
+    optimizer = create_optimizer(config, UpdateNumbers(0.5, weight_decay=config.weight_decay), axes)
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update(grads, state, params)
+    return updates
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("filters", [4, 40])
+def test_muon_makes_the_filters_of_a_convolution_orthogonal_whatever_the_gradients_size(axes, filters):
+    """Its iterations bring each singular value near 1 (Jordan et al. 2024); those of a random matrix are not far."""
+    gradient = np.random.default_rng(0).normal(size=(3, 3, 2, filters))
+    gradient = gradient if axes.outputs == -1 else gradient.transpose(3, 2, 0, 1)
+    params = {"kernel": jnp.zeros(gradient.shape)}
+    small, large = (
+        muon_update({"kernel": jnp.asarray(size * gradient, jnp.float32)}, params, axes)["kernel"]
+        for size in (1e-3, 1e3)
+    )
+    np.testing.assert_allclose(small, large, rtol=1e-3, atol=1e-5)
+    matrix = np.moveaxis(np.asarray(small), axes.outputs, -1).reshape(18, filters)
+    values = np.linalg.svd(matrix / 0.5, compute_uv=False)
+    assert values.max() < 1.3
+    assert values.min() > 0.4
+    along = np.moveaxis(gradient, axes.outputs, -1).reshape(18, filters)
+    assert np.sum(matrix * along) < 0  # against the gradient
+
+
+def test_muon_turns_the_momentum_not_the_gradient():
+    """Nesterov: of the same gradient twice the direction is that of one; a new gradient bends it by 1 - β."""
+    first, second = (jnp.asarray(np.random.default_rng(seed).normal(size=(3, 3, 2, 4)), jnp.float32) for seed in (0, 1))
+    params, axes = {"kernel": jnp.zeros((3, 3, 2, 4))}, CHANNELS_LAST
+    once = muon_update({"kernel": first}, params, axes)["kernel"]
+    np.testing.assert_allclose(muon_update({"kernel": first}, params, axes, steps=3)["kernel"], once, atol=1e-4)
+    config = OptimizerConfig(name="muon", momentum=0.5, weight_decay=0.0)
+    optimizer = create_optimizer(config, UpdateNumbers(0.5), axes)
+    _, state = optimizer.update({"kernel": first}, optimizer.init(params), params)
+    found, _ = optimizer.update({"kernel": second}, state, params)
+    # m₂ = (β m₁ + (1 - β) g₂) with m₁ = (1 - β) g₁; unbiased, then Nesterov's step onwards.
+    average = 0.25 * first + 0.5 * second
+    ahead = 0.5 * average / (1 - 0.5**3) + 0.5 * second / (1 - 0.5**2)
+    np.testing.assert_allclose(found["kernel"], muon_update({"kernel": ahead}, params, axes)["kernel"], atol=1e-4)
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_muon_leaves_dense_layers_biases_norms_and_depthwise_filters_to_adam_at_a_tenth_of_the_rate(axes):
+    depthwise = (3, 3, 1, 4) if axes.outputs == -1 else (4, 1, 3, 3)
+    params = {
+        "dense": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)},
+        "depthwise": {"kernel": jnp.ones(depthwise)},
+        "norm": {"scale": jnp.ones((1, 1, 1, 4)), "bias": jnp.ones((4, 1, 1))},
+    }
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3.0), params)
+    found = muon_update(grads, params, axes, weight_decay=0.0)
+    for leaf in jax.tree.leaves(found):  # Adam's first step is its rate
+        np.testing.assert_allclose(leaf, -0.05, rtol=1e-5)
+    decay = muon_update(jax.tree.map(jnp.zeros_like, params), params, axes, weight_decay=0.4)
+    np.testing.assert_allclose(decay["dense"]["kernel"], -0.02, rtol=1e-6)
+    assert not np.any(decay["dense"]["bias"])
+    assert not np.any(decay["norm"]["scale"])
+
+
+def test_the_decay_of_muon_is_outside_its_direction():
+    params = {"kernel": jnp.full((3, 3, 2, 4), 2.0)}
+    gradient = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 2, 4)), jnp.float32)
+    plain, decayed_too = (
+        muon_update({"kernel": gradient}, params, CHANNELS_LAST, weight_decay=decay)["kernel"] for decay in (0.0, 0.1)
+    )
+    np.testing.assert_allclose(decayed_too - plain, -0.5 * 0.1 * 2.0, rtol=1e-4)

@@ -209,7 +209,7 @@ def updates(*, released, grads, steps=1, state=None, **changes):
 ONES = jax.tree.map(jnp.ones_like, PARAMS)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_what_is_frozen_gets_no_update_not_even_of_weight_decay(name):
     found, state = updates(released=False, grads=ONES, name=name, weight_decay=0.5, decay_all=True)
     assert not np.any(found["old"]["kernel"])
