@@ -154,7 +154,7 @@ def recipe(trainer: Trainer) -> Recipe:
         bn_epsilon=config.model.bn_epsilon,
         trains_whitening=not any(path.startswith(f"{WHITEN}/") for path in frozen),
         trains_bn_scale=not any(path.endswith("/scale") for path in frozen),
-        optimizer=config.optimizer.name,
+        muon=muon(config.optimizer.name),
         learning_rate=config.optimizer.peak_learning_rate,
         triangle=triangle(config.optimizer.schedule),
         bias_lr_scale=config.finetune.bias_lr_scale,
@@ -175,6 +175,13 @@ def triangle(schedule: str) -> tuple[float, float, float] | None:
     from bncli.training.optimizer import TRIANGLE_END, TRIANGLE_START, TRIANGLE_TOP
 
     return (TRIANGLE_START, TRIANGLE_TOP, TRIANGLE_END) if schedule == "triangular" else None
+
+
+def muon(optimizer: str) -> tuple[int, float, float] | None:
+    """The constants of Muon, as ``Recipe`` has them; None for another optimizer."""
+    from bncli.training.optimizer import MUON_ADAM_B2, MUON_ADAM_SHARE, MUON_ITERATIONS
+
+    return (MUON_ITERATIONS, MUON_ADAM_SHARE, MUON_ADAM_B2) if optimizer == "muon" else None
 
 
 def own_dropout(model: ModelConfig) -> float:

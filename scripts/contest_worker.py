@@ -84,7 +84,7 @@ class Recipe:
         bn_momentum: weight of the *new* value, PyTorch's convention: 1 − Flax's.
         trains_whitening: False if the kernel of a first layer that whitens patches is frozen.
         trains_bn_scale: False if the scales of BN are frozen.
-        optimizer: "sgd" with Nesterov momentum, or "muon".
+        muon: (iterations, share of the learning rate for all but convolutions, β₂ of their AdamW); None for SGD.
         learning_rate: at the peak of the schedule.
         triangle: (share of the peak at the start, share of the schedule before the peak, share of the peak at the end)
             of a schedule that rises and falls in lines; None for half a cosine from the peak down.
@@ -104,7 +104,7 @@ class Recipe:
     bn_epsilon: float
     trains_whitening: bool
     trains_bn_scale: bool
-    optimizer: str
+    muon: tuple[int, float, float] | None
     learning_rate: float
     triangle: tuple[float, float, float] | None
     bias_lr_scale: float

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """PyTorch's side of a contest: the worker that trains or runs a network. ``torch_peer.py train`` or ``infer``.
 
-Runs in an interpreter of its own, which needs PyTorch and NumPy and no bncli. Letters: N images, B batch size, C H W
-the image, K classes.
+Runs in an interpreter of its own, which needs PyTorch (2.9 for Muon) and NumPy and no bncli. Letters: N images, B batch
+size, C H W the image, K classes.
 """
 
 from __future__ import annotations
@@ -260,16 +260,18 @@ class Training:
 
     def _orthogonalized(self) -> list[nn.Parameter]:
         """The kernels whose updates Muon makes orthogonal: those of convolutions of more than one channel."""
-        is_one = self.recipe.optimizer == "muon"
-        return [kernel for kernel in self.trained if is_one and kernel.ndim == 4 and kernel.shape[1] > 1]
+        if self.recipe.muon is None:
+            return []
+        return [kernel for kernel in self.trained if kernel.ndim == 4 and kernel.shape[1] > 1]
 
     def _as_matrix(self, kernel: Tensor) -> Tensor:
         """A kernel [O, I, h, w] as a matrix of its filters, in the order of the memory, so that nothing is copied."""
         return (kernel.permute(0, 2, 3, 1) if self.channels_last else kernel).flatten(1)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """SGD for all; or Muon for convolutions, and AdamW at a tenth of its rate for the rest."""
+        """SGD for all; or Muon for convolutions, and AdamW for the rest."""
         recipe = self.recipe
+        iterations, share, b2 = recipe.muon or (0, 1.0, 0.0)
         theirs = {id(kernel) for kernel, _ in self.matrices}
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # (factor of the learning rate, weight decay) -> its
         for name, parameter in self.net.named_parameters():
@@ -277,21 +279,20 @@ class Training:
                 factor = recipe.bias_lr_scale if name.endswith("bias") else 1.0
                 decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
                 groups.setdefault((factor, decay), []).append(parameter)
-        share = 0.1 if recipe.optimizer == "muon" else 1.0
         settings = [
             {"params": parameters, "lr": share * factor * recipe.learning_rate, "weight_decay": decay}
             for (factor, decay), parameters in groups.items()
         ]
-        if recipe.optimizer == "sgd":
+        if recipe.muon is None:
             return [torch.optim.SGD(settings, momentum=recipe.momentum, nesterov=True, fused=True)]
         muon = torch.optim.Muon(
             [matrix for _, matrix in self.matrices],
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
-            ns_steps=3,
+            ns_steps=iterations,
         )
-        return [muon, torch.optim.AdamW(settings, betas=(0.9, 0.95), fused=True)]
+        return [muon, torch.optim.AdamW(settings, betas=(0.9, b2), fused=True)]
 
     def _schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         steps = self.recipe.num_images // self.recipe.batch_size

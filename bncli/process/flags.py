@@ -36,7 +36,7 @@ _YNN_FUSIONS = {"bfloat16": "", "float32": "LIBRARY_FUSION_TYPE_REDUCE"}
 # jaxlib is built with oneDNN, whose convolutions take half to four fifths of the time of XLA's own on AVX-512 (32→32
 # channels at 32×32: forward 14.5 → 11.4 ms, input gradient 23.4 → 11.9 ms). It was tried on these versions, and is used
 # for images of at least so many pixels: smaller ones gain little, and a program that calls oneDNN cannot be kept in the
-# compile cache. In bfloat16 it pays where the CPU has matrix units: 323 → 961 images/s by the recipe `fast`.
+# compile cache. In bfloat16 it pays where the CPU has matrix units: 323 → 961 images/s by `fast` with SGD.
 _ONEDNN_FLAG = "xla_cpu_experimental_onednn_custom_call"
 _ONEDNN_TRIED = ("0.12.0", "0.12.0.1")
 _ONEDNN_MIN_PIXELS = 256

@@ -245,7 +245,7 @@ _ABSENT = optax.set_to_zero()
 
 # Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon): 3 iterations are enough for small images (airbench).
 # Adam moves every value by about its rate, Muon a whole filter by about its own: hence the share of the rate.
-_MUON_ITERATIONS, _ADAM_SHARE, _ADAM_B2 = 3, 0.1, 0.95
+MUON_ITERATIONS, MUON_ADAM_SHARE, MUON_ADAM_B2 = 3, 0.1, 0.95
 
 
 def _direction(
@@ -256,7 +256,7 @@ def _direction(
     if config.name == "adamw":
         return optax.chain(optax.scale_by_adam(), decay)
     if config.name == "muon":
-        rest = optax.chain(optax.scale_by_adam(b2=_ADAM_B2), decay, optax.scale(_ADAM_SHARE))
+        rest = optax.chain(optax.scale_by_adam(b2=MUON_ADAM_B2), decay, optax.scale(MUON_ADAM_SHARE))
         groups = {"filters": optax.chain(_muon(config.momentum, kernel_axes), decay), "rest": rest}
         return optax.partition(groups, partial(_muon_groups, kernel_axes=kernel_axes))
     return optax.chain(decay, optax.trace(decay=config.momentum, nesterov=True))
@@ -277,7 +277,7 @@ def _muon_groups(params: optax.Params, *, kernel_axes: KernelAxes) -> optax.Para
 
 
 def _muon(momentum: float, kernel_axes: KernelAxes) -> optax.GradientTransformation:
-    """Momentum whose filters, seen as one matrix [inputs, filters] for each kernel, are made orthogonal, of norm 1."""
+    """Momentum whose filters, seen as one matrix [inputs, filters] for each kernel, are made nearly orthogonal."""
     from optax.contrib import MuonDimensionNumbers, scale_by_muon  # for this optimizer alone: importing it takes time
 
     def matrices(kernels: optax.Params) -> optax.Params:
@@ -287,7 +287,7 @@ def _muon(momentum: float, kernel_axes: KernelAxes) -> optax.GradientTransformat
 
         return jax.tree.map(matrix, kernels)
 
-    return scale_by_muon(ns_steps=_MUON_ITERATIONS, beta=momentum, weight_dimension_numbers=matrices)
+    return scale_by_muon(ns_steps=MUON_ITERATIONS, beta=momentum, weight_dimension_numbers=matrices)
 
 
 def _waiting(inner: optax.GradientTransformation) -> optax.GradientTransformation:

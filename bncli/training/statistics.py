@@ -20,7 +20,7 @@ from bncli.measure.population import batch_statistics_of
 from bncli.process.mesh import make_mesh, round_up
 
 # After each epoch, the BN statistics of averaged parameters are taken from so many batches of training images, or from
-# fewer if they have so many images: 2 % of an epoch's time on CIFAR-10. `--precise-bn` takes more at the end.
+# fewer if they have so many images: in batches of 128, 2 % of an epoch's time on CIFAR-10. `--precise-bn` takes more.
 _MEASURED_BATCHES, _MEASURED_IMAGES = 20, 2560
 
 

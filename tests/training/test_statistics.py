@@ -1,4 +1,4 @@
-"""How many images the statistics of averaged weights are measured on."""
+"""The number of images that the statistics of averaged weights are measured on."""
 
 from hypothesis import given
 from hypothesis import strategies as st
