@@ -87,6 +87,14 @@ def orbax_leftovers():
     gc.collect()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _late_callbacks_are_silent():
+    """A failed save or restore closes its event loop; what tensorstore then calls back would fail another test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", save_errors.unless_of_a_save(sys.unraisablehook))
+        yield
+
+
 @pytest.fixture
 def full_disk(monkeypatch):
     """Inside, no file can grow beyond 200 kB."""

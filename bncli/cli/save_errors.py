@@ -36,11 +36,11 @@ def report_once() -> None:
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_critical)  # a level would be set anew when JAX is configured
     of_threads, of_callbacks = threading.excepthook, sys.unraisablehook
-    threading.excepthook = _unless_of_a_save(of_threads)
-    sys.unraisablehook = _unless_of_a_save(of_callbacks)
+    threading.excepthook = unless_of_a_save(of_threads)
+    sys.unraisablehook = unless_of_a_save(of_callbacks)
 
 
-def _unless_of_a_save(show: Callable[[Arguments], object]) -> Callable[[Arguments], None]:
+def unless_of_a_save(show: Callable[[Arguments], object]) -> Callable[[Arguments], None]:
     """``show``, but for errors of a save."""
     is_of_a_save = _is_of_a_save  # when the interpreter ends, callbacks come after the module's globals have gone
 

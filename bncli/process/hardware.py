@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
+# Intel's matrix units and the products of AVX-512, by Linux's names.
+_BFLOAT16_UNITS = {"amx_bf16", "avx512_bf16"}
 _PACKAGES = ("bncli", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -40,8 +42,8 @@ def hardware() -> Hardware:
 
 
 def has_bfloat16_units() -> bool:
-    """True if the CPU multiplies matrices in bfloat16 by units of their own (Intel's AMX); False where unknown."""
-    return "amx_bf16" in _cpu_fact("flags").split()
+    """True if the CPU multiplies in bfloat16 by units of its own (AMX, AVX-512 BF16); False where unknown."""
+    return not _BFLOAT16_UNITS.isdisjoint(_cpu_fact("flags").split())
 
 
 def _cpu_model() -> str:

@@ -78,9 +78,10 @@ configure.configure()
 import flax.linen as nn, jax, jax.numpy as jnp
 from bncli.ops import train_conv_general_dilated
 
-options = flags.step_compiler_options(precision="float32", image_shape=(16, 16, 160))
-layer = nn.Conv(160, (3, 3), use_bias=False, conv_general_dilated=train_conv_general_dilated)
-x = jnp.ones((2, 16, 16, 160))
+shape = {shape}
+options = flags.step_compiler_options(precision="float32", image_shape=(16, 16, shape[-1]))
+layer = nn.Conv(shape[-1], (3, 3), use_bias=False, conv_general_dilated=train_conv_general_dilated)
+x = jnp.ones(shape)
 variables = layer.init(jax.random.key(0), x)
 gradient = jax.jit(jax.grad(lambda variables, x: jnp.square(layer.apply(variables, x)).sum()))
 text = flags.compile_step(gradient, (variables, x), options).as_text()
@@ -88,14 +89,26 @@ print(len(options), text.count("__onednn$convolution"), text.count(" convolution
 """
 
 
-def test_xla_does_not_hand_large_weight_gradients_to_onednn():
-    """The reversed kernel is there for this. XLA may change its mind, and then this test fails."""
+def convolutions(shape):
+    """How many convolutions of a layer's gradient oneDNN computes, and how many XLA, by users' options."""
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=True)
+    program = PROGRAM.format(shape=shape)
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     num_options, by_onednn, by_xla = map(int, done.stdout.split())
     if not num_options:
         pytest.skip("not with this jaxlib on this machine")
-    assert (by_onednn, by_xla) == (1, 1)  # the convolution and its weight gradient
+    return by_onednn, by_xla
+
+
+def test_xla_does_not_hand_large_weight_gradients_to_onednn():
+    """The reversed kernel is there for this. XLA may change its mind, and then this test fails."""
+    assert convolutions((2, 16, 16, 160)) == (1, 1)  # the convolution and its weight gradient
+
+
+def test_onednn_takes_more_parts_than_it_can_add():
+    """Its calls take 32 additions at most; one more ended the process."""
+    assert convolutions((1024, 8, 8, 256)) == (1 + 64, 0)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_inference_is_jitted_with_the_kernels_for_its_precision(monkeypatch, pre
         (TRIED, True, flags._ONEDNN_FLAG, False),
     ],
 )
-def test_bfloat16_pays_with_matrix_units_that_are_used(monkeypatch, version, has_units, flags_before, pays):
+def test_bfloat16_pays_with_units_for_it_that_are_used(monkeypatch, version, has_units, flags_before, pays):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     monkeypatch.setattr(flags, "has_bfloat16_units", lambda: has_units)
     monkeypatch.setattr(flags, "_ACCELERATORS", ())

@@ -27,8 +27,11 @@ def test_hardware_is_this_machine(monkeypatch, tmp_path):
     assert hardware.hardware().cpu == "Some CPU: fast"
 
 
-@pytest.mark.parametrize(("flags", "expected"), [("fpu avx512f amx_bf16 amx_tile", True), ("fpu avx512_bf16", False)])
-def test_matrix_units_are_read_from_the_flags_of_the_cpu(monkeypatch, tmp_path, flags, expected):
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("fpu avx512f amx_bf16 amx_tile", True), ("fpu avx512_bf16", True), ("fpu avx512f bf16", False)],
+)
+def test_units_for_bfloat16_are_read_from_the_flags_of_the_cpu(monkeypatch, tmp_path, flags, expected):
     monkeypatch.setattr(hardware, "_CPUINFO", tmp_path / "cpuinfo")
     assert not hardware.has_bfloat16_units()
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
