@@ -29,6 +29,7 @@ from bncli.process.phase_clock import PhaseClock
 from bncli.training.evaluation import Evaluation
 from bncli.training.execution import StepExecution
 from bncli.training.progress import (
+    FEW_VAL_IMAGES,
     Best,
     EpochClock,
     EpochResult,
@@ -288,9 +289,9 @@ class Trainer:
 
     def _best_of(self, progress: RunProgress) -> Best | None:
         """The best epoch after the last one of the history."""
-        step = self.position.step
-        if self.watch.has_few_images and self.config.training.patience is None:
-            return better_by_few(progress.best, progress.history, step, num_val=self.watch.guess.num_val)
+        step, num_val = self.position.step, self.watch.guess.num_val
+        if num_val < FEW_VAL_IMAGES and self.config.training.patience is None:
+            return better_by_few(progress.best, progress.history, step, num_val=num_val)
         return better(progress.best, progress.history[-1], step)
 
     def _report(self, error: CheckpointError | None) -> Iterator[Notice]:

@@ -159,8 +159,8 @@ class Watch:
     def _at_the_end(self, history: Sequence[EpochResult], score_by_batch: Callable[[], EvalResult]) -> Iterator[Notice]:
         if self.has_few_images:
             yield Notice(
-                f"{self.guess.num_val} validation images cannot tell epochs apart, so the last one within one image of "
-                "the highest accuracy counts as the best. --val-fraction 0.3 sets more aside"
+                f"{self.guess.num_val} validation images cannot tell epochs apart, and the best one was chosen by "
+                "little more than luck. --val-fraction 0.3 sets more aside"
             )
         last = history[-1]
         gap = self.looks_lagging(

@@ -39,7 +39,8 @@ def test_it_learns(trained):
 
 
 def test_the_best_epoch_is_the_one_that_is_tested(trained, dataset):
-    best = max(trained.history, key=lambda row: (row.val_accuracy, -row.val_loss))
+    highest = max(row.val_accuracy for row in trained.history)
+    best = [row for row in trained.history if row.val_accuracy > highest - 1.5 / 30][-1]
     assert trained.best.epoch == best.epoch
     assert trained.best.step == 3 * best.epoch
     assert (trained.best.val_accuracy, trained.best.val_loss) == (best.val_accuracy, best.val_loss)
