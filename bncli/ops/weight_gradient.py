@@ -187,7 +187,8 @@ def _by_onednn(images: jax.Array, gradient: jax.Array, window: _Window) -> jax.A
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
     )
     # Sums of parts stay out of oneDNN's calls: it takes 32 additions at most, and more end the process.
-    return lax.optimization_barrier(elements)[0]
+    elements = lax.optimization_barrier(elements)
+    return elements[0]
 
 
 def _cut(images: jax.Array, gradient: jax.Array, window: _Window) -> tuple[jax.Array, Pads]:

@@ -29,7 +29,6 @@ from bncli.process.phase_clock import PhaseClock
 from bncli.training.evaluation import Evaluation
 from bncli.training.execution import StepExecution
 from bncli.training.progress import (
-    FEW_VAL_IMAGES,
     Best,
     EpochClock,
     EpochResult,
@@ -38,8 +37,8 @@ from bncli.training.progress import (
     RunProgress,
     StepProgress,
     ValStatistics,
-    better,
-    better_by_few,
+    highest,
+    last_of_the_best,
 )
 from bncli.training.recovery import Recovery
 from bncli.training.saving import RunSaver
@@ -290,9 +289,9 @@ class Trainer:
     def _best_of(self, progress: RunProgress) -> Best | None:
         """The best epoch after the last one of the history."""
         step, num_val = self.position.step, self.watch.guess.num_val
-        if num_val < FEW_VAL_IMAGES and self.config.training.patience is None:
-            return better_by_few(progress.best, progress.history, step, num_val=num_val)
-        return better(progress.best, progress.history[-1], step)
+        if self.config.training.patience is None:
+            return last_of_the_best(progress.best, progress.history, step, num_val=num_val)
+        return highest(progress.best, progress.history[-1], step)
 
     def _report(self, error: CheckpointError | None) -> Iterator[Notice]:
         """Report a failed save. If it held the best epoch, fall back to the previous best."""
@@ -307,7 +306,7 @@ class Trainer:
             error = self.saver.wait()
         yield from self._report(error)
         if error is not None or self.progress.best is None:
-            best = better(self.progress.best, self.progress.history[-1], self.position.step)
+            best = highest(self.progress.best, self.progress.history[-1], self.position.step)
             self.position = self.saver.save_now(replace(self.position, progress=replace(self.progress, best=best)))
 
     def _is_finished(self) -> bool:

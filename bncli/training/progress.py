@@ -14,10 +14,6 @@ from bncli.training.state import TrainState
 # BN's statistics behind a validation score: the running averages, or ones that were measured on training images.
 ValStatistics: TypeAlias = Literal["running", "measured"]
 
-# With fewer validation images, two late epochs differ by luck: on digits, with 144, the last of 40 epochs has 0.9953 of
-# the test images right, and the one of the highest validation accuracy 0.9927 (mean of 10 seeds).
-FEW_VAL_IMAGES = 1_000
-
 
 @dataclass(frozen=True)
 class StepProgress:
@@ -55,7 +51,7 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far: see ``better`` and ``better_by_few``."""
+    """The best epoch so far: see ``highest`` and ``last_of_the_best``."""
 
     epoch: int
     step: int
@@ -124,8 +120,8 @@ class Position:
         return self.step - len(self.progress.skipped)
 
 
-def better(best: Best | None, result: EpochResult, step: int) -> Best:
-    """The best epoch after one more, ``result``, which ended at optimizer step ``step``.
+def highest(best: Best | None, result: EpochResult, step: int) -> Best:
+    """The best epoch after one more, ``result``, which ended at optimizer step ``step``, for ``--patience``.
 
     The highest validation accuracy, then the lowest loss, then the earliest.
     """
@@ -134,12 +130,13 @@ def better(best: Best | None, result: EpochResult, step: int) -> Best:
     return Best(epoch=result.epoch, step=step, val_accuracy=result.val_accuracy, val_loss=result.val_loss)
 
 
-def better_by_few(best: Best | None, history: Sequence[EpochResult], step: int, *, num_val: int) -> Best | None:
-    """The best epoch after the last one of ``history``, where few validation images cannot tell epochs apart.
+def last_of_the_best(best: Best | None, history: Sequence[EpochResult], step: int, *, num_val: int) -> Best | None:
+    """The best epoch after the last one of ``history``.
 
     The highest of many accuracies is in part luck, and later epochs have learnt more, at lower rates. So the best is
     the last epoch within one standard error of the highest accuracy (Breiman et al. 1984, "Classification and
-    Regression Trees", section 3.4.3), and at least within one image.
+    Regression Trees", section 3.4.3), and at least within one image. On digits, with 144 validation images, it has
+    0.9958 of the test images right after 40 epochs, and the epoch of the highest accuracy 0.9927 (mean of 10 seeds).
 
     Args:
         best: the best epoch so far.
@@ -148,9 +145,11 @@ def better_by_few(best: Best | None, history: Sequence[EpochResult], step: int, 
         num_val: validation images.
     """
     result = history[-1]
-    highest = max(row.val_accuracy for row in history)
-    error = math.sqrt(highest * (1 - highest) / num_val)
-    if result.val_accuracy < highest - max(error, 1.5 / num_val):
+    if best is not None and math.isnan(result.val_loss):
+        return best
+    accuracy = max((row.val_accuracy for row in history if not math.isnan(row.val_loss)), default=result.val_accuracy)
+    error = math.sqrt(accuracy * (1 - accuracy) / num_val)
+    if result.val_accuracy < accuracy - max(error, 1.5 / num_val):
         return best
     return Best(epoch=result.epoch, step=step, val_accuracy=result.val_accuracy, val_loss=result.val_loss)
 

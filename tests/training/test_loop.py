@@ -20,7 +20,7 @@ from bncli import checkpoint
 from bncli.checkpoint import sha256_tree
 from bncli.errors import BncliError, TrainingInterruptedError
 from bncli.training import run
-from bncli.training.progress import Best, EpochResult, RunProgress, StepProgress, better
+from bncli.training.progress import Best, EpochResult, RunProgress, StepProgress, highest
 from bncli.training.saving import split_state
 
 TIMINGS = {"seconds", "images_per_second"}
@@ -126,7 +126,7 @@ def best_of(rows):
     best = None
     for epoch, (accuracy, loss) in enumerate(rows, start=1):
         result = EpochResult(epoch, 0.0, 0.0, loss, accuracy, 0.0, 0.0, 0.0)
-        best = better(best, result, 10 * epoch)
+        best = highest(best, result, 10 * epoch)
     return best
 
 

@@ -14,7 +14,7 @@ from bncli import checkpoint
 from bncli.jobs.evaluate import evaluate_checkpoint
 from bncli.measure.score import summarize
 from bncli.training import run
-from bncli.training.progress import EpochResult, Notice, better_by_few
+from bncli.training.progress import EpochResult, Notice, last_of_the_best
 from bncli.training.watch import Guess, Watch
 
 GUESS = Guess(loss=math.log(5), accuracy=0.2, num_val=100)
@@ -210,12 +210,14 @@ def test_the_best_epoch_is_the_one_with_the_best_weights_though_running_statisti
         (400, (395, 393, 392, 200, 200), 2),  # an error of 2
     ],
 )
-def test_among_few_images_the_last_epoch_within_an_error_of_the_highest_accuracy_is_the_best(num_val, right, best):
+def test_the_last_epoch_within_an_error_of_the_highest_accuracy_is_the_best(num_val, right, best):
     history = [replace(row, val_accuracy=n / num_val) for row, n in zip(rows(*[(1, 1)] * 5), right, strict=True)]
     found = None
     for number in range(1, 6):
-        found = better_by_few(found, history[:number], 10 * number, num_val=num_val)
+        found = last_of_the_best(found, history[:number], 10 * number, num_val=num_val)
     assert (found.epoch, found.step, found.val_accuracy) == (best, 10 * best, right[best - 1] / num_val)
+    nan = replace(history[-1], epoch=6, val_accuracy=1.0, val_loss=math.nan)
+    assert last_of_the_best(found, [*history, nan], 60, num_val=num_val) == found
 
 
 def test_a_run_with_few_validation_images_says_so_at_its_end():
