@@ -90,7 +90,7 @@ print(len(options), text.count("__onednn$convolution"), text.count(" convolution
 
 
 def convolutions(shape):
-    """How many convolutions of a layer's gradient oneDNN computes, and how many XLA, by users' options."""
+    """The convolutions in a layer's gradient, with the options that users get: (oneDNN's, XLA's)."""
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     program = PROGRAM.format(shape=shape)
     done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
