@@ -24,13 +24,13 @@ IMAGES_OF_AN_EPOCH = 45_000
 
 def measure(name: str, *, rounds: int, steps: int) -> dict[str, Any]:
     """Seconds of turns with and without a save, for one case of ``bench_train.py``."""
-    from bncli.training import run
+    from bncli.training import assembly, run
     from bncli.training.progress import StepProgress
 
     case = replace(CASES[name], train_steps=(2 * rounds + 2) * steps)
     with tempfile.TemporaryDirectory() as folder:
         config = run_config(case, "float32")
-        trainer = run.create_trainer(config, synthetic_dataset(case), Path(folder) / "ckpt")
+        trainer = assembly.create_trainer(config, synthetic_dataset(case), Path(folder) / "ckpt")
         run.start(trainer, overwrite=False)
         never, once = (replace(config.training, save_every=every) for every in (None, "1"))
         events = (event for event in trainer.epochs() if isinstance(event, StepProgress))

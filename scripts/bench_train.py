@@ -54,7 +54,7 @@ class BncliTraining:
             spec: the fields of ``case``, and ``precision``.
         """
         from bncli.process.configure import configure
-        from bncli.training import run
+        from bncli.training import assembly, run
 
         configure(spec["precision"])
         self.case = Case(**spec["case"])
@@ -62,7 +62,7 @@ class BncliTraining:
         self.directory = tempfile.TemporaryDirectory()
         start = time.perf_counter()
         config = run_config(self.case, spec["precision"])
-        self.trainer = run.create_trainer(config, self.dataset, Path(self.directory.name) / "ckpt")
+        self.trainer = assembly.create_trainer(config, self.dataset, Path(self.directory.name) / "ckpt")
         run.start(self.trainer, overwrite=False)
         self.events: Iterator[Any] = self.trainer.epochs()
         self.building = time.perf_counter() - start

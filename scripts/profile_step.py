@@ -41,12 +41,12 @@ def profile(case_name: str) -> dict[str, float]:
     import jax
 
     from bncli.process.configure import configure
-    from bncli.training import run
+    from bncli.training import assembly, run
 
     configure()
     case = CASES[case_name]
     with tempfile.TemporaryDirectory() as directory:
-        trainer = run.create_trainer(
+        trainer = assembly.create_trainer(
             bench_train.run_config(case, "float32"), bench_train.synthetic_dataset(case), Path(directory) / "ckpt"
         )
         run.start(trainer, overwrite=False)

@@ -12,7 +12,7 @@ import pytest
 from bncli.config.recipes import named_recipe
 from bncli.data import KNOWN
 from bncli.models import MODELS
-from bncli.training import run
+from bncli.training import assembly
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 with pytest.MonkeyPatch.context() as patch:
@@ -156,7 +156,7 @@ def test_a_case_is_trained_as_its_recipe_says(name):
 def test_the_peer_is_told_what_the_recipe_fast_trains(tmp_path):
     case = replace(CASES["fastnet-32x32x3"], train_steps=1)
     config = bench_train.run_config(case, "float32")
-    trainer = run.create_trainer(config, bench_train.synthetic_dataset(case), tmp_path)
+    trainer = assembly.create_trainer(config, bench_train.synthetic_dataset(case), tmp_path)
     told = bench_train.recipe(trainer)
     assert not told.trains_whitening
     assert not told.trains_bn_scale

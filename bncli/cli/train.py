@@ -214,7 +214,7 @@ def _trainer(
     """The run, fitted to its data, and its trainer; no other training can use ``out`` inside."""
     from bncli import checkpoint
     from bncli.cli import session
-    from bncli.training.run import create_trainer
+    from bncli.training.assembly import create_trainer
 
     asked, pretrained = _with_weights(asked, out, resume=how.resume, quiet=how.quiet)
     with clock.phase("data"):

@@ -24,8 +24,8 @@ from bncli.data import Dataset
 from bncli.data.batches import Batch
 from bncli.errors import ModelError
 from bncli.frameworks.linen import Variables
+from bncli.training.assembly import create_trainer
 from bncli.training.execution import StepExecution
-from bncli.training.run import create_trainer
 from bncli.training.state import EpochMetrics, TrainState
 from bncli.weights import Pretrained
 

@@ -21,7 +21,7 @@ from bncli.jobs.loggers.registry import check_installed
 from bncli.jobs.loggers.run_loggers import logging
 from bncli.process.flags import bfloat16_pays
 from bncli.process.phase_clock import PhaseClock
-from bncli.training import run
+from bncli.training import assembly, run
 from bncli.training.loop import Event
 from bncli.training.result import TrainResult
 from bncli.weights import Pretrained
@@ -67,7 +67,7 @@ def train(
         settings, dataset, pretrained = _resolved(config, data, out, stored=stored)
     check_installed(settings.training.log)
     with checkpoint.locked_for_all(out):
-        trainer = run.create_trainer(
+        trainer = assembly.create_trainer(
             settings, dataset, out, pretrained=pretrained, compile_ahead=not resume, clock=clock
         )
         clock.enter("rest")

@@ -13,7 +13,7 @@ from bncli.config.settings import ModelConfig
 from bncli.errors import DataError, ModelError, UsageError
 from bncli.inspection import inspect_stats
 from bncli.models import build_own_network, model_file_sha256
-from bncli.training.run import checkpoint_config
+from bncli.training.assembly import checkpoint_config
 
 
 def test_a_trained_checkpoint_has_the_variables_the_run_ended_with(trained):

@@ -11,7 +11,7 @@ from support.tiny import make_split, run_config
 from bncli.config.settings import DataConfig
 from bncli.data.configured import augmentation_of, load_configured, load_matching
 from bncli.errors import DataError, UsageError
-from bncli.training.run import checkpoint_config
+from bncli.training.assembly import checkpoint_config
 
 
 def changes(dataset, **settings):

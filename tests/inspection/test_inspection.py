@@ -45,7 +45,7 @@ def test_initial_variables_were_never_updated():
 
 
 def test_a_checkpoint_without_bn_says_so(copied, dataset):
-    from bncli.training.run import checkpoint_config
+    from bncli.training.assembly import checkpoint_config
 
     checkpoint.write_config(copied, checkpoint_config(run_config(model={"bn": False}), dataset))
     variables = {"params": {"Dense_0": {"kernel": np.ones((2, 2), np.float32)}}, "batch_stats": {}}

@@ -19,7 +19,7 @@ from bncli.errors import CheckpointError, ModelError, UsageError
 from bncli.jobs.recalibrate import Sampling, recalibrate_checkpoint
 from bncli.measure.moments import record_batch_norms
 from bncli.measure.population import recalibrate_measured
-from bncli.training import run
+from bncli.training import assembly, run
 
 X = np.random.default_rng(0).normal(size=(12, 16, 16, 3)).astype(np.float32)
 MODEL = ResNet((1, 1), BasicBlock)
@@ -145,7 +145,7 @@ def test_a_folded_checkpoint_has_nothing_to_recalibrate(trained, dataset, tmp_pa
 
 def test_training_does_not_go_on_from_it(trained, dataset, tmp_path):
     recalibrate_checkpoint(bncli.load(trained.out), tmp_path / "out", dataset)
-    trainer = run.create_trainer(trained.config.run, dataset, tmp_path / "out")
+    trainer = assembly.create_trainer(trained.config.run, dataset, tmp_path / "out")
     with pytest.raises(CheckpointError, match="was recalibrated") as caught:
         run.resume(trainer)
     assert str(trained.out) in caught.value.remedy

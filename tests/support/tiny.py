@@ -15,7 +15,7 @@ from bncli.config.settings import (
 )
 from bncli.data import Augmentation, Dataset, Split
 from bncli.data.dataset import RawDataset, build_dataset
-from bncli.training import run
+from bncli.training import assembly, run
 from bncli.training.progress import StepProgress
 from bncli.training.result import TrainResult
 
@@ -90,7 +90,7 @@ def train(
         resume: continue the run in ``out``.
         stop_after: (epoch, step); when this step is reported, request a stop.
     """
-    trainer = run.create_trainer(config, dataset, out)
+    trainer = assembly.create_trainer(config, dataset, out)
     if resume:
         run.resume(trainer)
     else:

@@ -10,7 +10,7 @@ from support.tiny import run_config, train
 
 from bncli import checkpoint
 from bncli.errors import BncliError
-from bncli.training import run
+from bncli.training import assembly, run
 from bncli.training.progress import EpochResult, Notice
 from bncli.training.recovery import MAX_ROLLBACKS, MAX_SKIPPED_IN_A_ROW
 
@@ -27,7 +27,7 @@ def config_of(*, on_nan="stop", optimizer=None, model=None, **training):
 
 def events_of(config, dataset, out):
     """(notices, epochs) of a run, and the error that ended it, or None."""
-    trainer = run.create_trainer(config, dataset, out)
+    trainer = assembly.create_trainer(config, dataset, out)
     run.start(trainer, overwrite=False)
     notices, epochs = [], []
     try:
@@ -122,7 +122,7 @@ def test_a_run_goes_back_to_its_last_save(dataset, tmp_path):
     out = tmp_path / "ckpt"
     train(config_of(epochs=1), dataset, out)
     config = config_of(on_nan="rollback", optimizer={"learning_rate": 1e38})
-    trainer = run.create_trainer(config, dataset, out)
+    trainer = assembly.create_trainer(config, dataset, out)
     run.resume(trainer)
     notices = []
     with pytest.raises(BncliError, match="has diverged"):

@@ -13,7 +13,7 @@ from bncli.checkpoint import sha256_tree
 from bncli.data.batches import epoch_batches
 from bncli.errors import BncliWarning
 from bncli.process.compilations import compilations
-from bncli.training import execution, run
+from bncli.training import assembly, execution, run
 from bncli.training.execution import StepExecution, grouped, scan_size
 
 
@@ -51,7 +51,7 @@ def test_groups_hold_every_batch_in_order_and_end_at_the_same_steps_from_any_sta
     ],
 )
 def test_a_dispatch_on_a_gpu_is_long_but_of_bounded_size(dataset, tmp_path, monkeypatch, images, batch_size, pieces):
-    steps = run.create_trainer(run_config(), dataset, tmp_path, compile_ahead=False).execution
+    steps = assembly.create_trainer(run_config(), dataset, tmp_path, compile_ahead=False).execution
     split = SimpleNamespace(images=SimpleNamespace(shape=images))
     gpu = SimpleNamespace(devices=np.array([SimpleNamespace(platform="cuda")]))
     for name, value in {"_split": split, "_batch_size": batch_size, "mesh": gpu}.items():
@@ -63,7 +63,7 @@ def test_a_dispatch_on_a_gpu_is_long_but_of_bounded_size(dataset, tmp_path, monk
 
 
 def test_an_epoch_can_be_taken_up_at_any_step(dataset, tmp_path):
-    steps = run.create_trainer(run_config(training={"batch_size": 8}), dataset, tmp_path).execution
+    steps = assembly.create_trainer(run_config(training={"batch_size": 8}), dataset, tmp_path).execution
     whole = [batch for group in steps.groups(1) for batch in group]
     assert len(whole) == steps.steps_per_epoch == 11
     for start in (0, 4, 10, 11):
@@ -95,7 +95,7 @@ def test_a_training_with_other_hyperparameters_compiles_nothing_and_differs(tmp_
 
     def trained(name, dataset, **changes):
         config = run_config(**{section: base[section] | changes.get(section, {}) for section in base})
-        return finished(run.create_trainer(config, dataset, tmp_path / name))
+        return finished(assembly.create_trainer(config, dataset, tmp_path / name))
 
     first = trained("first", make_dataset())
     found = {sha256_tree(first.state.variables)}
@@ -111,7 +111,7 @@ def test_a_training_with_other_hyperparameters_compiles_nothing_and_differs(tmp_
 def test_like_trainings_share_their_programs_and_others_do_not(dataset, tmp_path):
     def trained(name, **optimizer):
         config = run_config(training={"epochs": 1}, optimizer=optimizer)
-        return finished(run.create_trainer(config, dataset, tmp_path / name))
+        return finished(assembly.create_trainer(config, dataset, tmp_path / name))
 
     first, again, other = trained("first"), trained("again"), trained("other", label_smoothing=0.1)
     assert again.execution.programs == first.execution.programs
@@ -122,7 +122,7 @@ def test_like_trainings_share_their_programs_and_others_do_not(dataset, tmp_path
 
 
 def test_an_evaluation_step_that_cannot_be_shared_is_made_once(dataset, tmp_path):
-    evaluation = run.create_trainer(run_config(), dataset, tmp_path / "ckpt", compile_ahead=False).evaluation
+    evaluation = assembly.create_trainer(run_config(), dataset, tmp_path / "ckpt", compile_ahead=False).evaluation
     network = replace(evaluation.program.network, module=[])  # no hash, as a module with a list in it
     evaluation.program = evaluation.program._replace(network=network)
     assert evaluation.eval_step is evaluation.eval_step
@@ -141,7 +141,7 @@ def test_steps_in_one_dispatch_are_so_many_steps(dataset, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("batch_size", [28, 32])
 def test_one_program_serves_padded_batches_and_full_ones(dataset, tmp_path, batch_size):
-    trainer = run.create_trainer(run_config(training={"batch_size": batch_size}), dataset, tmp_path / "ckpt")
+    trainer = assembly.create_trainer(run_config(training={"batch_size": batch_size}), dataset, tmp_path / "ckpt")
     run.start(trainer, overwrite=False)
     for _ in trainer.epochs():
         pass
@@ -154,7 +154,7 @@ def test_a_step_compiled_ahead_is_the_step(dataset, tmp_path, monkeypatch):
     states, times = [], []
     for ahead in (False, True):
         config = run_config(training={"epochs": 1, "ema_decay": 0.9})
-        trainer = run.create_trainer(config, dataset, tmp_path / str(ahead), compile_ahead=ahead)
+        trainer = assembly.create_trainer(config, dataset, tmp_path / str(ahead), compile_ahead=ahead)
         run.start(trainer, overwrite=False)
         if ahead:
             trainer.execution._ahead.result()
@@ -168,7 +168,7 @@ def test_a_step_compiled_ahead_is_the_step(dataset, tmp_path, monkeypatch):
 
 def test_a_batch_of_more_than_all_examples_is_one_step_of_all_of_them(dataset, tmp_path):
     def steps_of(batch_size):
-        return run.create_trainer(run_config(training={"batch_size": batch_size}), dataset, tmp_path).execution
+        return assembly.create_trainer(run_config(training={"batch_size": batch_size}), dataset, tmp_path).execution
 
     with pytest.warns(BncliWarning, match="--batch-size 100000 is more than the 84 training images"):
         huge = steps_of(100_000)

@@ -19,7 +19,7 @@ from support.tiny import run_config, train
 from bncli import checkpoint
 from bncli.checkpoint import sha256_tree
 from bncli.errors import BncliError, TrainingInterruptedError
-from bncli.training import run
+from bncli.training import assembly, run
 from bncli.training.progress import Best, EpochResult, RunProgress, StepProgress, highest
 from bncli.training.saving import split_state
 
@@ -78,7 +78,7 @@ def test_a_finished_run_resumes_to_nothing(straight, dataset, tmp_path):
 
 
 def test_events_come_in_order(dataset, tmp_path):
-    trainer = run.create_trainer(run_config(), dataset, tmp_path / "ckpt")
+    trainer = assembly.create_trainer(run_config(), dataset, tmp_path / "ckpt")
     run.start(trainer, overwrite=False)
     events = list(trainer.epochs())
     steps = [(event.epoch, event.step) for event in events if isinstance(event, StepProgress)]
@@ -110,7 +110,7 @@ class Watched:
 def test_the_test_split_is_not_touched_before_the_end(dataset, tmp_path):
     test = Watched(dataset.test)
     config = run_config(training={"epochs": 1, "batch_size": 28})
-    trainer = run.create_trainer(config, replace(dataset, test=test), tmp_path / "ckpt")
+    trainer = assembly.create_trainer(config, replace(dataset, test=test), tmp_path / "ckpt")
     run.start(trainer, overwrite=False)
     for _ in trainer.epochs():
         pass
@@ -195,13 +195,13 @@ def test_progress_comes_back_from_json(straight):
 
 
 def test_a_save_holds_all_of_the_state(dataset, tmp_path):
-    state = run.create_trainer(run_config(), dataset, tmp_path).state
+    state = assembly.create_trainer(run_config(), dataset, tmp_path).state
     parts = split_state(state, scored=state.variables)
     assert len(jax.tree.leaves(parts)) == len(jax.tree.leaves(state))
 
 
 def test_averaged_weights_are_what_is_saved_with_statistics_of_their_own(straight, dataset, tmp_path):
-    trainer = run.create_trainer(config_of(4), dataset, shutil.copytree(straight.out, tmp_path / "ckpt"))
+    trainer = assembly.create_trainer(config_of(4), dataset, shutil.copytree(straight.out, tmp_path / "ckpt"))
     run.resume(trainer)
     saved = checkpoint.load(straight.out, step="last").variables
     jax.tree.map(np.testing.assert_array_equal, saved["params"], trainer.state.ema)
@@ -219,9 +219,9 @@ ABANDONED = """
 import sys
 from pathlib import Path
 from support.tiny import make_dataset, run_config
-from bncli.training import run
+from bncli.training import assembly, run
 
-trainer = run.create_trainer(run_config(), make_dataset(), Path(sys.argv[1]))
+trainer = assembly.create_trainer(run_config(), make_dataset(), Path(sys.argv[1]))
 run.start(trainer, overwrite=False)
 events = trainer.epochs()
 print(next(events).step)

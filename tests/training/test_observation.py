@@ -167,7 +167,7 @@ def test_layers_inside_a_transformation_are_left_out_with_one_warning(loop, with
 
 @pytest.mark.broad
 def test_a_network_with_a_loop_trains_to_the_end(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("bncli.training.run.build_network", lambda *_, **__: as_network(Looping("nn.scan")))
+    monkeypatch.setattr("bncli.training.assembly.build_network", lambda *_, **__: as_network(Looping("nn.scan")))
     config = tiny.run_config(training={"epochs": 1, "precise_bn": True})
     with pytest.warns(BncliWarning) as told:
         result = tiny.train(config, dataset, tmp_path / "ckpt")

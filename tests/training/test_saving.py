@@ -10,7 +10,7 @@ from support.tiny import run_config, train
 
 from bncli import checkpoint
 from bncli.errors import BncliWarning, CheckpointError, TrainingInterruptedError
-from bncli.training import run, saving
+from bncli.training import assembly, run, saving
 from bncli.training.progress import Best, EpochResult, Notice, Position, RunProgress
 from bncli.training.run_log import RunLog
 from bncli.training.saving import RunSaver
@@ -69,7 +69,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_save(straight, dataset, tm
 def test_a_full_disk_for_a_while_costs_a_save_and_no_epoch(straight, dataset, tmp_path, full_disk):
     out = tmp_path / "ckpt"
     config = config_of(on_save_error="continue")
-    trainer = run.create_trainer(config, dataset, out)
+    trainer = assembly.create_trainer(config, dataset, out)
     run.start(trainer, overwrite=False)
     notices = []
     events = trainer.epochs()
@@ -92,7 +92,7 @@ def test_a_full_disk_for_a_while_costs_a_save_and_no_epoch(straight, dataset, tm
 
 @pytest.mark.broad
 def test_each_failed_save_is_told_and_a_run_that_cannot_save_its_end_has_failed(dataset, tmp_path, full_disk):
-    trainer = run.create_trainer(config_of(on_save_error="continue"), dataset, tmp_path / "ckpt")
+    trainer = assembly.create_trainer(config_of(on_save_error="continue"), dataset, tmp_path / "ckpt")
     run.start(trainer, overwrite=False)
     notices = []
 
@@ -139,7 +139,7 @@ def test_a_lost_save_is_never_the_best_of_a_later_one(dataset, tmp_path, full_di
     """Epoch 1, by far the best, is not saved; the saves after it name another."""
     out = tmp_path / "ckpt"
     config = config_of(on_save_error="continue", save_every="3")
-    trainer = run.create_trainer(config, dataset, out)
+    trainer = assembly.create_trainer(config, dataset, out)
     run.start(trainer, overwrite=False)
     validate, accuracies = trainer.evaluation.validate, iter([0.9, 0.1, 0.2])
 
@@ -177,7 +177,7 @@ def test_a_run_whose_best_save_is_damaged_or_gone_goes_on_without_it(straight, t
 
 
 def test_a_failed_save_is_not_the_best_however_often_is_asked(straight, dataset, tmp_path, full_disk):
-    trainer = run.create_trainer(config_of(on_save_error="continue"), dataset, tmp_path / "ckpt")
+    trainer = assembly.create_trainer(config_of(on_save_error="continue"), dataset, tmp_path / "ckpt")
     run.start(trainer, overwrite=False)
     saver, first, second = trainer.saver, *(Best(epoch, 11 * epoch, 1.0, 0.0) for epoch in (1, 2))
     saver.start(Position(trainer.state, RunProgress(best=first)))

@@ -5,7 +5,7 @@ from support.tiny import CNN, run_config, train
 
 from bncli import checkpoint
 from bncli.errors import BncliWarning, TrainingInterruptedError
-from bncli.training import run
+from bncli.training import assembly
 
 pytestmark = pytest.mark.optimised
 
@@ -65,4 +65,4 @@ def test_a_streamed_training_resumes_at_its_step_in_memory_or_not(in_memory, dat
 
 def test_workers_without_a_stream_are_noted(dataset, tmp_path):
     with pytest.warns(BncliWarning, match=r"--workers 1 has no effect: the images are kept in memory"):
-        run.create_trainer(config(workers=1), dataset, tmp_path)
+        assembly.create_trainer(config(workers=1), dataset, tmp_path)

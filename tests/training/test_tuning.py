@@ -12,7 +12,7 @@ from bncli.config.settings import OptimizerConfig
 from bncli.errors import BncliWarning, TrainingInterruptedError, UsageError
 from bncli.models.parts import array_path
 from bncli.process.mesh import make_mesh
-from bncli.training import run
+from bncli.training import assembly, run
 from bncli.training.optimizer import UpdateNumbers, create_release_fn, create_tuned_optimizer
 from bncli.training.tuning import Tuning, keep
 
@@ -38,7 +38,7 @@ def after(dataset, out, *, epochs=2, **sections):
     """(parameters, statistics) that a run has moved."""
     training = {"epochs": epochs, "batch_size": 28} | sections.pop("training", {})
     config = run_config(model=TWO_LAYERS, training=training, **sections)
-    trainer = run.create_trainer(config, dataset, out)
+    trainer = assembly.create_trainer(config, dataset, out)
     train(config, dataset, out)
     return moved(trainer, checkpoint.load_variables(out, 3 * epochs))
 
@@ -88,7 +88,7 @@ def test_unfreezing_moves_arrays_from_its_epoch_on_and_not_before(dataset, tmp_p
         training={"epochs": 3, "batch_size": 28, "keep": 3},
         finetune={"freeze": ("backbone",), "unfreeze_at": 3},
     )
-    start = run.create_trainer(config, dataset, tmp_path / "ckpt")
+    start = assembly.create_trainer(config, dataset, tmp_path / "ckpt")
     train(config, dataset, tmp_path / "ckpt")
     for epoch, params, statistics in ((1, HEAD, set()), (2, HEAD, set()), (3, BACKBONE | HEAD, STATISTICS)):
         assert moved(start, checkpoint.load_variables(tmp_path / "ckpt", 3 * epoch)) == (params, statistics), epoch
@@ -117,7 +117,7 @@ def test_a_run_that_is_stopped_around_the_unfreezing_resumes_to_the_same_bytes(d
     with pytest.raises(TrainingInterruptedError):
         train(config, dataset, out, stop_after=stop)
     resumed = train(config, dataset, out, resume=True)
-    expected = run.create_trainer(config, dataset, whole)
+    expected = assembly.create_trainer(config, dataset, whole)
     run.resume(expected)
     assert resumed.sha256 == run.finish(expected, epochs_before=3).sha256
 
@@ -144,7 +144,7 @@ def test_precise_statistics_leave_frozen_layers_alone(dataset, tmp_path):
 
 def test_frozen_bn_normalizes_by_its_running_statistics_in_training(dataset):
     config = run_config(model=TWO_LAYERS, finetune={"freeze_bn": "statistics"})
-    network = run._step_settings(config, dataset, make_mesh()).network
+    network = assembly.step_settings(config, dataset, make_mesh()).network
     variables = network.init(jax.random.key(0), dataset.image_shape)
     stats = jax.tree.map(lambda leaf: leaf + 0.3, variables["batch_stats"])
     images = jax.random.normal(jax.random.key(1), (4, *dataset.image_shape))
@@ -157,7 +157,7 @@ def test_frozen_bn_normalizes_by_its_running_statistics_in_training(dataset):
 
 def test_each_bias_has_its_factor_beside_that_of_its_layer(dataset):
     config = run_config(model=TWO_LAYERS, finetune={"bias_lr_scale": 8.0, "head_lr_scale": 3.0, "layer_decay": 0.5})
-    factors = dict(run._step_settings(config, dataset, make_mesh()).tuning.factors)
+    factors = dict(assembly.step_settings(config, dataset, make_mesh()).tuning.factors)
     assert factors == {
         "Dense_2/kernel": 3,
         "Dense_2/bias": 24,
@@ -269,7 +269,7 @@ def test_kept_arrays_keep_the_sign_of_zero():
 )
 def test_a_pattern_that_cannot_be_meant_is_refused(dataset, tmp_path, finetune, message):
     with pytest.raises(UsageError, match=message):
-        run.create_trainer(run_config(model=TWO_LAYERS, finetune=finetune), dataset, tmp_path / "ckpt")
+        assembly.create_trainer(run_config(model=TWO_LAYERS, finetune=finetune), dataset, tmp_path / "ckpt")
 
 
 @pytest.mark.parametrize(
@@ -285,4 +285,4 @@ def test_settings_that_have_no_use_are_doubted(dataset, tmp_path, finetune, mess
 
 
 def begin(config, dataset, out):
-    run.start(run.create_trainer(config, dataset, out), overwrite=False)
+    run.start(assembly.create_trainer(config, dataset, out), overwrite=False)

@@ -13,7 +13,7 @@ from support.tiny import CNN, run_config, train
 from bncli import checkpoint
 from bncli.jobs.evaluate import evaluate_checkpoint
 from bncli.measure.score import summarize
-from bncli.training import run
+from bncli.training import assembly, run
 from bncli.training.progress import EpochResult, Notice, last_of_the_best
 from bncli.training.watch import Guess, Watch
 
@@ -170,7 +170,7 @@ def test_shuffled_labels_and_a_hopeless_learning_rate_are_told_in_a_real_run(dat
     shuffled = np.random.default_rng(0).permutation(dataset.train.labels)
     hopeless = replace(dataset, train=replace(dataset.train, labels=shuffled))
     config = run_config(optimizer={"learning_rate": 10.0}, training={"epochs": 3, "batch_size": 4})
-    trainer = run.create_trainer(config, hopeless, tmp_path / "ckpt", compile_ahead=False)
+    trainer = assembly.create_trainer(config, hopeless, tmp_path / "ckpt", compile_ahead=False)
     run.start(trainer, overwrite=False)
     messages = [event.message for event in trainer.epochs() if isinstance(event, Notice)]
     assert any("--learning-rate 10 is too high" in message for message in messages)
@@ -181,7 +181,7 @@ def test_the_best_epoch_is_the_one_with_the_best_weights_though_running_statisti
     config = run_config(
         model=CNN | {"bn_momentum": 0.9999}, data={"augment": False}, training={"epochs": 4, "batch_size": 28}
     )
-    trainer = run.create_trainer(config, dataset, tmp_path / "ckpt")
+    trainer = assembly.create_trainer(config, dataset, tmp_path / "ckpt")
     run.start(trainer, overwrite=False)
     broken = jax.tree.map(lambda array: array + 100, trainer.state.batch_stats)
     trainer.position = replace(trainer.position, state=replace(trainer.state, batch_stats=broken))
@@ -245,7 +245,7 @@ def test_an_epoch_says_which_statistics_its_validation_used(dataset, tmp_path, t
 @pytest.mark.parametrize("precise_bn", [True, False])
 def test_epochs_are_compared_with_the_statistics_that_the_best_one_will_have(precise_bn, dataset, tmp_path):
     config = run_config(training={"precise_bn": precise_bn})
-    trainer = run.create_trainer(config, dataset, tmp_path / "ckpt", compile_ahead=False)
+    trainer = assembly.create_trainer(config, dataset, tmp_path / "ckpt", compile_ahead=False)
     variables = trainer.state.variables
     broken = variables | {"batch_stats": jax.tree.map(lambda array: array + 100, variables["batch_stats"])}
     losses = [trainer.evaluation.validate(each, dataset.val).loss for each in (variables, broken)]

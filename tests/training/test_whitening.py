@@ -9,7 +9,7 @@ from bncli.config.recipes import FAST, named_recipe
 from bncli.data import Preprocessor
 from bncli.errors import TrainingInterruptedError
 from bncli.models.whitening import whitening_kernel
-from bncli.training import run
+from bncli.training import assembly
 from bncli.training.state import EpochMetrics, TrainState
 from bncli.training.whitening import whitened_state
 
@@ -69,7 +69,7 @@ def test_the_kernel_of_the_training_images_takes_the_place_of_the_random_one(dat
 @pytest.mark.broad
 def test_the_kernel_of_a_run_is_saved_as_it_was(whole, dataset, tmp_path):
     kernel = kernel_of(dataset)
-    start = run.create_trainer(config(), dataset, tmp_path / "ckpt").state
+    start = assembly.create_trainer(config(), dataset, tmp_path / "ckpt").state
     np.testing.assert_array_equal(start.params["whiten"]["kernel"], kernel)
     np.testing.assert_array_equal(start.ema["whiten"]["kernel"], kernel)
     saved = checkpoint.load_variables(whole.out, whole.best.step)["params"]
@@ -94,4 +94,4 @@ def test_a_streamed_run_is_the_run_in_memory(whole, dataset, tmp_path):
 
 @pytest.mark.broad
 def test_a_network_without_whitening_has_no_such_kernel(dataset, tmp_path):
-    assert "whiten" not in run.create_trainer(run_config(), dataset, tmp_path / "ckpt").state.params
+    assert "whiten" not in assembly.create_trainer(run_config(), dataset, tmp_path / "ckpt").state.params

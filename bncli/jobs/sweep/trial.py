@@ -19,7 +19,7 @@ from bncli.data.configured import load_configured
 from bncli.data.known import KNOWN
 from bncli.jobs.train import pretrained_of, with_weights
 from bncli.process.flags import bfloat16_pays
-from bncli.training import run
+from bncli.training import assembly, run
 from bncli.training.progress import EpochResult
 from bncli.training.result import TrainResult
 
@@ -98,7 +98,9 @@ def train(
         BncliError: as ``bncli train``.
     """
     needed = run.needs_weights(settings, out, resume=is_resumed)
-    trainer = run.create_trainer(settings, dataset, out, pretrained=pretrained_of(settings.model) if needed else None)
+    trainer = assembly.create_trainer(
+        settings, dataset, out, pretrained=pretrained_of(settings.model) if needed else None
+    )
     if is_resumed and (out / CONFIG).is_file():
         run.resume(trainer)
     else:
