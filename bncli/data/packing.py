@@ -2,7 +2,8 @@
 
 Shard after shard is written under a temporary name and renamed when it is whole; its index follows. So a packing that
 was killed goes on behind its last whole shard. At the end all shards are read again, for the SHA-256 of the data set,
-and ``dataset.json`` is written.
+and ``dataset.json`` is written. A packing that has ended goes on in the same way: nothing is left to write but what has
+been damaged since.
 
 Letters: N images, M of one shard, H W height and width, C channels.
 """
@@ -71,7 +72,7 @@ def pack(
 
     Args:
         contents: the data set.
-        out: a folder that is new, or that an earlier call with the same contents has begun.
+        out: a folder that is new, or that an earlier call with the same contents has begun or filled.
         progress: called with (stage, images done, number of images).
         shard_bytes: largest size of a shard's pixels, if it holds more than one image.
 
@@ -87,7 +88,7 @@ def pack(
         _require_room(contents, out)
         packing = _Packing(contents, out, per_shard, progress)
         written = {split: packing.write(split) for split in contents.labels}
-        return packing.finish(written, plan)
+        return packing.finish(written)
     except OSError as error:
         raise DataError(
             f"{out}: cannot be written: {error.strerror or error}",
@@ -112,7 +113,7 @@ def _begin(out: Path, plan: Document) -> None:
         for leftover in out.glob(".*-of-*"):  # what a killed packing was writing
             leftover.unlink(missing_ok=True)
         return
-    if (out / DATASET).is_file():
+    if (out / DATASET).is_file():  # of an earlier bncli, which removed its plan at the end
         raise UsageError(f"{out}: holds packed images already", remedy=_OTHER_FOLDER)
     out.mkdir(parents=True, exist_ok=True)
     if next(out.iterdir(), None) is not None:
@@ -177,7 +178,7 @@ class _Packing:
             content = read_regular(path, limit=_MAX_INDEX_BYTES)
             written = _written_of(content, name, self.contents.shape[2], path)
             is_whole = file_sha256(self.out / f"{name}{RECORDS}") == written.shard.sha256
-        except (OSError, DataError, KeyError, TypeError, ValueError):
+        except Exception:  # for damaged archives NumPy raises whatever its parser raises first
             return None
         return written if is_whole else None
 
@@ -209,8 +210,8 @@ class _Packing:
         write_whole(self.out / f"{name}{INDEX}", index)
         return _written_of(index, name, self.contents.shape[2], path)
 
-    def finish(self, written: dict[str, list[tuple[_Written, bool]]], plan: Document) -> PackResult:
-        """Read all shards again, write ``dataset.json``, and remove what only the packing needs."""
+    def finish(self, written: dict[str, list[tuple[_Written, bool]]]) -> PackResult:
+        """Read all shards again, and write ``dataset.json``."""
         rows = [(split, shard) for split, shards in written.items() for shard, _ in shards]
         bad = [(split, place, reason) for split, one in rows for place, reason in one.bad]
         clipped = [(split, place) for split, one in rows for place in one.clipped]
@@ -231,7 +232,6 @@ class _Packing:
             notes=notes,
         )
         write_whole(self.out / DATASET, packed_text(packed).encode())
-        (self.out / PACKING).unlink()
         shards = [one.shard for _, one in rows]
         kept = sum(is_kept for shards in written.values() for _, is_kept in shards)
         num_images, num_bytes = sum(one.images for one in shards), sum(one.num_bytes for one in shards)

@@ -147,6 +147,18 @@ def test_a_packing_goes_on_behind_its_last_whole_shard(folder, packed, tmp_path,
     assert content(out) == content(packed)
 
 
+@pytest.mark.parametrize(
+    "damaged", [None, "train-00001-of-00003.array_record", "train-00001-of-00003.npz", "dataset.json"]
+)
+def test_a_packing_that_has_ended_is_checked_and_mended(folder, packed, damaged):
+    before = content(packed)
+    if damaged:
+        (packed / damaged).write_bytes(before[damaged][:-1])
+    result = pack(open_contents(str(folder)), packed, shard_bytes=1000)
+    assert result.kept == result.shards - ("train" in (damaged or ""))
+    assert content(packed) == before
+
+
 def kill_when(process, folder, pattern, count):
     """Kill a packing when its folder has so many files of a pattern; True if it had not ended before."""
     deadline = time.monotonic() + 120
@@ -190,6 +202,7 @@ def test_other_data_do_not_go_on_a_packing(folder, tmp_path):
 def test_a_folder_with_something_else_is_left_alone(folder, packed, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
+    (packed / "packing.json").unlink()  # as an earlier bncli left it
     for out, message in ((tmp_path / "mine", "not an empty folder"), (packed, "holds packed images already")):
         before = content(out)
         with pytest.raises(UsageError, match=message):
