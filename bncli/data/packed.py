@@ -161,7 +161,8 @@ def load_packed(folder: Path) -> PackedFile:
     path = folder / DATASET
     if not path.is_file():
         raise DataError(
-            f"{folder}: its packing has not ended", remedy="Run the same `bncli data pack` again: it goes on."
+            f"{path}: missing; its packing has not ended, or the file was lost",
+            remedy="Run the same `bncli data pack` again: it goes on.",
         )
     try:
         return parse_packed(read_regular(path, limit=_MAX_JSON))
