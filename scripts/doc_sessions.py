@@ -42,6 +42,7 @@ PAGES = (
 PICTURE = ("bncli train --bn --epochs 20", "bncli inspect-stats ckpt", "bncli fold ckpt out")
 _BLOCK = re.compile(r"^```(?P<info>[a-z][a-z ]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (?P<name>\w+\.(?:py|toml))\n")
+_NUMBER = re.compile(r"\d[\d.,]*")
 PROMPT = "$ "
 
 
@@ -108,17 +109,34 @@ def files(text: str) -> Iterator[tuple[str, str]]:
 
 
 def shown(output: list[str], like: tuple[str, ...]) -> list[str]:
-    """The part of an output that a page shows: as many lines before and after `…` as it shows now."""
+    """The part of an output that a page shows: as many lines before, between and after `…` as it shows now.
+
+    Lines between two `…` are found by their words, without the numbers in them. An output of which a part is not found
+    is shown whole.
+    """
     if not like:
         return []
-    if "…" in like:
-        before = like.index("…")
-        after = len(like) - before - 1
-        if before + after < len(output):
-            return [*output[:before], "…", *output[len(output) - after :]]
+    parts: list[list[str]] = [[]]
+    for line in like:
+        parts.append([]) if line == "…" else parts[-1].append(line)
+    first, *others = parts
+    if others and len(first) + len(others[-1]) < len(output):
+        lines, end = output[: len(first)], len(output) - len(others[-1])
+        for part in others[:-1]:
+            place = _place(output, part, len(first), end)
+            if place is None:
+                return output
+            lines += ["…", *output[place : place + len(part)]]
+        return [*lines, "…", *output[end:]]
     if len(like) == len(output):
         return [cut(line, old) for line, old in zip(output, like, strict=True)]
     return output
+
+
+def _place(output: list[str], part: list[str], start: int, end: int) -> int | None:
+    """The first line of a part of an output, looked for from ``start`` to before ``end``; None if it is not there."""
+    words, wanted = [_NUMBER.sub("#", line) for line in output], [_NUMBER.sub("#", line) for line in part]
+    return next((i for i in range(start, end - len(part) + 1) if words[i : i + len(part)] == wanted), None)
 
 
 def cut(line: str, old: str) -> str:
