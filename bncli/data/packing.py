@@ -107,7 +107,7 @@ def _begin(out: Path, plan: Document) -> None:
         begun = _parsed(read_regular(path, limit=_MAX_PLAN))
         if begun != plan:
             raise UsageError(
-                f"{out}: other data, or other options, have begun to be packed there; or the data have changed since",
+                f"{out}: it was begun with other data or other options, or the data have changed since",
                 remedy=f"{_OTHER_FOLDER} Or remove this one.",
             )
         for leftover in out.glob(".*-of-*"):  # what a killed packing was writing

@@ -1,4 +1,4 @@
-"""Make a trainer: the parts of a run, of its settings and data; and the content of its ``config.json``."""
+"""Make a run's trainer from its settings and data, and the content of its ``config.json``."""
 
 from __future__ import annotations
 
@@ -172,7 +172,12 @@ def _watch(config: RunConfig, dataset: Dataset, settings: StepSettings) -> Watch
 
 
 def step_settings(config: RunConfig, dataset: Dataset, mesh: jax.sharding.Mesh) -> StepSettings:
-    """The settings of a run's training step, at its first epoch."""
+    """The settings of a run's training step, at its first epoch.
+
+    Raises:
+        UsageError: there is no such model, or options contradict each other.
+        ModelError: the network does not fit the images, or the user's own cannot be built.
+    """
     network = build_network(
         config.model,
         num_classes=len(dataset.class_names),

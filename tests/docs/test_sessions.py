@@ -67,5 +67,16 @@ def test_as_many_lines_are_shown_as_before(like, shown):
     assert doc_sessions.shown(["1", "2", "3", "4", "5"], like) == shown
 
 
+@pytest.mark.parametrize(
+    ("like", "shown"),
+    [
+        (("x", "…", "test 0.9 (17*)", "…", "z"), ["1", "…", "test 0.97 (4*)", "…", "5"]),
+        (("…", "test 1", "…"), ["1", "2", "test 0.97 (4*)", "4", "5"]),  # not found
+    ],
+)
+def test_lines_between_two_cuts_are_found_by_their_words(like, shown):
+    assert doc_sessions.shown(["1", "2", "test 0.97 (4*)", "4", "5"], like) == shown
+
+
 def test_a_line_is_cut_where_it_was_cut():
     assert doc_sessions.shown(["abcdef"], ("xyz…",)) == ["abc…"]
