@@ -247,7 +247,8 @@ def test_image_files(tmp_path, count, capfd):
         suffix, content, bad_images = example
         path = root / "cat" / f"x.{suffix}"
         path.write_bytes(content)
-        is_read = check(root, images=ImageOptions(bad_images=bad_images, size=8))
+        # Damage can make a sound image of another kind, such as a grey one: `channels` reads it with the others.
+        is_read = check(root, images=ImageOptions(bad_images=bad_images, size=8, channels=3))
         assert is_read or bad_images == "error"
         path.unlink()
 
