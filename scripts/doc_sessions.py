@@ -31,7 +31,8 @@ GUIDES = (
     "quantize",
     "bench",
 )
-# In the order of reading: a page finds the checkpoints that the pages before it have made.
+# In the order of reading: a page finds the checkpoints that the pages before it have made. A slow session finds those
+# of `PICTURE` and of the slow sessions before it alone: `pytest -m slow` runs no others.
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "get-started.md",
